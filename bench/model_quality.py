@@ -1,0 +1,85 @@
+"""How good the shipped model is: reconstruction, sparse prompts, and attributes of full ones.
+
+Needs the data of `fastrepulse.default_model.render` (extra `train`) for held-out pictures.
+
+    python bench/model_quality.py --data data
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from common import environment
+from rich.console import Console
+from rich.table import Table
+
+import fastrepulse
+from fastrepulse.default_model.classifier import judge, prompt_accuracy
+from fastrepulse.default_model.subjects import SUBJECTS, Subject
+from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
+from fastrepulse.results import image_grid
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def full_captions(subject: Subject, count: int) -> list[dict[str, str]]:
+    """Draws values for every attribute of a subject."""
+    rng = random.Random(f"full captions of {subject.name}")
+    return [{a.name: rng.choice(a.values) for a in subject.attributes} for _ in range(count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="Rendered pictures, for PSNR.")
+    parser.add_argument("--model", help="A folder; left out: the shipped model.")
+    parser.add_argument("--samples", type=int, default=64, help="For each sparse prompt.")
+    parser.add_argument("--captions", type=int, default=32, help="Full captions for each subject.")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    model = fastrepulse.load_model(args.model)
+    settings = {"model": model, "repulsion": None, "seed": 1000}
+
+    rows, shown = [], []
+    for subject in SUBJECTS:
+        sparse = fastrepulse.sample(subject.prompt, args.samples, **settings).images
+        wanted = full_captions(subject, args.captions)
+        prompts = [subject.caption(named) for named in wanted]
+        full = fastrepulse.sample(prompts, 1, **settings).images
+        hits = [
+            judged is subject and drawn[name] == word
+            for (judged, drawn), named in zip(judge(full), wanted, strict=True)
+            for name, word in named.items()
+        ]
+        rows.append((subject.prompt, prompt_accuracy(sparse, subject), sum(hits) / len(hits)))
+        shown += sparse[:12] + full[:4]
+    table = Table("prompt", "samples that are the subject", "attributes of full captions shown")
+    for prompt, accuracy, attributes in rows:
+        table.add_row(prompt, f"{accuracy:.1%}", f"{attributes:.1%}")
+    means = [sum(row[i] for row in rows) / len(rows) for i in (1, 2)]
+    table.add_row("mean", *(f"{mean:.1%}" for mean in means))
+    Console().print(table)
+
+    lines = ["# Quality of the shipped model", "", environment(), ""]
+    if args.data:
+        pictures = load_pictures(args.data / "heldout.npz")
+        psnr, _ = evaluate(model.vae, pictures)
+        lines += [f"Reconstruction of {len(pictures)} held-out pictures: {psnr:.2f} dB PSNR.", ""]
+        print(lines[-2])
+    lines += [
+        f"{args.samples} samples of each sparse prompt, {args.captions} full captions for each "
+        "subject, judged by the classifier:",
+        "",
+        "| prompt | is the subject | attributes shown |",
+        "|---|---|---|",
+        *(f"| {prompt} | {accuracy:.1%} | {shown:.1%} |" for prompt, accuracy, shown in rows),
+        f"| **mean** | {means[0]:.1%} | {means[1]:.1%} |",
+    ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "model_quality.md").write_text("\n".join(lines) + "\n")
+    image_grid(shown, columns=16).save(args.out / "model_quality.png")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

@@ -1,0 +1,143 @@
+"""The command line: `fastrepulse sample`, `fastrepulse demo`, `fastrepulse info`."""
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import fastrepulse
+from fastrepulse import embeddings, models
+from fastrepulse.sampling import DEFAULT_REPULSION
+
+app = typer.Typer(
+    help="The images of one prompt, different from each other.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+
+@app.command()
+def sample(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="How many.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    model: Annotated[
+        str | None, typer.Option(help="A diffusers folder or a hub id; left out: the shipped one.")
+    ] = None,
+    embedding: Annotated[
+        str, typer.Option(help=f"Where particles repel: {', '.join(embeddings.names())}, or none.")
+    ] = str(DEFAULT_REPULSION.embedding),
+    strength: Annotated[
+        float, typer.Option(help="Of the repulsion; below 0 attracts.")
+    ] = DEFAULT_REPULSION.strength,
+    on: Annotated[
+        Literal["noisy", "denoised"], typer.Option(help="What is embedded.")
+    ] = DEFAULT_REPULSION.on,
+    window: Annotated[
+        tuple[float, float], typer.Option(help="Noise levels (from, to), the higher one first.")
+    ] = DEFAULT_REPULSION.window,
+    num_inference_steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
+    guidance_scale: Annotated[float, typer.Option(help="1 and below switches it off.")] = 5.0,
+    negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
+    scheduler: Annotated[Literal["euler", "ddim", "dpm++"], typer.Option()] = "euler",
+    height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For a repeatable result.")] = None,
+    micro_batch_size: Annotated[int, typer.Option(help="Particles in the model at once.")] = 32,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+) -> None:
+    """Draws pictures of a prompt that differ from each other."""
+    repulsion = None
+    if embedding != "none":
+        repulsion = fastrepulse.Repulsion(embedding, strength, on, window)
+    start = time.perf_counter()
+    result = fastrepulse.sample(
+        prompt,
+        num_particles,
+        model=model,
+        repulsion=repulsion,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        scheduler=scheduler,
+        height=height,
+        width=width,
+        seed=seed,
+        micro_batch_size=micro_batch_size,
+        device=device,
+    )
+    seconds = time.perf_counter() - start
+    folder = result.save(out)
+    table = Table("pictures", "seed", "repelled in", "time", "folder")
+    table.add_row(
+        str(len(result.images)),
+        str(result.settings["seed"]),
+        embedding,
+        f"{seconds:.1f} s",
+        str(folder),
+    )
+    console.print(table)
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option(help="One of the shipped model's.")] = "a potted plant",
+    num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Samples one prompt independently and repelled, and measures both."""
+    from fastrepulse import demo as main_job
+
+    comparison = main_job.compare(prompt, num_particles, seed)
+    path = main_job.save(comparison, out)
+    table = Table("", "Vendi score", "attribute coverage", "prompt accuracy", title=prompt)
+    for name, figures in zip(("independent", "repelled"), comparison.figures, strict=True):
+        table.add_row(
+            name, f"{figures.vendi:.2f}", f"{figures.coverage:.0%}", f"{figures.accuracy:.0%}"
+        )
+    console.print(table)
+    console.print(f"The pictures, side by side: {path}", soft_wrap=True)
+
+
+@app.command()
+def info() -> None:
+    """Says what is installed and what it would run on."""
+    import torch
+
+    table = Table(show_header=False)
+    table.add_row("fastrepulse", fastrepulse.__version__)
+    for package in ("torch", "diffusers", "transformers", "triton"):
+        try:
+            table.add_row(package, version(package))
+        except PackageNotFoundError:
+            table.add_row(package, "not installed")
+    table.add_row("python", platform.python_version())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    table.add_row("GPU", gpu)
+    table.add_row("CPU threads", str(torch.get_num_threads()))
+    table.add_row("kernels", "plain PyTorch")
+    table.add_row("embeddings", ", ".join(embeddings.names()))
+    table.add_row("schedulers", ", ".join(models.SCHEDULERS))
+    table.add_row("shipped model", str(models.DEFAULT_MODEL))
+    console.print(table)
+
+
+def main() -> None:
+    """Runs the command line; a bad argument is one line and exit code 2, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

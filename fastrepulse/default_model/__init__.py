@@ -1,0 +1,1 @@
+"""The model that ships with fastrepulse, and the code that made it."""

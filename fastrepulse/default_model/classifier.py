@@ -1,0 +1,109 @@
+"""Judges pictures of the default model: which subject is it, and which attributes does it show?
+
+The judge is trained on rendered pictures alone, never on samples (`train_classifier.py`).
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fastrepulse.default_model.subjects import SUBJECTS, Subject
+
+WEIGHTS = Path(__file__).parent / "classifier.safetensors"
+HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]
+"""Every (subject, attribute) that is judged, in the order of the logits."""
+
+
+class Classifier(nn.Module):
+    """A small convolutional network with one head for the subject and one for each attribute."""
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 96, 128), feature_dim: int = 128):
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for i, width in enumerate(widths):
+            for stride in (2, 1) if i == 0 else (1, 2):
+                layers += [
+                    nn.Conv2d(before, width, 3, stride, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.SiLU(),
+                ]
+                before = width
+        self.body = nn.Sequential(*layers)
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(16 * before, feature_dim), nn.SiLU())
+        self.subject = nn.Linear(feature_dim, len(SUBJECTS))
+        self.sizes = [len(attribute.values) for _, attribute in HEADS]
+        self.attributes = nn.Linear(feature_dim, sum(self.sizes))
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Returns features [N, 128] of pictures [N, 3, 64, 64] in [-1, 1]."""
+        return self.features(self.body(pictures))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Returns the logits of the subject [N, S], and of each head of `HEADS`."""
+        features = self.embed(pictures)
+        return self.subject(features), self.attributes(features).split(self.sizes, dim=1)
+
+
+@cache
+def load_classifier() -> Classifier:
+    """Returns the shipped judge."""
+    classifier = Classifier().eval()
+    classifier.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
+    return classifier
+
+
+def to_tensor(images: list[Image.Image]) -> Tensor:
+    """Turns 64x64 PIL images into [N, 3, 64, 64] in [-1, 1]."""
+    array = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def features_of(images: list[Image.Image]) -> Tensor:
+    """Returns the judge's features of pictures, [N, 128]."""
+    classifier = load_classifier()
+    return torch.cat([classifier.embed(chunk) for chunk in to_tensor(images).split(256)])
+
+
+@torch.no_grad()
+def judge(images: list[Image.Image]) -> list[tuple[Subject, dict[str, str]]]:
+    """Returns each picture's subject and the attributes that it shows as that subject."""
+    classifier = load_classifier()
+    verdicts = []
+    for chunk in to_tensor(images).split(256):
+        subjects, heads = classifier(chunk)
+        values = [logits.argmax(dim=1) for logits in heads]
+        for i, index in enumerate(subjects.argmax(dim=1).tolist()):
+            subject = SUBJECTS[index]
+            shown = {
+                attribute.name: attribute.values[value[i]]
+                for (owner, attribute), value in zip(HEADS, values, strict=True)
+                if owner is subject
+            }
+            verdicts.append((subject, shown))
+    return verdicts
+
+
+def prompt_accuracy(images: list[Image.Image], subject: Subject) -> float:
+    """Returns the share of pictures that are judged to be the subject, in [0, 1]."""
+    return sum(judged is subject for judged, _ in judge(images)) / len(images)
+
+
+def attribute_coverage(images: list[Image.Image], subject: Subject) -> float:
+    """Returns how much of what could be shown is shown, averaged over attributes, in [0, 1].
+
+    For each attribute: the number of distinct values among the pictures that are the subject, over
+    the number of values there are (or of pictures, where there are fewer).
+    """
+    shown = [attributes for judged, attributes in judge(images) if judged is subject]
+    shares = [
+        len({attributes[a.name] for attributes in shown}) / min(len(a.values), len(images))
+        for a in subject.attributes
+    ]
+    return sum(shares) / len(shares)

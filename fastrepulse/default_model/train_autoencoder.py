@@ -1,0 +1,104 @@
+"""Trains the default model's autoencoder: 64x64 pictures to latents [4, 16, 16] and back.
+
+python -m fastrepulse.default_model.train_autoencoder --data data --out model
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
+from tqdm import tqdm
+
+from fastrepulse.default_model.training import Trainer
+
+KL_WEIGHT = 5e-5
+CHANNELS = (24, 48, 96)
+
+
+def build() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
+        up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=64,
+        force_upcast=False,
+    )
+
+
+def load_pictures(file: Path) -> Tensor:
+    """Returns the pictures of a split, uint8 [M, 3, 64, 64]."""
+    with np.load(file) as data:
+        return torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2)
+
+
+def to_float(pictures: Tensor) -> Tensor:
+    """Scales uint8 pictures to [-1, 1]."""
+    return pictures.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+
+
+def loss_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    mean, log_variance = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
+    latents = mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance.clamp(-30, 20))
+    decoded = vae.decoder(vae.post_quant_conv(latents))
+    edges = sum(l1_loss(decoded.diff(dim=dim), pictures.diff(dim=dim)) for dim in (2, 3))
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    fidelity = l1_loss(decoded, pictures) + 2 * mse_loss(decoded, pictures)
+    return fidelity + 0.5 * edges + KL_WEIGHT * kl
+
+
+@torch.no_grad()
+def evaluate(vae: AutoencoderKL, pictures: Tensor) -> tuple[float, float]:
+    """Returns PSNR in dB, averaged over pictures, and the standard deviation of the latents."""
+    psnr, latents = [], []
+    for chunk in to_float(pictures).split(64):
+        mean = vae.encode(chunk).latent_dist.mean
+        error = (vae.decode(mean).sample.clamp(-1, 1) - chunk).square().mean(dim=(1, 2, 3))
+        psnr.append(10 * torch.log10(4 / error.clamp_min(1e-12)))
+        latents.append(mean)
+    return torch.cat(psnr).mean().item(), torch.cat(latents).std().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    pictures = load_pictures(args.data / "train.npz")
+    heldout = load_pictures(args.data / "heldout.npz")[::13]
+    vae = build().to(memory_format=torch.channels_last)
+    trainer = Trainer({"vae": vae}, args.out / "train_vae", args.steps, args.lr)
+    # Block by block: the decoder as one graph gave the latents a gradient of zero (torch 2.13, CPU)
+    encoder, decoder = vae.encoder, vae.decoder
+    for block in (*encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks):
+        block.compile()
+    progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
+    for step in progress:
+        batch = pictures[torch.randint(len(pictures), (args.batch_size,))]
+        loss = loss_of(vae, to_float(batch))
+        trainer.update(loss)
+        if step % 100 == 99:
+            psnr, std = evaluate(vae, heldout)
+            progress.write(f"step {step + 1}: loss {loss.item():.4f} psnr {psnr:.2f} std {std:.3f}")
+    _, std = evaluate(vae, pictures[::50])
+    vae.register_to_config(scaling_factor=1 / std)
+    vae.save_pretrained(args.out / "vae")
+    print(f"held-out PSNR {evaluate(vae, load_pictures(args.data / 'heldout.npz'))[0]:.2f} dB")
+
+
+if __name__ == "__main__":
+    main()

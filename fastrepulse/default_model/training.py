@@ -1,0 +1,166 @@
+"""What the training scripts share: the optimiser, the schedule, and checkpoints to resume from."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update matrix is orthogonalised, for weights of two dimensions and more.
+
+    K. Jordan et al., "Muon: an optimizer for hidden layers", 2024, with the update scaled to
+    AdamW's size (Liu et al. 2025, arXiv:2502.16982), so both share one learning rate. PyTorch's
+    own `torch.optim.Muon` takes no convolutions; here they are flattened to [out, in * k * k].
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
+                scale = 0.2 * math.sqrt(max(update.shape))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(orthogonalise(update).view_as(p), alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Moves every singular value of a matrix towards 1 by the quintic Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    transposed = x.shape[0] > x.shape[1]
+    x = x.T if transposed else x
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if transposed else x
+
+
+class Trainer:
+    """Steps the weights along a warm-up and a cosine decay, and saves itself for a resume.
+
+    Hidden matrices and convolutions take Muon; embeddings, gains, biases and the layers that touch
+    data take AdamW.
+
+    Args:
+        modules: The modules that learn, by name.
+        folder: Where the checkpoint lies; training goes on from it where there is one.
+        steps: The length of the schedule.
+        lr: Peak learning rate.
+        ema: Decay of the running average of the weights; 0 keeps the last weights.
+    """
+
+    def __init__(
+        self,
+        modules: dict[str, nn.Module],
+        folder: Path,
+        steps: int,
+        lr: float,
+        ema: float = 0.0,
+        adamw_only: tuple[str, ...] = ("conv_in", "conv_out", "embedding", "time_proj"),
+        save_every: int = 300,
+    ):
+        self.parameters = {
+            f"{name}.{key}": p
+            for name, module in modules.items()
+            for key, p in module.named_parameters()
+            if p.requires_grad
+        }
+        hidden = {
+            key: p
+            for key, p in self.parameters.items()
+            if p.ndim >= 2 and not any(part in key for part in adamw_only)
+        }
+        others = [p for key, p in self.parameters.items() if key not in hidden]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(hidden.values(), lr),
+            torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+        ]
+        self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if ema else {}
+        self.steps, self.lr, self.ema, self.save_every = steps, lr, ema, save_every
+        self.checkpoint = folder / "checkpoint.safetensors"
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint.exists():
+            self._load()
+
+    def remaining(self) -> Iterator[int]:
+        """Yields the number of each step that is left, saving on the way and at the end."""
+        while self.step < self.steps:
+            yield self.step
+            self.step += 1
+            if self.step % self.save_every == 0 or self.step == self.steps:
+                self._save()
+
+    def update(self, loss: Tensor) -> None:
+        """Takes one step down the gradient of a loss."""
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"gradient norm is {norm.item()} at step {self.step}")
+        warm_up = min(1.0, (self.step + 1) / 100)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * warm_up * (0.02 + 0.98 * cosine)
+            optimizer.step()
+            optimizer.zero_grad()
+        decay = min(self.ema, (self.step + 1) / (self.step + 10))
+        for key, mean in self.average.items():
+            mean.lerp_(self.parameters[key].detach(), 1 - decay)
+
+    @torch.no_grad()
+    def copy_average(self, modules: dict[str, nn.Module]) -> None:
+        """Sets the weights of modules of the same names to the running average."""
+        for name, module in modules.items():
+            for key, weight in module.named_parameters():
+                weight.copy_(self.average[f"{name}.{key}"])
+
+    def _states(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
+        by_parameter = {
+            p: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+        return {key: (by_parameter[p], p) for key, p in self.parameters.items()}
+
+    def _save(self) -> None:
+        tensors = {"step": torch.tensor(self.step)}
+        tensors |= {f"weight/{k}": p.detach().contiguous() for k, p in self.parameters.items()}
+        tensors |= {f"average/{k}": p.contiguous() for k, p in self.average.items()}
+        for key, (optimizer, p) in self._states().items():
+            for name, value in optimizer.state[p].items():
+                tensors[f"state/{key}/{name}"] = value.contiguous()
+        partial = self.checkpoint.with_suffix(".partial")
+        save_file(tensors, partial)
+        os.replace(partial, self.checkpoint)
+
+    @torch.no_grad()
+    def _load(self) -> None:
+        tensors = load_file(self.checkpoint)
+        self.step = int(tensors["step"])
+        for key, p in self.parameters.items():
+            p.copy_(tensors[f"weight/{key}"])
+        for key, mean in self.average.items():
+            mean.copy_(tensors[f"average/{key}"])
+        for key, (optimizer, parameter) in self._states().items():
+            prefix = f"state/{key}/"
+            optimizer.state[parameter] = {
+                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+            }

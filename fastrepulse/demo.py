@@ -1,0 +1,104 @@
+"""The main job on the shipped model: one prompt sampled independently and repelled, compared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from fastrepulse.default_model.classifier import attribute_coverage, features_of, prompt_accuracy
+from fastrepulse.default_model.subjects import SUBJECTS, Subject
+from fastrepulse.metrics import vendi_score
+from fastrepulse.repulsion import Repulsion
+from fastrepulse.results import SampleResult, image_grid
+from fastrepulse.sampling import DEFAULT_REPULSION, sample
+
+PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
+"""The sparse prompts of the shipped model."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is measured on the pictures of one prompt.
+
+    Args:
+        vendi: Vendi score of the judge's features, in [1, N].
+        coverage: Attribute coverage, in [0, 1].
+        accuracy: Share of pictures that are the subject, in [0, 1].
+    """
+
+    vendi: float
+    coverage: float
+    accuracy: float
+
+    @classmethod
+    def of(cls, images: list[Image.Image], subject: Subject) -> "Figures":
+        return cls(
+            vendi_score(features_of(images)),
+            attribute_coverage(images, subject),
+            prompt_accuracy(images, subject),
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of pictures from the same noise, their figures, and one sheet that shows both."""
+
+    independent: SampleResult
+    repelled: SampleResult
+    figures: tuple[Figures, Figures]
+    sheet: Image.Image
+
+
+def compare(
+    prompt: str, num_particles: int, seed: int, repulsion: Repulsion = DEFAULT_REPULSION
+) -> Comparison:
+    """Samples one of the shipped model's sparse prompts independently and repelled.
+
+    Raises:
+        ValueError: If the prompt is not one of `PROMPTS`, for which alone there are figures.
+    """
+    if prompt not in PROMPTS:
+        raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
+    subject = PROMPTS[prompt]
+    independent = sample(prompt, num_particles, seed=seed, repulsion=None)
+    repelled = sample(prompt, num_particles, seed=seed, repulsion=repulsion)
+    figures = Figures.of(independent.images, subject), Figures.of(repelled.images, subject)
+    titles = (f"{prompt}: independent", "repelled, from the same noise")
+    grids = (independent.grid(), repelled.grid())
+    return Comparison(independent, repelled, figures, side_by_side(grids, titles))
+
+
+def side_by_side(
+    pictures: tuple[Image.Image, ...], titles: tuple[str, ...], zoom: int = 2, gap: int = 24
+) -> Image.Image:
+    """Puts pictures next to each other, each under its title."""
+    font = ImageFont.load_default(size=18)
+    pictures = tuple(p.resize((p.width * zoom, p.height * zoom), 0) for p in pictures)
+    width = sum(p.width for p in pictures) + gap * (len(pictures) + 1)
+    sheet = Image.new("RGB", (width, max(p.height for p in pictures) + 3 * gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    left = gap
+    for picture, title in zip(pictures, titles, strict=True):
+        draw.text((left, gap // 2), title, fill="black", font=font)
+        sheet.paste(picture, (left, 2 * gap))
+        left += picture.width + gap
+    return sheet
+
+
+def overview(num_particles: int, seed: int) -> Image.Image:
+    """Returns a sheet of every sparse prompt, a row each, independent at the left."""
+    prompts = list(PROMPTS)
+    sheets = []
+    for repulsion in (None, DEFAULT_REPULSION):
+        result = sample(prompts, num_particles, seed=seed, repulsion=repulsion)
+        sheets.append(image_grid(result.images, columns=num_particles))
+    return side_by_side(tuple(sheets), ("independent", "repelled, from the same noise"), zoom=1)
+
+
+def save(comparison: Comparison, folder: Path) -> Path:
+    """Writes both sets and the sheet into a folder; returns the sheet's path."""
+    comparison.independent.save(folder / "independent")
+    comparison.repelled.save(folder / "repelled")
+    path = folder / "independent-vs-repelled.png"
+    comparison.sheet.save(path)
+    return path

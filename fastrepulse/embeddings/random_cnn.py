@@ -1,0 +1,38 @@
+"""A convolutional network of random weights, drawn afresh at every step."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, leaky_relu
+
+from fastrepulse.embeddings.base import Embedding, register
+
+
+@register
+class RandomCNN(Embedding):
+    """Features of three random convolutions, d = 64: makes structure at every scale different.
+
+    No single projection is repelled in for long, because the weights are drawn anew at each step
+    (from the seed and the step, so a run can be repeated).
+    """
+
+    name = "random_cnn"
+    widths = (32, 64, 64)
+
+    def __init__(self) -> None:
+        self._draw = (0, 0)
+
+    def redraw(self, seed: int, step: int) -> None:
+        self._draw = (seed, step)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        seed, step = self._draw
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        features = latents
+        for width in self.widths:
+            fan_in = features.shape[1] * 9
+            weight = torch.randn(width, features.shape[1], 3, 3, generator=generator)
+            weight = weight.to(latents) * math.sqrt(2 / fan_in)
+            features = leaky_relu(conv2d(features, weight, stride=2, padding=1), 0.2)
+        return features.mean(dim=(2, 3))

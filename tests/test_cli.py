@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "fastrepulse.cli"]
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_sample_writes_pictures_and_says_where(tmp_path):
+    done = run(
+        *("sample", "a planet", "-n", "2", "--out", "pictures", "--seed", "3"),
+        *("--num-inference-steps", "3", "--embedding", "thirds", "--window", "9", "1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pictures" in done.stdout and "denoise" in done.stderr
+    assert (tmp_path / "pictures" / "00001.png").exists()
+    settings = json.loads((tmp_path / "pictures" / "sample.json").read_text())["settings"]
+    assert settings["repulsion"]["embedding"] == "thirds"
+    assert settings["repulsion"]["window"] == [9.0, 1.0]
+
+
+def test_sample_without_repulsion(tmp_path):
+    done = run(
+        *("sample", "a planet", "-n", "1", "--num-inference-steps", "1", "--embedding", "none"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        json.loads((tmp_path / "out" / "sample.json").read_text())["settings"]["repulsion"] is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("-n", "0"), "num_particles"),
+        (("--embedding", "colour"), "'colour'"),
+        (("--strength", "nan"), "nan"),
+        (("--window", "1", "2"), "window"),
+        (("--model", "/no/such/folder"), "/no/such/folder"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, named, tmp_path):
+    done = run("sample", "a planet", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:") and named in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    done = run("sample", "a planet", "-n", "1", cwd=tmp_path)
+    assert done.returncode == 2 and "out" in done.stderr
+    assert "denoise" not in done.stderr
+
+
+def test_info_names_versions_and_embeddings(tmp_path):
+    done = run("info", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("fastrepulse", "torch", "thirds", "euler"):
+        assert word in done.stdout

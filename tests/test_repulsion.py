@@ -1,0 +1,161 @@
+import math
+
+import pytest
+import torch
+
+from fastrepulse import Repulsion, embeddings
+from fastrepulse.repulsion import (
+    Repeller,
+    embed_with_pull_back,
+    median_bandwidth,
+    part_duplicates,
+)
+
+WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
+
+
+def draw(n=6, side=16, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 4, side, side, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def mean_distance(embed, latents):
+    return torch.pdist(embed(latents)).mean().item()
+
+
+@pytest.mark.parametrize("side", [8, 16, 17, 20])
+@pytest.mark.parametrize("name", embeddings.names())
+def test_embeddings_have_their_width_and_treat_rows_alone(name, side):
+    latents = draw(side=side)
+    embed = embeddings.build(name)
+    embedded = embed(latents)
+    assert embedded.shape == (6, WIDTHS.get(name, 4 * side * side))
+    torch.testing.assert_close(embed(latents[2:3]), embedded[2:3])
+
+
+@pytest.mark.parametrize("name", embeddings.names())
+def test_pull_back_is_the_adjoint_of_the_jacobian(name):
+    embed = embeddings.build(name)
+    latents, direction = draw(n=3, side=8).double(), draw(n=3, side=8, seed=1).double()
+    embedded, jvp = torch.func.jvp(embed, (latents,), (direction,))
+    force = torch.randn_like(embedded)
+    _, pull_back = embed_with_pull_back(embed, latents)
+    change = pull_back(force.float())
+    assert (change * direction).sum().item() == pytest.approx((force * jvp).sum().item(), rel=1e-3)
+
+
+def test_channel_mean_and_halves_by_hand():
+    latents = torch.zeros(1, 4, 4, 4)
+    latents[0, 0, :, :2] = 2.0  # left half of channel 0
+    latents[0, 1, :2] = 4.0  # top half of channel 1
+    assert embeddings.build("channel_mean")(latents).tolist() == [[1.0, 2.0, 0.0, 0.0]]
+    halves = embeddings.build("halves")(latents)[0].tolist()
+    assert halves == [2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0]
+
+
+def test_random_cnn_is_drawn_anew_each_step_and_repeats_with_the_seed():
+    embed, latents = embeddings.build("random_cnn"), draw()
+    drawn = []
+    for seed, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        embed.redraw(seed, step)
+        drawn.append(embed(latents))
+    assert torch.equal(drawn[0], drawn[3])
+    assert not torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("on", ["noisy", "denoised"])
+@pytest.mark.parametrize("name", embeddings.names())
+def test_a_small_step_along_the_push_moves_particles_apart(name, on):
+    z, denoised, sigma = 3 * draw(), draw(seed=1), 2.0
+    repeller = Repeller(Repulsion(name, on=on), seed=0)
+    push = repeller.push(z, denoised, sigma)
+    latents = z if on == "noisy" else denoised
+    step = 0.01 * latents.norm() / push.change.norm()
+    moved = latents + step * push.change
+    assert mean_distance(repeller.embed, moved) > mean_distance(repeller.embed, latents)
+    away = latents - step * push.change
+    assert mean_distance(repeller.embed, away) < mean_distance(repeller.embed, latents)
+
+
+def test_push_by_hand_for_two_particles():
+    latents = torch.zeros(2, 1, 2, 2)
+    latents[1] = 1.0
+    push = Repeller(Repulsion("channel_mean", on="noisy"), 0).push(latents, latents, 1.0)
+    h = 1 / math.log(2)
+    force = 2 / h * math.exp(-1 / h)
+    assert push.bandwidth == pytest.approx(h)
+    assert push.force_norm == pytest.approx(force)
+    # a quarter, because the embedding is the mean over four positions
+    torch.testing.assert_close(push.change[1], torch.full((1, 2, 2), force / 4))
+    torch.testing.assert_close(push.change[0], -push.change[1])
+
+
+def test_denoised_uses_the_jacobian_of_the_ideal_denoiser():
+    z, denoised = draw(), draw(seed=1)
+    on_denoised = Repeller(Repulsion("pooled", on="denoised"), 0).push(z, denoised, 3.0)
+    as_noisy = Repeller(Repulsion("pooled", on="noisy"), 0).push(denoised, z, 3.0)
+    torch.testing.assert_close(on_denoised.change, as_noisy.change / 10)
+
+
+@pytest.mark.parametrize("copies", [2, 5])
+def test_exact_duplicates_part_and_the_way_they_do_is_repeatable(copies):
+    latents = draw(n=1).expand(copies, -1, -1, -1)
+    push = Repeller(Repulsion("pooled"), 3).push(latents, latents, 1.0)
+    again = Repeller(Repulsion("pooled"), 3).push(latents, latents, 1.0)
+    assert torch.isfinite(push.change).all() and push.change.abs().max() > 0
+    assert torch.equal(push.change, again.change)
+    moved = latents + push.change
+    assert torch.pdist(moved.flatten(1)).min() > 0
+
+
+def test_only_duplicates_are_nudged():
+    embedded = torch.randn(5, 3)
+    assert part_duplicates(embedded, 1.0, 0) is embedded
+    embedded[4] = embedded[1]
+    nudged = part_duplicates(embedded, 1.0, 0)
+    assert torch.equal(nudged[[0, 2, 3]], embedded[[0, 2, 3]])
+    assert not torch.equal(nudged[1], nudged[4])
+
+
+@pytest.mark.parametrize("embedded", [torch.zeros(4, 3), torch.ones(4, 3)], ids=["zeros", "ones"])
+def test_bandwidth_of_coincident_particles_is_positive(embedded):
+    assert median_bandwidth(embedded) > 0
+
+
+def test_two_particles_feel_a_force():
+    assert median_bandwidth(torch.tensor([[0.0], [1.0]])) == pytest.approx(1 / math.log(2))
+
+
+def test_a_function_is_an_embedding_and_must_return_rows():
+    z = draw()
+    assert Repeller(Repulsion(lambda x: x[:, :1].flatten(1)), 0).push(z, z, 1.0).change.any()
+    with pytest.raises(ValueError, match=r"\[6, d\], got \(24, 256\)"):
+        Repeller(Repulsion(lambda x: x.reshape(24, 256)), 0).push(z, z, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"embedding": "colour"}, ValueError, "'colour'"),
+        ({"embedding": 3}, TypeError, "3"),
+        ({"strength": math.nan}, ValueError, "nan"),
+        ({"strength": math.inf}, ValueError, "inf"),
+        ({"on": "latent"}, ValueError, "'latent'"),
+        ({"window": (1.0, 5.0)}, ValueError, r"\(1.0, 5.0\)"),
+        ({"window": (1.0, 1.0)}, ValueError, r"\(1.0, 1.0\)"),
+        ({"window": (math.nan, 0.0)}, ValueError, "nan"),
+        ({"window": (1.0, -1.0)}, ValueError, "-1.0"),
+        ({"window": (1.0,)}, ValueError, r"\(1.0,\)"),
+        ({"bandwidth": 0.0}, ValueError, "0.0"),
+        ({"bandwidth": "mean"}, ValueError, "'mean'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        Repulsion(**arguments)
+
+
+def test_window_is_closed_and_strength_zero_never_acts():
+    repulsion = Repulsion(window=(5.0, 1.0), strength=1.0)
+    assert [repulsion.acts_at(s) for s in (5.1, 5.0, 3.0, 1.0, 0.9)] == [0, 1, 1, 1, 0]
+    assert not Repulsion(strength=0.0).acts_at(1.0)

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import fastrepulse
+from fastrepulse.results import image_grid, to_pil
+
+
+@pytest.fixture(scope="module")
+def result():
+    return fastrepulse.sample(
+        ["a face", "un café"], 3, num_inference_steps=2, seed=11, progress=False
+    )
+
+
+def test_saved_pictures_carry_what_they_depend_on(result, tmp_path):
+    folder = result.save(tmp_path / "deep" / "folder")
+    assert len(list(folder.glob("0*.png"))) == 6
+    with Image.open(folder / "00004.png") as picture:
+        assert picture.text["prompt"] == "un café"
+        assert picture.text["seed"] == "11" and picture.text["particle"] == "1"
+        assert json.loads(picture.text["settings"]) == result.settings
+        assert picture.convert("RGB").tobytes() == result.images[4].tobytes()
+    record = json.loads((folder / "sample.json").read_text("utf-8"))
+    assert record["settings"]["repulsion"]["embedding"]
+    assert len(record["diagnostics"]) == 2
+
+
+def test_saved_settings_make_the_same_pictures_again(result):
+    settings = result.settings
+    repulsion = dict(settings["repulsion"])
+    repulsion["window"] = [float("inf") if w is None else w for w in repulsion["window"]]
+    again = fastrepulse.sample(
+        settings["prompts"],
+        settings["num_particles"],
+        repulsion=fastrepulse.Repulsion(**repulsion),
+        num_inference_steps=settings["num_inference_steps"],
+        guidance_scale=settings["guidance_scale"],
+        seed=settings["seed"],
+        progress=False,
+    )
+    assert torch.equal(again.latents, result.latents)
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "size"), [(1, None, (8, 4)), (5, None, (28, 10)), (5, 5, (48, 4))]
+)
+def test_grid_size(count, columns, size):
+    images = [Image.new("RGB", (8, 4), "black")] * count
+    assert image_grid(images, columns).size == size
+
+
+def test_to_pil_rounds_and_orders_channels():
+    picture = torch.tensor([1.0, 0.5, 0.0]).reshape(1, 3, 1, 1)
+    assert to_pil(picture)[0].getpixel((0, 0)) == (255, 128, 0)

@@ -1,0 +1,206 @@
+"""The sampler on the shipped model: equal to diffusers without repulsion, and as promised with."""
+
+import math
+
+import pytest
+import torch
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import Repulsion, embeddings, models
+from fastrepulse.sampling import initial_noise
+
+PROMPT = "a potted plant"
+STEPS = 6
+
+
+def draw(**arguments):
+    settings = {"num_particles": 6, "num_inference_steps": STEPS, "seed": 0, "progress": False}
+    return fastrepulse.sample(PROMPT, **{**settings, **arguments})
+
+
+def mean_distance(latents, embedding="pooled"):
+    return torch.pdist(embeddings.build(embedding)(latents)).mean().item()
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    loaded = StableDiffusionPipeline.from_pretrained(
+        models.DEFAULT_MODEL, torch_dtype=torch.float32
+    )
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def as_diffusers(pipeline, latents, scheduler, **arguments):
+    import diffusers
+
+    kind = getattr(diffusers, models.SCHEDULERS[scheduler])
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    arguments = {"guidance_scale": 5.0, "num_inference_steps": STEPS, **arguments}
+    count = len(latents)
+    return (
+        pipeline(
+            PROMPT, num_images_per_prompt=count, latents=latents, output_type="latent", **arguments
+        ).images
+        / 1.0
+    )
+
+
+@pytest.mark.parametrize("scheduler", models.SCHEDULERS)
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_without_repulsion_it_is_diffusers_pipeline(pipeline, scheduler, guidance_scale):
+    latents = initial_noise(0, 3, (4, 16, 16))
+    expected = as_diffusers(pipeline, latents.clone(), scheduler, guidance_scale=guidance_scale)
+    result = draw(
+        num_particles=3, repulsion=None, scheduler=scheduler, guidance_scale=guidance_scale
+    )
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(result.latents, expected, rtol=rtol, atol=atol)
+
+
+def test_a_negative_prompt_and_another_size_are_diffusers_too(pipeline):
+    latents = initial_noise(4, 2, (4, 20, 12))
+    expected = as_diffusers(
+        pipeline, latents.clone(), "euler", negative_prompt="a planet", height=80, width=48
+    )
+    result = draw(
+        num_particles=2, seed=4, repulsion=None, negative_prompt="a planet", height=80, width=48
+    )
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(result.latents, expected, rtol=rtol, atol=atol)
+    assert result.images[0].size == (48, 80)
+
+
+@pytest.mark.parametrize("scheduler", models.SCHEDULERS)
+@pytest.mark.parametrize("embedding", ["channel_mean", "halves", "thirds", "pooled"])
+def test_repulsion_moves_particles_apart_and_attraction_together(embedding, scheduler):
+    strength = 8.0
+    distance = {
+        sign: mean_distance(
+            draw(
+                repulsion=Repulsion(embedding, sign * strength, on="denoised"), scheduler=scheduler
+            ).latents,
+            embedding,
+        )
+        for sign in (-1, 0, 1)
+    }
+    assert distance[-1] < distance[0] < distance[1]
+
+
+def test_repulsion_on_noisy_latents_moves_particles_apart():
+    apart, alone = (draw(repulsion=Repulsion("thirds", s, on="noisy")).latents for s in (2.0, 0.0))
+    assert mean_distance(apart, "thirds") > mean_distance(alone, "thirds")
+
+
+@pytest.mark.parametrize("embedding", ["random_cnn", "latent"])
+def test_the_other_embeddings_change_the_result(embedding):
+    apart, alone = (draw(repulsion=Repulsion(embedding, s)).latents for s in (5.0, 0.0))
+    assert (apart - alone).abs().max() > 1e-3
+    assert mean_distance(apart, "latent") > mean_distance(alone, "latent")
+
+
+def test_strength_zero_measures_and_changes_nothing():
+    off, measured = draw(repulsion=None), draw(repulsion=Repulsion(strength=0.0))
+    assert torch.equal(off.latents, measured.latents)
+    assert all(math.isnan(step.bandwidth) for step in off.diagnostics)
+    assert all(step.bandwidth > 0 and step.force_norm > 0 for step in measured.diagnostics)
+
+
+def test_outside_its_window_the_repulsion_does_nothing():
+    off = draw(repulsion=None)
+    outside = draw(repulsion=Repulsion(strength=50.0, window=(1e9, 1e6)))
+    assert torch.equal(off.latents, outside.latents)
+
+
+def test_noise_of_a_particle_depends_on_seed_and_index_alone():
+    few, many = initial_noise(7, 3, (4, 16, 16)), initial_noise(7, 40, (4, 16, 16))
+    assert torch.equal(few, many[:3])
+    assert not torch.equal(few, initial_noise(8, 3, (4, 16, 16)))
+    assert many.mean().abs() < 0.02 and abs(many.std() - 1) < 0.02
+    correlation = torch.corrcoef(many.flatten(1)) - torch.eye(40)
+    assert correlation.abs().max() < 0.2
+
+
+def test_the_micro_batch_size_does_not_matter():
+    rtol, atol = SAME_COMPUTATION
+    whole = draw()
+    for size in (1, 4):
+        split = draw(micro_batch_size=size)
+        torch.testing.assert_close(split.latents, whole.latents, rtol=rtol, atol=10 * atol)
+
+
+def test_independent_particles_do_not_know_of_each_other():
+    rtol, atol = SAME_COMPUTATION
+    few, many = draw(num_particles=2, repulsion=None), draw(num_particles=5, repulsion=None)
+    torch.testing.assert_close(few.latents, many.latents[:2], rtol=rtol, atol=10 * atol)
+
+
+def test_several_prompts_repel_only_within_their_prompt():
+    rtol, atol = SAME_COMPUTATION
+    settings = {"num_inference_steps": STEPS, "seed": 0, "progress": False}
+    both = fastrepulse.sample([PROMPT, "a planet"], 3, **settings)
+    alone = [fastrepulse.sample(p, 3, **settings).latents for p in (PROMPT, "a planet")]
+    assert len(both.images) == 6
+    torch.testing.assert_close(both.latents, torch.cat(alone), rtol=rtol, atol=10 * atol)
+
+
+def test_one_particle_is_sampled_alone():
+    assert torch.equal(draw(num_particles=1).latents, draw(num_particles=1, repulsion=None).latents)
+
+
+def test_seeds_generators_and_latents():
+    first, again = (
+        draw(seed=None, generator=torch.Generator().manual_seed(5)).latents for _ in range(2)
+    )
+    assert torch.equal(first, again)
+    given = draw(latents=initial_noise(0, 6, (4, 16, 16)))
+    assert torch.equal(given.latents, draw().latents)
+    unseeded = draw(seed=None)
+    assert torch.equal(draw(seed=unseeded.settings["seed"]).latents, unseeded.latents)
+
+
+def test_diagnostics_have_one_entry_a_step():
+    result = draw()
+    assert len(result.diagnostics) == STEPS
+    sigmas = [step.sigma for step in result.diagnostics]
+    assert sigmas == sorted(sigmas, reverse=True)
+    assert all(step.score_norm > 0 for step in result.diagnostics)
+    assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
+
+
+def test_values_that_are_not_finite_are_caught_where_they_arise():
+    noise = initial_noise(0, 6, (4, 16, 16))
+    noise[4, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"model's output .* step 0, particle 4"):
+        draw(latents=noise)
+    with pytest.raises(FloatingPointError, match=r"repulsion is not finite at step 0"):
+        draw(repulsion=Repulsion(lambda x: (x.flatten(1) * 0).sqrt() + x.mean((1, 2, 3))[:, None]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"num_particles": 0}, ValueError, "num_particles must be at least 1, got 0"),
+        ({"num_particles": 2.5}, TypeError, "num_particles must be an int, got 2.5"),
+        ({"num_inference_steps": -3}, ValueError, "num_inference_steps .* got -3"),
+        ({"micro_batch_size": 0}, ValueError, "micro_batch_size .* got 0"),
+        ({"prompt": []}, ValueError, "prompt .* empty list"),
+        ({"prompt": ["a", 3]}, TypeError, "prompt .* got 3"),
+        ({"guidance_scale": math.nan}, ValueError, "guidance_scale .* nan"),
+        ({"scheduler": "heun"}, ValueError, "scheduler must be one of euler, .* 'heun'"),
+        ({"repulsion": "colour"}, ValueError, "embedding must be one of .* 'colour'"),
+        ({"repulsion": 3}, TypeError, "repulsion must be .* 3"),
+        ({"seed": -1}, ValueError, "seed .* -1"),
+        ({"seed": "x"}, TypeError, "seed .* 'x'"),
+        ({"height": 30}, ValueError, "height must be a positive multiple of 4, got 30"),
+        ({"latents": torch.zeros(2, 4, 16, 16)}, ValueError, r"latents must be \[6, 4, 16, 16\]"),
+        ({"model": "no-such-folder"}, FileNotFoundError, "no-such-folder"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, named):
+    arguments = {"prompt": PROMPT, "num_particles": 6, **arguments}
+    with pytest.raises(error, match=named):
+        fastrepulse.sample(**arguments, progress=False)
