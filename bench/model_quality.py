@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import fastrepulse
+from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.classifier import judge, prompt_accuracy
-from fastrepulse.default_model.subjects import SUBJECTS, Subject
+from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
 from fastrepulse.results import image_grid
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 import fastrepulse
 from fastrepulse import embeddings, models
+from fastrepulse.results import check_writable
 from fastrepulse.sampling import DEFAULT_REPULSION
 
 app = typer.Typer(
@@ -57,6 +58,7 @@ def sample(
     repulsion = None
     if embedding != "none":
         repulsion = fastrepulse.Repulsion(embedding, strength, on, window)
+    check_writable(out)
     start = time.perf_counter()
     result = fastrepulse.sample(
         prompt,
@@ -96,6 +98,7 @@ def demo(
     """Samples one prompt independently and repelled, and measures both."""
     from fastrepulse import demo as main_job
 
+    check_writable(out)
     comparison = main_job.compare(prompt, num_particles, seed)
     path = main_job.save(comparison, out)
     table = Table("", "Vendi score", "attribute coverage", "prompt accuracy", title=prompt)

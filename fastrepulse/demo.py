@@ -5,8 +5,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.classifier import attribute_coverage, features_of, prompt_accuracy
-from fastrepulse.default_model.subjects import SUBJECTS, Subject
+from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics import vendi_score
 from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import SampleResult, image_grid

@@ -167,14 +167,19 @@ def _check_folder(path: Path) -> None:
 def _load(name: str, device: torch.device, dtype: torch.dtype) -> Model:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
 
     safe = {"use_safetensors": True, "torch_dtype": dtype}
     weights = {**safe, "low_cpu_mem_usage": False}
     unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **weights)
     vae = AutoencoderKL.from_pretrained(name, subfolder="vae", **weights)
+    bar_was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     text_encoder = CLIPTextModel.from_pretrained(
         name, subfolder="text_encoder", use_safetensors=True, dtype=dtype
     )
+    if bar_was_on:
+        logging.enable_progress_bar()
     return Model(
         name=name,
         unet=unet.to(device).eval(),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,20 @@ class SampleResult:
         record = {"settings": self.settings, "diagnostics": steps}
         (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
         return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Raises before any work if pictures could not be written into a folder, made if need be.
+
+    Raises:
+        NotADirectoryError: If it, or what it would lie in, is a file.
+        PermissionError: If nothing may be written there.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"out must be a folder, got {str(folder)!r}: a file is in the way")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"out must be a folder that can be written, got {str(folder)!r}")
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:

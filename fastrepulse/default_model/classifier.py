@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastrepulse.default_model.subjects import SUBJECTS, Subject
+from fastrepulse.default_model.captions import Subject
+from fastrepulse.default_model.subjects import SUBJECTS
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]

@@ -20,7 +20,8 @@ from dicebear import Avatar, Style
 from PIL import Image
 from tqdm import tqdm
 
-from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS, Subject
+from fastrepulse.default_model.captions import Subject
+from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
 
 
 @cache
