@@ -5,38 +5,41 @@ TORCH ?= torch==2.13.0
 PROMPT ?= a potted plant
 OUT ?= demo
 
-ifdef VIRTUAL_ENV
-ENV := $(VIRTUAL_ENV)
-else
-ENV := $(CURDIR)/.venv
-endif
-BIN := $(ENV)/bin
-STAMP := $(ENV)/.fastrepulse
+ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+PYTHON := $(ENV)/bin/python
+INSTALLED_TORCH = torch==$$($(PYTHON) -c 'import torch; print(torch.__version__)')
+# One stamp an environment: made by another checkout, or for another torch, it does not count
+STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-.PHONY: demo test lint figures clean
+.PHONY: demo test lint clean
 
 demo: $(STAMP)-run
-	$(BIN)/fastrepulse demo --prompt "$(PROMPT)" --out $(OUT)
+	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
-	$(BIN)/pytest
+	$(ENV)/bin/pytest
 
 lint: $(STAMP)-lint
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/ruff format --check .
+	$(ENV)/bin/mypy
 
 clean:
 	rm -rf .venv build dist *.egg-info demo out
 
-$(BIN)/python:
-	python3 -m venv $(ENV)
+$(PYTHON):
+	python3 -m venv "$(ENV)"
 
-$(STAMP)-run: $(BIN)/python pyproject.toml
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH)"
-	$(BIN)/python -m pip install -e .
+$(STAMP)-run: $(PYTHON) pyproject.toml
+	rm -f $(ENV)/.fastrepulse-*
+ifeq ($(origin TORCH),file)
+	$(PYTHON) -c "import torch" 2>/dev/null || $(PYTHON) -m pip install "$(TORCH)"
+else
+	$(PYTHON) -m pip install "$(TORCH)"
+endif
+	$(PYTHON) -m pip install -e . "$(INSTALLED_TORCH)"
 	touch $@
 
 $(STAMP)-test $(STAMP)-lint: $(STAMP)-%: $(STAMP)-run
-	$(BIN)/python -m pip install -e ".[$*]"
+	$(PYTHON) -m pip install -e ".[$*]" "$(INSTALLED_TORCH)"
 	touch $@

@@ -20,6 +20,7 @@ from fastrepulse.default_model.classifier import judge, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
 from fastrepulse.results import image_grid
+from fastrepulse.sampling import initial_noise
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,7 +47,8 @@ def main() -> None:
         sparse = fastrepulse.sample(subject.prompt, args.samples, **settings).images
         wanted = full_captions(subject, args.captions)
         prompts = [subject.caption(named) for named in wanted]
-        full = fastrepulse.sample(prompts, 1, **settings).images
+        noise = initial_noise(2000, len(prompts), model.latent_shape(None, None))
+        full = fastrepulse.sample(prompts, 1, latents=noise, **settings).images
         hits = [
             judged is subject and drawn[name] == word
             for (judged, drawn), named in zip(judge(full), wanted, strict=True)

@@ -1,13 +1,15 @@
 """The command line: `fastrepulse sample`, `fastrepulse demo`, `fastrepulse info`."""
 
 import platform
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import fastrepulse
@@ -17,7 +19,6 @@ from fastrepulse.sampling import DEFAULT_REPULSION
 
 app = typer.Typer(
     help="The images of one prompt, different from each other.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -81,9 +82,9 @@ def sample(
     table.add_row(
         str(len(result.images)),
         str(result.settings["seed"]),
-        embedding,
+        escape(embedding),
         f"{seconds:.1f} s",
-        str(folder),
+        escape(str(folder)),
     )
     console.print(table)
 
@@ -107,7 +108,7 @@ def demo(
             name, f"{figures.vendi:.2f}", f"{figures.coverage:.0%}", f"{figures.accuracy:.0%}"
         )
     console.print(table)
-    console.print(f"The pictures, side by side: {path}", soft_wrap=True)
+    console.print(f"The pictures, side by side: {escape(str(path))}", soft_wrap=True)
 
 
 @app.command()
@@ -134,12 +135,22 @@ def info() -> None:
 
 
 def main() -> None:
-    """Runs the command line; a bad argument is one line and exit code 2, not a traceback."""
+    """Runs the command line; what goes wrong is one line and an exit code, not a traceback."""
     try:
-        app()
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(2) from None
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.Abort:
+        _fail("stopped", 130)
+    except (typer.TyperException, ValueError, TypeError, OSError) as error:
+        _fail(str(getattr(error, "message", error)), 2)
+    except (FloatingPointError, RuntimeError) as error:
+        _fail(str(error), 1)
+    raise SystemExit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(f"error: {message}".split())
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code) from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from fastrepulse.default_model.classifier import attribute_coverage, features_of
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics import vendi_score
 from fastrepulse.repulsion import Repulsion
-from fastrepulse.results import SampleResult, image_grid
+from fastrepulse.results import SampleResult
 from fastrepulse.sampling import DEFAULT_REPULSION, sample
 
 PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
@@ -84,16 +84,6 @@ def side_by_side(
         sheet.paste(picture, (left, 2 * gap))
         left += picture.width + gap
     return sheet
-
-
-def overview(num_particles: int, seed: int) -> Image.Image:
-    """Returns a sheet of every sparse prompt, a row each, independent at the left."""
-    prompts = list(PROMPTS)
-    sheets = []
-    for repulsion in (None, DEFAULT_REPULSION):
-        result = sample(prompts, num_particles, seed=seed, repulsion=repulsion)
-        sheets.append(image_grid(result.images, columns=num_particles))
-    return side_by_side(tuple(sheets), ("independent", "repelled, from the same noise"), zoom=1)
 
 
 def save(comparison: Comparison, folder: Path) -> Path:

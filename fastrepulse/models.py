@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model" / "weights"
@@ -61,21 +62,35 @@ class Model:
 
         Raises:
             ValueError: If a side is not a positive multiple of `vae_scale_factor`.
+            TypeError: If a side is not an int.
         """
         factor, native = self.vae_scale_factor, self.unet.config.sample_size
         sides = []
         for name, pixels in (("height", height), ("width", width)):
             pixels = native * factor if pixels is None else pixels
+            if isinstance(pixels, bool) or not isinstance(pixels, int):
+                raise TypeError(f"{name} must be an int or None, got {pixels!r}")
             if pixels <= 0 or pixels % factor:
                 raise ValueError(f"{name} must be a positive multiple of {factor}, got {pixels}")
             sides.append(pixels // factor)
         return self.unet.config.in_channels, sides[0], sides[1]
 
     def scheduler(self, name: str, num_inference_steps: int) -> Any:
-        """Returns a fresh diffusers scheduler with its timesteps set."""
+        """Returns a fresh diffusers scheduler with its timesteps set.
+
+        Raises:
+            ValueError: If there are more steps than the model was trained with.
+        """
         import diffusers
 
-        scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(self.scheduler_config)
+        longest = self.scheduler_config.get("num_train_timesteps", 1000)
+        if num_inference_steps > longest:
+            raise ValueError(
+                f"num_inference_steps must be at most {longest}, got {num_inference_steps}"
+            )
+        # As diffusers' pipeline sets them, whatever an old folder says
+        config = {**self.scheduler_config, "steps_offset": 1, "clip_sample": False}
+        scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         return scheduler
 
@@ -113,17 +128,25 @@ def load_model(
         dtype: By default float16 on a GPU and float32 on the CPU.
 
     Raises:
-        ValueError: If the folder is not such a model, or has weights in pickled form only.
+        ValueError: If the folder is not such a model, or its weights are pickled or damaged; if
+            there is no such device.
         FileNotFoundError: If there is no such folder and the name is no hub id.
     """
     if isinstance(model, Model):
+        for name, wanted, has in (("device", device, model.device), ("dtype", dtype, model.dtype)):
+            if wanted is not None and str(wanted) != str(has):
+                raise ValueError(f"{name} of the model given is {has}, got {name}={wanted}")
         return model
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
+    device = _check_device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-    return _load(locate_model(model), device, dtype)
+    name = locate_model(model)
+    try:
+        return _load(name, device, dtype)
+    except SafetensorError as error:
+        raise ValueError(f"model {name!r} has damaged weights: {error}") from None
 
 
 def locate_model(model: str | Path | None) -> str:
@@ -156,11 +179,36 @@ def _check_folder(path: Path) -> None:
                 f"model folder {str(path)!r} has a {part} of class {parts[part]!r}, "
                 f"accepted is {accepted!r} (Stable Diffusion 1 and 2)"
             )
-        if not any((path / part).glob("*.safetensors")):
+        weights = [file.name for file in (path / part).glob("*.safetensors")]
+        if all(".fp16." in name for name in weights):
             raise ValueError(
                 f"model folder {str(path)!r} has no safetensors weights in {part!r}; "
                 "pickled weights are never loaded"
             )
+    files = [f"{part}/config.json" for part in COMPONENTS] + ["scheduler/scheduler_config.json"]
+    try:
+        configs = {file: json.loads((path / file).read_text("utf-8")) for file in files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model folder {str(path)!r} is incomplete: {error}") from None
+    if not any((path / "tokenizer").glob("*.json")):
+        raise ValueError(f"model folder {str(path)!r} has no tokenizer")
+    unet = configs["unet/config.json"]
+    channels = unet.get("in_channels"), unet.get("out_channels")
+    if channels[0] != channels[1]:
+        raise ValueError(
+            f"model folder {str(path)!r} has a unet from {channels[0]} to {channels[1]} channels, "
+            "accepted are as many out as in (no inpainting or upscaling)"
+        )
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        checked = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be one that torch knows, got {device!r}") from None
+    if checked.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be available, got {str(device)!r} without a CUDA GPU")
+    return checked
 
 
 @lru_cache(maxsize=2)

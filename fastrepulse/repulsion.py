@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
+from fastrepulse.finite import check_finite
 from fastrepulse.kernels import median_sq_distance, rbf_repulsion
 
 
@@ -17,11 +18,15 @@ class Repulsion:
     """How the particles of one prompt repel each other.
 
     At each noise level inside the window the score of particle i becomes s_i + strength * R_i with
-    R_i = J(z_i)^T F_i, where F is the force of an RBF kernel between the embeddings and J the
-    embedding's Jacobian (A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis, Imperial
-    College London, 2023). The thesis divides R by N, as SVGD does; but SVGD divides the score's
-    term too, and the median bandwidth already makes a particle's kernel weights sum to about 1 for
-    any N. Undivided, one strength serves every N. R does not depend on the embedding's scale.
+
+        R_i = H W J(z_i)^T F_i / S_i,    F_i = -grad_{phi_i} S_i,    S_i = sum_j k(phi_i, phi_j)
+
+    where phi are the embeddings, J their Jacobian and k an RBF kernel (A. Pondaven, "Repulsion in
+    Stable Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis divides F_i by N, we
+    by S_i: then R_i is the negative score of the particles' own density estimate, and one strength
+    serves every N, while F_i / N fades as N grows in spaces of many dimensions and F_i alone grows
+    in those of few. The factor H W makes it a gradient per position, so that one strength serves
+    every size of latent. R_i does not depend on the embedding's scale.
 
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
@@ -40,7 +45,7 @@ class Repulsion:
     """
 
     embedding: str | embeddings.Embed = "pooled"
-    strength: float = 20.0
+    strength: float = 0.2
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 0.0)
     bandwidth: float | Literal["median"] = "median"
@@ -51,6 +56,8 @@ class Repulsion:
             raise ValueError(f"strength must be a finite number, got {self.strength}")
         if self.on not in ("noisy", "denoised"):
             raise ValueError(f"on must be 'noisy' or 'denoised', got {self.on!r}")
+        if not isinstance(self.window, (tuple, list)):
+            raise TypeError(f"window must be two noise levels (from, to), got {self.window!r}")
         if len(self.window) != 2 or not self.window[0] > self.window[1] >= 0:
             raise ValueError(
                 f"window must be two noise levels (from, to) with from > to >= 0, got {self.window}"
@@ -76,7 +83,7 @@ class Repulsion:
         window = [None if math.isinf(level) else level for level in self.window]
         return {
             "embedding": name,
-            "strength": self.strength,
+            "strength": float(self.strength),
             "on": self.on,
             "window": window,
             "bandwidth": self.bandwidth,
@@ -88,7 +95,7 @@ class Push:
     """What the particles of one prompt do to each other at one step.
 
     Args:
-        change: R_i for every particle, [N, C, H, W], before `strength`.
+        change: R_i for every particle, float32 [N, C, H, W], before `strength`.
         embedded: The embeddings [N, d].
         bandwidth: h of the kernel.
         force_norm: Root mean square over particles of ||F_i||.
@@ -108,32 +115,33 @@ class Repeller:
         self.seed = seed
         self.embed = embeddings.build(repulsion.embedding)
 
-    def redraw(self, step: int) -> None:
-        """Draws the embedding's random parts for a step."""
-        if isinstance(self.embed, embeddings.Embedding):
-            self.embed.redraw(self.seed, step)
-
-    def push(self, z: Tensor, denoised: Tensor, sigma: float) -> Push:
+    def push(self, z: Tensor, denoised: Tensor, sigma: float, step: int) -> Push:
         """Returns what N >= 2 particles of one prompt do to each other at one noise level.
 
         Args:
             z: Noisy latents [N, C, H, W], variance exploding.
             denoised: Predicted clean latents, [N, C, H, W].
             sigma: The noise level.
+            step: The number of the step, from which an embedding draws what is random in it.
 
         Raises:
             ValueError: If the embedding does not return [N, d].
+            FloatingPointError: If an embedding is not finite.
         """
+        if isinstance(self.embed, embeddings.Embedding):
+            self.embed.redraw(self.seed, step)
         latents, slope = z, 1.0
         if self.repulsion.on == "denoised":
             latents, slope = denoised, 1 / (1 + sigma**2)
         embedded, pull_back = embed_with_pull_back(self.embed, latents)
+        check_finite(embedded, "the embedding", step)
         bandwidth = self.repulsion.bandwidth
         if bandwidth == "median":
             bandwidth = median_bandwidth(embedded)
-        force, _ = rbf_repulsion(part_duplicates(embedded, bandwidth, self.seed), bandwidth)
+        apart = part_duplicates(embedded, bandwidth, self.seed)
+        force, similarity = rbf_repulsion(apart, bandwidth)
         return Push(
-            change=pull_back(force) * slope,
+            change=pull_back(force / similarity[:, None]) * (slope * latents[0, 0].numel()),
             embedded=embedded,
             bandwidth=bandwidth,
             force_norm=force.square().sum(dim=1).mean().sqrt().item(),
@@ -155,7 +163,7 @@ def embed_with_pull_back(
 
     def pull_back(force: Tensor) -> Tensor:
         (change,) = torch.autograd.grad(embedded, leaf, force)
-        return change.to(latents.dtype)
+        return change
 
     return embedded.detach(), pull_back
 
@@ -163,8 +171,9 @@ def embed_with_pull_back(
 def median_bandwidth(embedded: Tensor) -> float:
     """Returns the median heuristic's h = median ||phi_i - phi_j||^2 / log N, kept off zero.
 
-    N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). Where half of
-    the pairs coincide h is 1e-4 of the mean ||phi||^2; where all embeddings are zero it is 1.
+    N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). As particles
+    come to coincide, the force would grow like 1 / sqrt(h) without bound; so h is at least 1e-4 of
+    the mean ||phi||^2, and 1 where all embeddings are zero.
     """
     h = median_sq_distance(embedded).item() / math.log(len(embedded))
     floor = 1e-4 * embedded.square().sum(dim=1).mean().item()

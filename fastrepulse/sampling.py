@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fastrepulse import models
 from fastrepulse.denoiser import Denoiser
+from fastrepulse.finite import check_finite
 from fastrepulse.repulsion import Push, Repeller, Repulsion
 from fastrepulse.results import SampleResult, StepDiagnostics, to_pil
 from fastrepulse.schedule import NoiseSchedule
@@ -76,8 +77,14 @@ def sample(
         FileNotFoundError: If there is no such model.
         FloatingPointError: If a value stops being finite; names the step and the particle.
     """
+    if not isinstance(prompt, (str, Sequence)):
+        raise TypeError(f"prompt must be a string or a list of strings, got {prompt!r}")
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    _check(prompts, num_particles, num_inference_steps, guidance_scale, micro_batch_size, scheduler)
+    _check_texts(prompts, negative_prompt)
+    _check_numbers(num_particles, num_inference_steps, guidance_scale, micro_batch_size)
+    if scheduler not in models.SCHEDULERS:
+        accepted = ", ".join(models.SCHEDULERS)
+        raise ValueError(f"scheduler must be one of {accepted}, got {scheduler!r}")
     if isinstance(repulsion, str):
         repulsion = Repulsion(embedding=repulsion)
     elif not (repulsion is None or isinstance(repulsion, Repulsion)):
@@ -86,6 +93,7 @@ def sample(
 
     sd = models.load_model(model, device, dtype)
     shape = (len(prompts) * num_particles, *sd.latent_shape(height, width))
+    latents_given = latents is not None
     if latents is None:
         latents = torch.cat([initial_noise(seed, num_particles, shape[1:])] * len(prompts))
     elif tuple(latents.shape) != shape:
@@ -105,16 +113,15 @@ def sample(
     for step, timestep in enumerate(steps):
         sigma = schedule.sigmas[step]
         output = denoise(stepper.scale_model_input(x, timestep), timestep)
-        _check_finite(output, "the model's output", step)
+        check_finite(output, "the model's output", step)
         z = schedule.noisy(x, step)
         denoised = schedule.denoised(z, output, step)
         pushes: list[Push] = []
         if repeller is not None:
-            repeller.redraw(step)
-            pushes = [repeller.push(z[group], denoised[group], sigma) for group in groups]
+            pushes = [repeller.push(z[group], denoised[group], sigma, step) for group in groups]
             if repeller.repulsion.acts_at(sigma):
                 change = repeller.repulsion.strength * torch.cat([push.change for push in pushes])
-                _check_finite(change, "the repulsion", step)
+                check_finite(change, "the repulsion", step)
                 output = schedule.add_to_score(output, change, step)
         score = schedule.score(z, denoised, step)
         diagnostics.append(StepDiagnostics.of(sigma, score, pushes))
@@ -130,10 +137,15 @@ def sample(
         "model": sd.name,
         "repulsion": repulsion.settings() if repulsion else None,
         "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
+        "guidance_scale": float(guidance_scale),
         "negative_prompt": negative_prompt,
+        "height": shape[2] * sd.vae_scale_factor,
+        "width": shape[3] * sd.vae_scale_factor,
         "scheduler": scheduler,
         "seed": seed,
+        "latents_given": latents_given,
+        "dtype": str(sd.dtype).removeprefix("torch."),
+        "device": str(sd.device),
     }
     images = [image for chunk in pictures for image in chunk]
     return SampleResult(images, x, diagnostics, settings)
@@ -159,19 +171,19 @@ def _choose_seed(seed: int | None, generator: torch.Generator | None) -> int:
     return seed
 
 
-def _check(
-    prompts: list[str],
-    num_particles: int,
-    num_inference_steps: int,
-    guidance_scale: float,
-    micro_batch_size: int,
-    scheduler: str,
-) -> None:
+def _check_texts(prompts: list[str], negative_prompt: str) -> None:
     if not prompts:
         raise ValueError("prompt must be a string or a list of at least one, got an empty list")
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise TypeError(f"prompt must be a string or a list of strings, got {prompt!r}")
+    if not isinstance(negative_prompt, str):
+        raise TypeError(f"negative_prompt must be a string, got {negative_prompt!r}")
+
+
+def _check_numbers(
+    num_particles: int, num_inference_steps: int, guidance_scale: float, micro_batch_size: int
+) -> None:
     for name, count in (
         ("num_particles", num_particles),
         ("num_inference_steps", num_inference_steps),
@@ -183,15 +195,3 @@ def _check(
             raise ValueError(f"{name} must be at least 1, got {count}")
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale must be a finite number, got {guidance_scale}")
-    if scheduler not in models.SCHEDULERS:
-        accepted = ", ".join(models.SCHEDULERS)
-        raise ValueError(f"scheduler must be one of {accepted}, got {scheduler!r}")
-
-
-def _check_finite(values: Tensor, what: str, step: int) -> None:
-    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
-    if bad.any():
-        particle = int(bad.nonzero()[0])
-        raise FloatingPointError(
-            f"{what} is not finite at step {step}, particle {particle} ({int(bad.sum())} in all)"
-        )

@@ -37,10 +37,11 @@ class NoiseSchedule:
         if hasattr(scheduler, "sigmas"):
             sigmas = scheduler.sigmas[: len(scheduler.timesteps)]
         else:
-            alphas = scheduler.alphas_cumprod[scheduler.timesteps.cpu()]
+            # Where the last signal is scaled to zero its noise level would be infinite
+            alphas = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].clamp_min(2**-24)
             sigmas = ((1 - alphas) / alphas).sqrt()
-        # Only a scheduler of the variance-exploding kind starts from more than unit noise
-        exploding = float(scheduler.init_noise_sigma) > 1.001
+        # Only a scheduler of the variance-exploding kind insists on scaling the model's input
+        exploding = hasattr(scheduler, "is_scale_input_called")
         return cls(tuple(float(s) for s in sigmas), exploding, prediction_type)
 
     def noisy(self, sample: Tensor, step: int) -> Tensor:
@@ -68,8 +69,9 @@ class NoiseSchedule:
         The predicted noise becomes noise - sigma * change, the clean latents x0 + sigma^2 * change.
         """
         sigma = self.sigmas[step]
-        if self.prediction_type == "epsilon":
-            return model_output - sigma * change
-        if self.prediction_type == "v_prediction":
-            return model_output - sigma * (1 + sigma**2) ** 0.5 * change
-        return model_output + sigma**2 * change
+        factor = {
+            "epsilon": -sigma,
+            "v_prediction": -sigma * (1 + sigma**2) ** 0.5,
+            "sample": sigma**2,
+        }[self.prediction_type]
+        return (model_output + factor * change).to(model_output.dtype)

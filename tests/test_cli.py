@@ -15,14 +15,14 @@ def run(*arguments, cwd):
 
 def test_sample_writes_pictures_and_says_where(tmp_path):
     done = run(
-        *("sample", "a planet", "-n", "2", "--out", "pictures", "--seed", "3"),
+        *("sample", "a planet", "-n", "2", "--out", "shown", "--seed", "3"),
         *("--num-inference-steps", "3", "--embedding", "thirds", "--window", "9", "1"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "pictures" in done.stdout and "denoise" in done.stderr
-    assert (tmp_path / "pictures" / "00001.png").exists()
-    settings = json.loads((tmp_path / "pictures" / "sample.json").read_text())["settings"]
+    assert "shown" in done.stdout and "denoise" in done.stderr
+    assert (tmp_path / "shown" / "00001.png").exists()
+    settings = json.loads((tmp_path / "shown" / "sample.json").read_text())["settings"]
     assert settings["repulsion"]["embedding"] == "thirds"
     assert settings["repulsion"]["window"] == [9.0, 1.0]
 
@@ -46,6 +46,11 @@ def test_sample_without_repulsion(tmp_path):
         (("--strength", "nan"), "nan"),
         (("--window", "1", "2"), "window"),
         (("--model", "/no/such/folder"), "/no/such/folder"),
+        (("--model", "[/x]"), "[/x]"),
+        (("--device", "warp"), "'warp'"),
+        (("-n", "many"), "many"),
+        (("--on", "both"), "both"),
+        (("--no-such-option",), "--no-such-option"),
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_code_2(arguments, named, tmp_path):

@@ -11,6 +11,7 @@ import fastrepulse
 from fastrepulse.default_model.classifier import judge, to_tensor
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures, compare
+from fastrepulse.sampling import initial_noise
 
 NAMED = [pytest.param(subject, id=subject.name) for subject in SUBJECTS]
 
@@ -95,9 +96,9 @@ def test_attributes_of_full_captions_are_drawn():
     hits = []
     for subject in SUBJECTS:
         wanted = [full(subject, rng) for _ in range(4)]
-        images = fastrepulse.sample(
-            [subject.caption(named) for named in wanted], 1, seed=3, progress=False
-        ).images
+        noise = initial_noise(3, len(wanted), (4, 16, 16))
+        captions = [subject.caption(named) for named in wanted]
+        images = fastrepulse.sample(captions, 1, latents=noise, progress=False).images
         for (_, drawn), named in zip(judge(images), wanted, strict=True):
             hits += [drawn.get(name) == word for name, word in named.items()]
     assert sum(hits) / len(hits) >= 0.75

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from fastrepulse import models
 
@@ -39,6 +40,47 @@ def test_a_model_of_another_kind_is_refused(folder):
     (folder / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ValueError, match="unet of class 'SD3Transformer2DModel'"):
         models.load_model(folder)
+
+
+def test_damaged_weights_are_refused(folder):
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises((ValueError, OSError), match="unet|damaged"):
+        models.load_model(folder)
+
+
+@pytest.mark.parametrize("part", ["vae/config.json", "scheduler/scheduler_config.json"])
+def test_an_incomplete_folder_is_refused(folder, part):
+    (folder / part).unlink()
+    with pytest.raises(ValueError, match=part):
+        models.load_model(folder)
+
+
+def test_an_inpainting_model_is_refused(folder):
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
+    with pytest.raises(ValueError, match="from 9 to 4 channels"):
+        models.load_model(folder)
+
+
+def test_a_loaded_model_stays_where_it_is():
+    model = models.load_model()
+    assert models.load_model(model) is model
+    with pytest.raises(ValueError, match="dtype of the model given is torch.float32"):
+        models.load_model(model, dtype=torch.float16)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="'warp'"):
+        models.load_model(device="warp")
+
+
+def test_old_scheduler_settings_are_overruled_as_diffusers_does(folder):
+    config = folder / "scheduler" / "scheduler_config.json"
+    old = {**json.loads(config.read_text()), "steps_offset": 0, "clip_sample": True}
+    config.write_text(json.dumps(old))
+    scheduler = models.load_model(folder).scheduler("ddim", 10)
+    assert scheduler.config.steps_offset == 1 and not scheduler.config.clip_sample
 
 
 def test_an_empty_folder_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """What importing costs, what may import what, and what the built package holds."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,18 +29,28 @@ def test_import_is_light():
     assert min(float(output[0]) for output in outputs) < 0.5
 
 
-def test_bad_input_fails_within_a_second_before_any_model_work():
+def test_bad_input_fails_within_a_second_before_any_model_work(tmp_path):
+    pickled = tmp_path / "pickled"
+    shutil.copytree(PACKAGE / "default_model" / "weights", pickled)
+    for weights in pickled.rglob("*.safetensors"):
+        weights.rename(weights.with_suffix(".bin"))
     program = (
         "import fastrepulse, time, sys; start = time.perf_counter()\n"
-        "for bad in ({'num_particles': 0}, {'repulsion': 'x'}, {'num_inference_steps': -1},"
-        " {'model': '/nothing'}):\n"
-        "    try: fastrepulse.sample('a planet', **bad)\n"
+        "R = fastrepulse.Repulsion\n"
+        "for bad in (dict(num_particles=0), dict(prompt=[]), dict(num_inference_steps=-1),"
+        " dict(repulsion='x'), dict(model='/nothing'), dict(model=sys.argv[1]),"
+        " lambda: R(strength=float('nan')), lambda: R(window=(1, 2))):\n"
+        "    try: bad() if callable(bad) else fastrepulse.sample(**{'prompt': 'a planet', **bad})\n"
         "    except (ValueError, OSError): pass\n"
         "    else: raise AssertionError(bad)\n"
         "print(time.perf_counter() - start, 'diffusers' in sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd="/"
+        [sys.executable, "-c", program, str(pickled)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
     )
     seconds, loaded = done.stdout.split()
     assert float(seconds) < 1 and loaded == "False"
@@ -47,7 +58,12 @@ def test_bad_input_fails_within_a_second_before_any_model_work():
 
 # Lower layers first: a module may import from layers above its own line, never from below
 LAYERS = [
-    {"fastrepulse.reference", "fastrepulse.metrics", "fastrepulse.default_model"},
+    {
+        "fastrepulse.reference",
+        "fastrepulse.metrics",
+        "fastrepulse.default_model",
+        "fastrepulse.finite",
+    },
     {"fastrepulse.kernels", "fastrepulse.embeddings", "fastrepulse.schedule"},
     {"fastrepulse.denoiser", "fastrepulse.repulsion", "fastrepulse.models"},
     {"fastrepulse.results"},
@@ -66,17 +82,26 @@ def layer_of(module):
     raise AssertionError(f"{module} is in no layer")
 
 
+def imported(tree):
+    """Every module that a file imports, whichever way it is written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "fastrepulse":
+            yield from (f"fastrepulse.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
 @pytest.mark.parametrize(
     "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE))
 )
 def test_imports_run_downwards(file):
     module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastrepulse."):
-            assert layer_of(node.module) <= layer_of(module), node.module
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        if any(name.split(".")[0] == "diffusers" for name in names):
+    for name in imported(ast.parse(file.read_text())):
+        if name.startswith("fastrepulse."):
+            assert layer_of(name) <= layer_of(module), name
+        if name.split(".")[0] == "diffusers":
             assert module == "fastrepulse.models" or ".default_model.train" in module
 
 
@@ -86,19 +111,23 @@ def test_nothing_is_unpickled():
         assert "torch.load" not in text and "pickle.load" not in text, file
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_the_model(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
-        check=True,
-        capture_output=True,
-    )
+def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "demo", "out")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    build = [
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run([sys.executable, "-m", "pip", *build], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    for part in ("unet", "vae", "text_encoder"):
-        assert any(
-            n.startswith(f"fastrepulse/default_model/weights/{part}/")
-            and n.endswith(".safetensors")
-            for n in names
-        )
-    assert not any(name.startswith("triton_kernels/") for name in names)
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = [f for f in PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
+    assert {str(f.relative_to(ROOT)) for f in shipped} <= names
+    assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in names)
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"fastrepulse"}

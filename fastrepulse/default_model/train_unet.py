@@ -2,8 +2,8 @@
 
     python -m fastrepulse.default_model.train_unet --data data --out model
 
-The folder gets a diffusers StableDiffusionPipeline of the averaged weights each time that a
-checkpoint is saved, so that progress can be looked at.
+Every 500 steps `<out>/weights` gets a diffusers StableDiffusionPipeline of the averaged weights, so
+that progress can be looked at.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     args = parser.parse_args()
