@@ -10,10 +10,13 @@ that an interrupted run goes on where it stopped.
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import torch
 from common import environment
+from matplotlib import pyplot
 from rich.progress import track
 
 import fastrepulse
@@ -26,7 +29,17 @@ from fastrepulse.sampling import DEFAULT_REPULSION
 
 RESULTS = Path(__file__).parent / "results"
 N = 16
-CANDIDATES: list[Repulsion | None] = [None, DEFAULT_REPULSION]
+FIRST_SEED = 100
+"""The default was searched for with other seeds than it is judged with."""
+CANDIDATES: list[Repulsion | None] = [
+    None,
+    DEFAULT_REPULSION,
+    *(replace(DEFAULT_REPULSION, strength=strength) for strength in (6.0, 12.0)),
+    *(
+        replace(DEFAULT_REPULSION, embedding=embedding)
+        for embedding in ("pooled", "channel_mean", "thirds", "latent")
+    ),
+]
 
 
 def label(repulsion: Repulsion | None) -> str:
@@ -55,6 +68,9 @@ def rendered_features(data: Path) -> torch.Tensor:
     return torch.cat([classifier.embed(to_float(chunk)) for chunk in pictures.split(256)])
 
 
+matplotlib.use("agg")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -65,7 +81,7 @@ def main() -> None:
     log = args.out / "default_repulsion.jsonl"
     reference = rendered_features(args.data)
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    seeds = list(range(args.seeds))
+    seeds = list(range(FIRST_SEED, FIRST_SEED + args.seeds))
     for repulsion in track(CANDIDATES, description="candidates"):
         key = {"repulsion": repulsion.settings() if repulsion else None, "seeds": args.seeds}
         if any(row["key"] == key for row in done):
@@ -81,11 +97,6 @@ def main() -> None:
 
 def report(rows: list[dict], args: argparse.Namespace) -> None:
     """Writes the table and the trade-off plot."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     base = next(row for row in rows if row["key"]["repulsion"] is None)
     lines = [
         "# Choice of the default repulsion",

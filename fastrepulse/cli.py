@@ -140,8 +140,10 @@ def main() -> None:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 130)
-    except (typer.TyperException, ValueError, TypeError, OSError) as error:
-        _fail(str(getattr(error, "message", error)), 2)
+    except typer.TyperException as error:
+        _fail(error.format_message(), 2)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(str(error), 2)
     except (FloatingPointError, RuntimeError) as error:
         _fail(str(error), 1)
     raise SystemExit(code or 0)

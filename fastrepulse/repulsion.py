@@ -33,8 +33,8 @@ class Repulsion:
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
         strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts.
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
-            For the latter the denoiser's Jacobian is taken to be that of the optimal denoiser of
-            unit-variance data, 1 / (1 + sigma^2): no backward pass through the model.
+            For the latter the denoiser's Jacobian is taken to be `denoiser_slope` times the
+            identity: no backward pass through the model.
         window: Noise levels (from, to) inside which particles repel, from the higher one down.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
@@ -44,10 +44,10 @@ class Repulsion:
         TypeError: If the embedding is neither a name nor a function.
     """
 
-    embedding: str | embeddings.Embed = "pooled"
-    strength: float = 0.2
+    embedding: str | embeddings.Embed = "random_cnn"
+    strength: float = 9.0
     on: Literal["noisy", "denoised"] = "denoised"
-    window: tuple[float, float] = (math.inf, 0.0)
+    window: tuple[float, float] = (math.inf, 2.5)
     bandwidth: float | Literal["median"] = "median"
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class Repeller:
             self.embed.redraw(self.seed, step)
         latents, slope = z, 1.0
         if self.repulsion.on == "denoised":
-            latents, slope = denoised, 1 / (1 + sigma**2)
+            latents, slope = denoised, denoiser_slope(denoised, sigma)
         embedded, pull_back = embed_with_pull_back(self.embed, latents)
         check_finite(embedded, "the embedding", step)
         bandwidth = self.repulsion.bandwidth
@@ -146,6 +146,16 @@ class Repeller:
             bandwidth=bandwidth,
             force_norm=force.square().sum(dim=1).mean().sqrt().item(),
         )
+
+
+def denoiser_slope(denoised: Tensor, sigma: float) -> float:
+    """Returns the slope v / (v + sigma^2) of the optimal denoiser of Gaussian data of variance v.
+
+    v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
+    is pushed less far than one that has room.
+    """
+    variance = denoised.float().var(dim=0).mean().item()
+    return variance / (variance + sigma**2)
 
 
 def embed_with_pull_back(

@@ -48,8 +48,8 @@ def test_sample_without_repulsion(tmp_path):
         (("--model", "/no/such/folder"), "/no/such/folder"),
         (("--model", "[/x]"), "[/x]"),
         (("--device", "warp"), "'warp'"),
-        (("-n", "many"), "many"),
-        (("--on", "both"), "both"),
+        (("-n", "many"), "--num-particles"),
+        (("--on", "both"), "--on"),
         (("--no-such-option",), "--no-such-option"),
     ],
 )
