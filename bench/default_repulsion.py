@@ -34,7 +34,7 @@ FIRST_SEED = 100
 CANDIDATES: list[Repulsion | None] = [
     None,
     DEFAULT_REPULSION,
-    *(replace(DEFAULT_REPULSION, strength=strength) for strength in (6.0, 9.0, 12.0)),
+    *(replace(DEFAULT_REPULSION, strength=strength) for strength in (9.0, 9.5, 12.0)),
     *(
         replace(DEFAULT_REPULSION, embedding=embedding, strength=9.0)
         for embedding in ("pooled", "channel_mean", "thirds", "latent")

@@ -45,7 +45,7 @@ class Repulsion:
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 9.5
+    strength: float = 6.0
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 2.5)
     bandwidth: float | Literal["median"] = "median"
