@@ -152,9 +152,9 @@ def denoiser_slope(denoised: Tensor, sigma: float) -> float:
     """Returns the slope v / (v + sigma^2) of the optimal denoiser of Gaussian data of variance v.
 
     v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
-    is pushed less far than one that has room.
+    is pushed less far than one that has room; at least 1e-3, so that exact duplicates can part.
     """
-    variance = denoised.float().var(dim=0).mean().item()
+    variance = max(denoised.float().var(dim=0).mean().item(), 1e-3)
     return variance / (variance + sigma**2)
 
 
