@@ -35,6 +35,7 @@ CANDIDATES: list[Repulsion | None] = [
     None,
     DEFAULT_REPULSION,
     *(replace(DEFAULT_REPULSION, strength=strength) for strength in (9.0, 9.5, 12.0)),
+    replace(DEFAULT_REPULSION, strength=8.0, window=(math.inf, 4.0)),
     *(
         replace(DEFAULT_REPULSION, embedding=embedding, strength=9.0)
         for embedding in ("pooled", "channel_mean", "thirds", "latent")
