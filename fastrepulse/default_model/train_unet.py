@@ -9,6 +9,7 @@ that progress can be looked at.
 import argparse
 import copy
 import json
+import math
 import random
 from pathlib import Path
 
@@ -225,7 +226,7 @@ def main() -> None:
         error = (predicted - (alpha * noise - sigma * x0)).square().mean(dim=(1, 2, 3))
         loss = (weight * error).mean()
         trainer.update(loss)
-        running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
+        running = loss.item() if math.isnan(running) else 0.99 * running + 0.01 * loss.item()
         if step % 100 == 99:
             progress.write(f"step {step + 1}: loss {running:.4f}")
         if (step + 1) % 500 == 0 or step + 1 == args.steps:
