@@ -24,7 +24,7 @@ from fastrepulse import Repulsion
 from fastrepulse.default_model.classifier import features_of, load_classifier
 from fastrepulse.default_model.train_autoencoder import load_pictures, to_float
 from fastrepulse.demo import PROMPTS, Figures
-from fastrepulse.metrics import frechet_distance
+from fastrepulse.metrics import frechet_distance, vendi_score
 from fastrepulse.sampling import DEFAULT_REPULSION
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,6 +72,13 @@ def rendered_features(data: Path) -> torch.Tensor:
 matplotlib.use("agg")
 
 
+def rendered_vendi(reference: torch.Tensor) -> float:
+    """Returns the mean Vendi score of N rendered pictures of one subject."""
+    by_subject = reference.view(len(PROMPTS), -1, reference.shape[1])
+    sets = [rows for features in by_subject for rows in features.split(N) if len(rows) == N]
+    return sum(vendi_score(rows) for rows in sets) / len(sets)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -93,10 +100,11 @@ def main() -> None:
         done.append({"key": key, "label": label(repulsion), **row})
         with log.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
-    report([row for row in done if row["key"]["seeds"] == args.seeds], args)
+    rows = [row for row in done if row["key"]["seeds"] == args.seeds]
+    report(rows, rendered_vendi(reference), args)
 
 
-def report(rows: list[dict], args: argparse.Namespace) -> None:
+def report(rows: list[dict], rendered: float, args: argparse.Namespace) -> None:
     """Writes the table and the trade-off plot."""
     base = next(row for row in rows if row["key"]["repulsion"] is None)
     lines = [
@@ -106,7 +114,7 @@ def report(rows: list[dict], args: argparse.Namespace) -> None:
         "",
         f"Means over {len(PROMPTS)} sparse prompts and {args.seeds} seeds of {N} particles each. "
         "The Vendi score and the Fréchet distance to rendered pictures are taken on the "
-        "classifier's 128 features.",
+        f"classifier's 128 features; {N} rendered pictures of a subject score {rendered:.2f}.",
         "",
         "| embedding, on, strength, window | Vendi score | | coverage | accuracy | Fréchet |",
         "|---|---|---|---|---|---|",

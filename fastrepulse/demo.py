@@ -9,9 +9,8 @@ from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.classifier import attribute_coverage, features_of, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics import vendi_score
-from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import SampleResult
-from fastrepulse.sampling import DEFAULT_REPULSION, sample
+from fastrepulse.sampling import sample
 
 PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
 """The sparse prompts of the shipped model."""
@@ -50,10 +49,8 @@ class Comparison:
     sheet: Image.Image
 
 
-def compare(
-    prompt: str, num_particles: int, seed: int, repulsion: Repulsion = DEFAULT_REPULSION
-) -> Comparison:
-    """Samples one of the shipped model's sparse prompts independently and repelled.
+def compare(prompt: str, num_particles: int, seed: int) -> Comparison:
+    """Samples one of the shipped model's sparse prompts independently and by default repelled.
 
     Raises:
         ValueError: If the prompt is not one of `PROMPTS`, for which alone there are figures.
@@ -62,7 +59,7 @@ def compare(
         raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
     subject = PROMPTS[prompt]
     independent = sample(prompt, num_particles, seed=seed, repulsion=None)
-    repelled = sample(prompt, num_particles, seed=seed, repulsion=repulsion)
+    repelled = sample(prompt, num_particles, seed=seed)
     figures = Figures.of(independent.images, subject), Figures.of(repelled.images, subject)
     titles = (f"{prompt}: independent", "repelled, from the same noise")
     grids = (independent.grid(), repelled.grid())
