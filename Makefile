@@ -1,5 +1,6 @@
 # `make demo` and `make test` do all the set-up that they need. An active virtual environment is
-# used as it is, and so is a torch that is already in it; otherwise .venv is made here.
+# used as it is, and so is a torch that is already in it; otherwise .venv is made here. The native
+# library is built against that torch's headers, hence no build isolation.
 
 TORCH ?= torch==2.13.0
 PROMPT ?= a potted plant
@@ -25,21 +26,22 @@ lint: $(STAMP)-lint
 	$(ENV)/bin/mypy
 
 clean:
-	rm -rf .venv build dist *.egg-info demo out
+	rm -rf .venv build dist *.egg-info demo out fastrepulse/_native*
 
 $(PYTHON):
 	python3 -m venv "$(ENV)"
 
-$(STAMP)-run: $(PYTHON) pyproject.toml
+$(STAMP)-run: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*)
 	rm -f $(ENV)/.fastrepulse-*
 ifeq ($(origin TORCH),file)
 	$(PYTHON) -c "import torch" 2>/dev/null || $(PYTHON) -m pip install "$(TORCH)"
 else
 	$(PYTHON) -m pip install "$(TORCH)"
 endif
-	$(PYTHON) -m pip install -e . "$(INSTALLED_TORCH)"
+	$(PYTHON) -m pip install "setuptools>=77" wheel
+	$(PYTHON) -m pip install --no-build-isolation -e . "$(INSTALLED_TORCH)"
 	touch $@
 
 $(STAMP)-test $(STAMP)-lint: $(STAMP)-%: $(STAMP)-run
-	$(PYTHON) -m pip install -e ".[$*]" "$(INSTALLED_TORCH)"
+	$(PYTHON) -m pip install --no-build-isolation -e ".[$*]" "$(INSTALLED_TORCH)"
 	touch $@

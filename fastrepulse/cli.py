@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastrepulse
-from fastrepulse import embeddings, models
+from fastrepulse import backends, embeddings, models
 from fastrepulse.results import check_writable
 from fastrepulse.sampling import DEFAULT_REPULSION
 
@@ -127,7 +127,9 @@ def info() -> None:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     table.add_row("GPU", gpu)
     table.add_row("CPU threads", str(torch.get_num_threads()))
-    table.add_row("kernels", "plain PyTorch")
+    for backend in backends.BACKENDS:
+        serves = [backends.describe(backend, device) for device in ("cpu", "cuda")]
+        table.add_row(f"kernels: {backend}", "\n".join(serves))
     table.add_row("embeddings", ", ".join(embeddings.names()))
     table.add_row("schedulers", ", ".join(models.SCHEDULERS))
     table.add_row("shipped model", str(models.DEFAULT_MODEL))

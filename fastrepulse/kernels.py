@@ -1,73 +1,222 @@
 """The pairwise operations that everything else calls, whatever computes them.
 
-Today they run in plain PyTorch (`reference.py`), with memory N x N; no caller depends on that.
+Each is a registered operator: `torch.compile` sees through it, and the gradient of the similarity
+is the force itself. `backends` chooses what computes them: the native library, Triton or PyTorch.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastrepulse.reference import median_sq_distance_reference, rbf_repulsion_reference
+from fastrepulse import backends
 
 
 def rbf_repulsion(
     x: Tensor,  # [N, d]
-    bandwidth: float,
+    bandwidth: float | Tensor | Literal["median"],
+    y: Tensor | None = None,  # [M, d]
+    weights: Tensor | None = None,  # [M]
+    *,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the repulsive force of an RBF kernel, and how similar each particle is to all.
 
-    With k_ij = exp(-||x_i - x_j||^2 / h), the force is F_i = (2 / h) sum_j k_ij (x_i - x_j), which
-    is -grad_{x_i} sum_j k_ij and points away from the other particles (Liu & Wang 2016,
-    arXiv:1608.04471; Pondaven 2023).
+    With k_ij = exp(-||x_i - y_j||^2 / h), the similarity is S_i = sum_j w_j k_ij and the force
+    F_i = -grad_{x_i} S_i = (2 / h) sum_j w_j k_ij (x_i - y_j), which points away from the others
+    (Liu & Wang 2016, arXiv:1608.04471; Pondaven 2023). Memory is linear in N and M. The similarity
+    is differentiable in `x`, `y` and `weights`, the force is not.
 
     Args:
-        x: Embeddings [N, d], float32 or float64; half precision is computed in float32.
-        bandwidth: h > 0, in units of squared distance.
+        x: Embeddings [N, d], float64, float32, float16 or bfloat16; half precision is accumulated
+            in float32. float64 runs on the CPU's kernels or in PyTorch.
+        bandwidth: h > 0, in units of squared distance: a number, a scalar tensor (whose value is
+            not checked), or "median" for `median_bandwidth(x)`.
+        y: What is repelled from, [M, d], of the dtype and on the device of `x`; `x` itself by
+            default, in which case a particle counts itself in S_i, as w_i.
+        weights: w [M]; ones by default.
+        backend: "native", "triton" or "reference"; by default the fastest that serves here.
 
     Returns:
-        The force [N, d] and the similarity sum_j k_ij [N], in which a particle counts itself as 1.
+        The force [N, d] and the similarity [N], in the dtype of `x`.
 
     Raises:
-        TypeError: If `x` is not a floating-point tensor.
-        ValueError: If `x` is not [N, d] or `bandwidth` is not a positive number.
+        TypeError: If `x`, `y` or `weights` is not a floating-point tensor.
+        ValueError: If a shape does not fit, `bandwidth` is not a positive number, or the backend
+            is unknown or cannot serve here.
     """
-    _check_embeddings(x)
-    if not (math.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"bandwidth must be a positive number, got {bandwidth}")
-    force, similarity = rbf_repulsion_reference(_accumulator(x), float(bandwidth))
+    _check_embeddings("x", x)
+    accumulator = _accumulator(x)
+    if y is not None:
+        _check_embeddings("y", y)
+        if y.shape[1] != x.shape[1] or y.dtype != x.dtype or y.device != x.device:
+            raise ValueError(
+                f"y must be [M, {x.shape[1]}] of {x.dtype} on {x.device}, "
+                f"got {list(y.shape)} of {y.dtype} on {y.device}"
+            )
+    if weights is not None:
+        count = len(x if y is None else y)
+        if not isinstance(weights, Tensor) or not weights.is_floating_point():
+            raise TypeError(f"weights must be a floating-point tensor, got {_kind(weights)}")
+        if weights.shape != (count,):
+            raise ValueError(f"weights must be [{count}], got {list(weights.shape)}")
+        weights = weights.to(x.device, accumulator)
+    h = _bandwidth_tensor(x, bandwidth, backend)
+    force, similarity = _rbf_repulsion(x, h, y, weights, backend or "auto")
     return force.to(x.dtype), similarity.to(x.dtype)
 
 
-def median_sq_distance(x: Tensor) -> Tensor:
-    """Computes the lower median of ||x_i - x_j||^2 over the pairs i < j.
+def median_sq_distance(
+    x: Tensor,  # [N, d]
+    quantile: float = 0.5,
+    *,
+    subsample: int | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Computes a quantile of ||x_i - x_j||^2 over the pairs i < j, by default the lower median.
+
+    It is one of the distances, exactly: the one of rank floor(quantile * (pairs - 1)), as
+    `torch.median` takes it. Nothing of size N x N is stored.
 
     Args:
         x: Embeddings [N, d], N >= 2.
+        quantile: In [0, 1].
+        subsample: Take the quantile among this many evenly spaced particles instead of all N. For
+            particles in random order, the share of all pairs that lie below the estimate then has
+            a standard deviation of at most 1 / sqrt(2 * subsample) (Hoeffding 1948): 1.1% at 4096.
+        backend: As for `rbf_repulsion`.
 
     Returns:
         A scalar tensor.
 
     Raises:
         TypeError: If `x` is not a floating-point tensor.
-        ValueError: If `x` is not [N, d] with N >= 2.
+        ValueError: If `x` is not [N, d] with N >= 2 or an argument is out of its range.
     """
-    _check_embeddings(x)
+    _check_embeddings("x", x)
     if len(x) < 2:
         raise ValueError(f"a median distance needs at least 2 embeddings, got {len(x)}")
-    return median_sq_distance_reference(_accumulator(x)).to(x.dtype)
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must be in [0, 1], got {quantile}")
+    if subsample is not None and subsample < 2:
+        raise ValueError(f"subsample must be at least 2, got {subsample}")
+    if subsample is not None and subsample < len(x):
+        x = x[torch.linspace(0, len(x) - 1, subsample, dtype=torch.float64).long().to(x.device)]
+    rank = int(quantile * (len(x) * (len(x) - 1) // 2 - 1))
+    return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
 
 
-def _check_embeddings(x: Tensor) -> None:
+def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
+    """Computes the median heuristic's h = median ||x_i - x_j||^2 / log N, kept off zero.
+
+    N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). As particles
+    come to coincide, the force would grow like 1 / sqrt(h) without bound; so h is at least 1e-4 of
+    the mean ||x_i||^2, and 1 where all embeddings are zero.
+
+    Args:
+        x: Embeddings [N, d], N >= 2.
+        backend: As for `rbf_repulsion`.
+
+    Returns:
+        A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
+    """
+    accumulator = _accumulator(x)
+    h = median_sq_distance(x, backend=backend).to(accumulator) / math.log(len(x))
+    floor = 1e-4 * x.detach().to(accumulator).square().sum(dim=1).mean()
+    h = torch.maximum(h, floor)
+    return torch.where(h == 0, torch.ones_like(h), h)
+
+
+def _bandwidth_tensor(
+    x: Tensor, bandwidth: float | Tensor | Literal["median"], backend: str | None
+) -> Tensor:
+    if isinstance(bandwidth, str):
+        if bandwidth != "median":
+            raise ValueError(f"bandwidth must be a positive number or 'median', got {bandwidth!r}")
+        return median_bandwidth(x, backend=backend)
+    if isinstance(bandwidth, Tensor):
+        if bandwidth.numel() != 1:
+            raise ValueError(f"bandwidth must be a scalar, got {list(bandwidth.shape)}")
+        return bandwidth.detach().to(x.device, _accumulator(x)).reshape(())
+    if not (math.isfinite(bandwidth) and bandwidth > 0):
+        raise ValueError(f"bandwidth must be a positive number or 'median', got {bandwidth}")
+    return torch.full((), float(bandwidth), dtype=_accumulator(x), device=x.device)
+
+
+def _check_embeddings(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"embeddings must be a floating-point tensor, got {_kind(x)}")
-    if x.ndim != 2:
-        raise ValueError(f"embeddings must be [N, d], got {tuple(x.shape)}")
+        raise TypeError(f"{name} must be a floating-point tensor of embeddings, got {_kind(x)}")
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be embeddings [N, d], N, d >= 1, got {tuple(x.shape)}")
 
 
 def _kind(x: object) -> str:
     return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
 
-def _accumulator(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@torch.library.custom_op("fastrepulse::rbf_repulsion", mutates_args=())
+def _rbf_repulsion(
+    x: Tensor, bandwidth: Tensor, y: Tensor | None, weights: Tensor | None, backend: str
+) -> tuple[Tensor, Tensor]:
+    return backends.rbf_repulsion(backends.choose(x, backend), x, bandwidth, y, weights)
+
+
+@_rbf_repulsion.register_fake
+def _(x, bandwidth, y, weights, backend):  # type: ignore[no-untyped-def]
+    dtype = _accumulator(x)
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty(x.shape[:1], dtype=dtype)
+
+
+def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, bandwidth, y, weights, ctx.backend = inputs
+    ctx.save_for_backward(x, bandwidth, y, weights, output[0])
+    ctx.set_materialize_grads(False)
+
+
+def _similarity_backward(ctx, grad_force, grad):  # type: ignore[no-untyped-def]
+    """Takes g_i = dL / dS_i to dL / dx_i = -g_i F_i, and to y and w by one weighted call.
+
+    As a column, particle j adds -w_j sum_i g_i k_ij (2 / h) (y_j - x_i) to dL / dy_j: minus w_j
+    times the force on y_j from the x_i of weights g_i, whose similarity is dL / dw_j.
+    """
+    if grad_force is not None:
+        raise NotImplementedError(
+            "the force of rbf_repulsion has no gradient; detach it, or differentiate the similarity"
+        )
+    if grad is None:
+        return None, None, None, None, None
+    x, bandwidth, y, weights, force = ctx.saved_tensors
+    grad_x = -grad[:, None] * force
+    grad_y = grad_weights = None
+    columns = x if y is None else y
+    if y is None or ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+        others = None if y is None else x
+        pull, grad_weights = _rbf_repulsion(columns, bandwidth, others, grad, ctx.backend)
+        grad_y = -pull if weights is None else -weights[:, None] * pull
+        if y is None:
+            grad_x, grad_y = grad_x + grad_y, None
+    return (
+        grad_x.to(x.dtype),
+        None,
+        None if grad_y is None else grad_y.to(x.dtype),
+        None if weights is None else grad_weights,
+        None,
+    )
+
+
+_rbf_repulsion.register_autograd(_similarity_backward, setup_context=_save_for_backward)
+
+
+@torch.library.custom_op("fastrepulse::median_sq_distance", mutates_args=())
+def _median_sq_distance(x: Tensor, rank: int, backend: str) -> Tensor:
+    return backends.median_sq_distance(backends.choose(x, backend), x, rank)
+
+
+@_median_sq_distance.register_fake
+def _(x, rank, backend):  # type: ignore[no-untyped-def]
+    return x.new_empty((), dtype=_accumulator(x))

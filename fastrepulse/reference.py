@@ -4,25 +4,30 @@ import torch
 from torch import Tensor
 
 
-def pairwise_sq_distance(x: Tensor) -> Tensor:
-    """Returns ||x_i - x_j||^2, [N, N], from differences, so near-duplicates do not cancel."""
-    mode = "donot_use_mm_for_euclid_dist"
-    return torch.cdist(x, x, compute_mode=mode).square()
+def pairwise_sq_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Returns ||x_i - y_j||^2, [N, M], from differences, so near-duplicates do not cancel."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def rbf_repulsion_reference(
     x: Tensor,  # [N, d]
-    bandwidth: float,
+    bandwidth: Tensor | float,
+    y: Tensor | None = None,  # [M, d]
+    weights: Tensor | None = None,  # [M]
 ) -> tuple[Tensor, Tensor]:
     """Returns force and similarity of the RBF kernel, as `kernels.rbf_repulsion`."""
-    centred = x - x.mean(dim=0)
-    similarity = torch.exp(pairwise_sq_distance(centred) / -bandwidth)  # [N, N]
+    y = x if y is None else y
+    offset = y.mean(dim=0)
+    x, y = x - offset, y - offset
+    similarity = torch.exp(pairwise_sq_distance(x, y) / -bandwidth)  # [N, M]
+    if weights is not None:
+        similarity = similarity * weights
     total = similarity.sum(dim=1)
-    # Sum_j k_ij (x_i - x_j), without anything of size [N, N, d]
-    force = (2 / bandwidth) * (total[:, None] * centred - similarity @ centred)
+    # Sum_j w_j k_ij (x_i - y_j), without anything of size [N, M, d]
+    force = (2 / bandwidth) * (total[:, None] * x - similarity @ y)
     return force, total
 
 
-def median_sq_distance_reference(x: Tensor) -> Tensor:
-    """Returns the lower median of ||x_i - x_j||^2 over i < j, as `kernels.median_sq_distance`."""
-    return torch.pdist(x).square().median()
+def median_sq_distance_reference(x: Tensor, rank: int) -> Tensor:
+    """Returns the `rank`-th smallest ||x_i - x_j||^2 over i < j, counted from 0."""
+    return torch.pdist(x).square().kthvalue(rank + 1).values

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.finite import check_finite
-from fastrepulse.kernels import median_sq_distance, rbf_repulsion
+from fastrepulse.kernels import median_bandwidth, rbf_repulsion
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Repeller:
         check_finite(embedded, "the embedding", step)
         bandwidth = self.repulsion.bandwidth
         if bandwidth == "median":
-            bandwidth = median_bandwidth(embedded)
+            bandwidth = median_bandwidth(embedded).item()
         apart = part_duplicates(embedded, bandwidth, self.seed)
         force, similarity = rbf_repulsion(apart, bandwidth)
         return Push(
@@ -176,18 +176,6 @@ def embed_with_pull_back(
         return change
 
     return embedded.detach(), pull_back
-
-
-def median_bandwidth(embedded: Tensor) -> float:
-    """Returns the median heuristic's h = median ||phi_i - phi_j||^2 / log N, kept off zero.
-
-    N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). As particles
-    come to coincide, the force would grow like 1 / sqrt(h) without bound; so h is at least 1e-4 of
-    the mean ||phi||^2, and 1 where all embeddings are zero.
-    """
-    h = median_sq_distance(embedded).item() / math.log(len(embedded))
-    floor = 1e-4 * embedded.square().sum(dim=1).mean().item()
-    return max(h, floor) or 1.0
 
 
 def part_duplicates(embedded: Tensor, bandwidth: float, seed: int) -> Tensor:

@@ -71,5 +71,5 @@ def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_p
 def test_info_names_versions_and_embeddings(tmp_path):
     done = run("info", cwd=tmp_path)
     assert done.returncode == 0
-    for word in ("fastrepulse", "torch", "thirds", "euler"):
+    for word in ("fastrepulse", "torch", "thirds", "euler", "cpu: yes"):
         assert word in done.stdout

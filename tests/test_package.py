@@ -63,7 +63,10 @@ LAYERS = [
         "fastrepulse.metrics",
         "fastrepulse.default_model",
         "fastrepulse.finite",
+        "fastrepulse.native",
+        "fastrepulse.triton_kernels",
     },
+    {"fastrepulse.backends"},
     {"fastrepulse.kernels", "fastrepulse.embeddings", "fastrepulse.schedule"},
     {"fastrepulse.denoiser", "fastrepulse.repulsion", "fastrepulse.models"},
     {"fastrepulse.results"},
@@ -113,7 +116,7 @@ def test_nothing_is_unpickled():
 
 def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
     source = tmp_path / "source"
-    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "demo", "out")
+    ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "demo", "out", "*.so")
     shutil.copytree(ROOT, source, ignore=ignored)
     build = [
         "wheel",
@@ -125,7 +128,9 @@ def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
     ]
     subprocess.run([sys.executable, "-m", "pip", *build], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
+    assert "-cp310-abi3-" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
+    assert "fastrepulse/_native.abi3.so" in names
     shipped = [f for f in PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     assert {str(f.relative_to(ROOT)) for f in shipped} <= names
     assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in names)

@@ -1,16 +1,24 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from tolerances import AGAINST_FLOAT64
 
-from fastrepulse.kernels import median_sq_distance, rbf_repulsion
+from fastrepulse.backends import why_not
+from fastrepulse.kernels import median_bandwidth, rbf_repulsion
 
 SHAPES = [
     pytest.param(n, d, id=f"N{n}-d{d}")
-    for n, d in [(1, 1), (1, 4), (2, 1), (2, 4), (3, 16), (17, 63), (64, 64), (127, 5), (5, 768)]
+    for n, d in [
+        *((1, 1), (1, 4), (2, 1), (2, 4), (3, 16), (17, 63), (64, 64), (127, 5), (65, 129)),
+        *((5, 768), (130, 768), (3, 2080), (127, 2080), (2, 16384), (1000, 16), (1000, 64)),
+    ]
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+BACKENDS = ["native", "reference"]
 
 
 def draw(n, d, dtype, seed=0):
@@ -18,39 +26,64 @@ def draw(n, d, dtype, seed=0):
     return torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def by_hand(x, h):
-    """Force and similarity straight from the definition, with [N, N, d] and in float64."""
+def by_hand(x, h, y=None, w=None):
+    """Force and similarity straight from the definition in float64, particle by particle."""
     x = x.double()
-    difference = x[:, None] - x[None]
-    k = torch.exp(-difference.square().sum(-1) / h)
-    return 2 / h * (k[..., None] * difference).sum(1), k.sum(1)
+    y = x if y is None else y.double()
+    w = torch.ones(len(y)).double() if w is None else w.double()
+    force, similarity = torch.empty_like(x), torch.empty(len(x)).double()
+    for i, particle in enumerate(x):
+        difference = particle - y  # [M, d]
+        k = w * torch.exp(-difference.square().sum(dim=1) / h)
+        force[i], similarity[i] = 2 / h * (k[:, None] * difference).sum(dim=0), k.sum()
+    return force, similarity
 
 
+def assert_close(got, expected, dtype):
+    rtol, atol = AGAINST_FLOAT64[dtype]
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), other, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_against_the_definition(n, d, dtype):
+def test_against_the_definition(n, d, dtype, backend):
     x = draw(n, d, dtype)
-    h = float(d)
-    force, similarity = rbf_repulsion(x, h)
-    expected_force, expected_similarity = by_hand(x, h)
-    rtol, atol = AGAINST_FLOAT64[dtype]
-    assert force.dtype == similarity.dtype == dtype
-    torch.testing.assert_close(force.double(), expected_force, rtol=rtol, atol=atol)
-    torch.testing.assert_close(similarity.double(), expected_similarity, rtol=rtol, atol=atol)
+    assert_close(rbf_repulsion(x, float(d), backend=backend), by_hand(x, float(d)), dtype)
 
 
-@pytest.mark.parametrize("h", [1e-6, 1e-2, 1.0, 1e6])
-def test_force_is_minus_the_gradient_of_similarity(h):
-    x = draw(9, 4, torch.float64).requires_grad_()
-    # Half, because the sum over all i and j counts every pair twice
-    total = rbf_repulsion(x, h)[1].sum() / 2
-    (gradient,) = torch.autograd.grad(total, x)
-    torch.testing.assert_close(rbf_repulsion(x.detach(), h)[0], -gradient)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("n", "m", "d"), [(1, 1, 1), (3, 200, 4), (70, 17, 63), (2, 130, 1100), (65, 64, 64)]
+)
+def test_against_a_second_weighted_set(n, m, d, dtype, backend):
+    x, y, w = draw(n, d, dtype), draw(m, d, dtype, seed=1) + 1, draw(m, 1, dtype, seed=2)[:, 0]
+    h = 2.0 * d
+    assert_close(rbf_repulsion(x, h, y, backend=backend), by_hand(x, h, y), dtype)
+    assert_close(rbf_repulsion(x, h, y, w, backend=backend), by_hand(x, h, y, w), dtype)
+    w = draw(n, 1, dtype, seed=2)[:, 0]
+    assert_close(rbf_repulsion(x, h, weights=w, backend=backend), by_hand(x, h, w=w), dtype)
 
 
-def test_similarity_passes_gradcheck():
-    x = draw(5, 3, torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: rbf_repulsion(x, 2.0)[1], x)
+@pytest.mark.parametrize("shape", [(70, 5), (40, 600)], ids=["tiles", "wide"])
+@pytest.mark.parametrize("h", [1e-30, 1e-6, 1e-2, 1e6, 1e30])
+def test_bandwidths_from_tiny_to_huge(shape, h):
+    x = draw(*shape, torch.float32)
+    x[3] = x[11]
+    assert_close(rbf_repulsion(x, h), by_hand(x, h), torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(200, 7), (40, 600)], ids=["tiles", "wide"])
+def test_exact_duplicates_have_similarity_one_and_no_force(shape):
+    x = draw(1, shape[1], torch.float32).expand(shape) * 100
+    force, similarity = rbf_repulsion(x, 1e-12)
+    assert (similarity == len(x)).all() and force.abs().max() * 1e-12 < 1e-4 * x.abs().max()
+    x = x.clone()
+    x[::2] += 1
+    assert (rbf_repulsion(x, 1e-12)[1] == len(x) / 2).all()
 
 
 def test_far_from_the_origin_near_duplicates_keep_their_force():
@@ -61,6 +94,14 @@ def test_far_from_the_origin_near_duplicates_keep_their_force():
     torch.testing.assert_close(force.double(), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("n", "d"), [(9000, 3), (5000, 96), (700, 1500)])
+def test_more_particles_than_a_panel_holds(n, d):
+    x = draw(n, d, torch.float32)
+    force, similarity = rbf_repulsion(x, float(d))
+    some = torch.arange(0, n, 97)
+    assert_close((force[some], similarity[some]), by_hand(x[some], float(d), x), torch.float32)
+
+
 def test_two_particles_are_pushed_straight_apart():
     force, similarity = rbf_repulsion(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), 25.0)
     torch.testing.assert_close(similarity, torch.full((2,), 1 + math.exp(-1)))
@@ -68,38 +109,151 @@ def test_two_particles_are_pushed_straight_apart():
     torch.testing.assert_close(force, expected)
 
 
+def test_the_median_bandwidth_is_one_call():
+    x = draw(50, 6, torch.float32)
+    got = rbf_repulsion(x, "median")
+    torch.testing.assert_close(got, rbf_repulsion(x, median_bandwidth(x).item()))
+    expected = torch.pdist(x.double()).square().median() / math.log(50)
+    torch.testing.assert_close(median_bandwidth(x).double(), expected, rtol=1e-5, atol=0)
+
+
 def test_non_contiguous_input():
-    x = draw(8, 6, torch.float32)
-    torch.testing.assert_close(rbf_repulsion(x.T.contiguous().T, 3.0)[0], rbf_repulsion(x, 3.0)[0])
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 17, 127])
-def test_median_is_that_of_sorting(n):
-    x = draw(n, 5, torch.float64)
-    distances = sorted(
-        (x[i] - x[j]).square().sum().item() for i in range(n) for j in range(i + 1, n)
+    x, y = draw(8, 6, torch.float32), draw(12, 8, torch.float32)
+    torch.testing.assert_close(rbf_repulsion(x.T, 3.0), rbf_repulsion(x.T.contiguous(), 3.0))
+    strided = y[::2, :]
+    torch.testing.assert_close(
+        rbf_repulsion(x.T, 3.0, strided), rbf_repulsion(x.T.contiguous(), 3.0, strided.contiguous())
     )
-    lower = distances[(len(distances) - 1) // 2]
-    assert median_sq_distance(x).item() == pytest.approx(lower, rel=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("d", [5, 600])
+def test_what_is_not_finite_is_not_hidden(bad, d):
+    x = draw(20, d, torch.float32)
+    x[7, 3] = bad
+    force, similarity = rbf_repulsion(x, 3.0)
+    assert force.isnan().any() and similarity.isnan().any()
+
+
+@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(capability):
+    program = (
+        "import torch, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_rbf_repulsion import *\n"
+        "from fastrepulse import native\n"
+        "for n, d, dtype in ((70, 5, torch.float32), (300, 40, torch.float64),"
+        " (33, 600, torch.float32)):\n"
+        "    x = draw(n, d, dtype)\n"
+        "    assert_close(rbf_repulsion(x, float(d)), by_hand(x, float(d)), dtype)\n"
+        "print(native.cpu_capability())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, os.path.dirname(__file__)],
+        env={**os.environ, "FASTREPULSE_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ran = done.stdout.strip()
+    if ran != capability:
+        pytest.skip(f"this processor has no {capability}")
+
+
+def test_threads_change_rounding_alone_and_repeat():
+    threads = torch.get_num_threads()
+    try:
+        for n, d in ((1500, 24), (100, 3000)):
+            x = draw(n, d, torch.float32)
+            results = []
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                results.append(rbf_repulsion(x, float(d)))
+                again = rbf_repulsion(x, float(d))
+                assert all(torch.equal(a, b) for a, b in zip(results[-1], again, strict=True))
+            rtol, atol = AGAINST_FLOAT64[torch.float32]
+            for result in results[1:]:
+                torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("h", [1e-6, 1e-2, 1.0, 1e6])
+def test_force_is_minus_the_gradient_of_similarity(h, backend):
+    x = draw(9, 4, torch.float64).requires_grad_()
+    # Half, because the sum over all i and j counts every pair twice
+    total = rbf_repulsion(x, h, backend=backend)[1].sum() / 2
+    (gradient,) = torch.autograd.grad(total, x)
+    torch.testing.assert_close(rbf_repulsion(x.detach(), h)[0], -gradient)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_similarity_passes_gradcheck(backend):
+    x, y = (draw(n, 3, torch.float64).requires_grad_() for n in (5, 4))
+    w, v = (draw(n, 1, torch.float64, seed=1)[:, 0].requires_grad_() for n in (5, 4))
+
+    def similarity(x, y=None, w=None):
+        return rbf_repulsion(x, 2.0, y, w, backend=backend)[1]
+
+    assert torch.autograd.gradcheck(similarity, (x,))
+    assert torch.autograd.gradcheck(similarity, (x, y))
+    assert torch.autograd.gradcheck(similarity, (x, None, w))
+    assert torch.autograd.gradcheck(similarity, (x, y, v))
+    assert torch.autograd.gradcheck(lambda y: similarity(x.detach(), y), (y,))
+
+
+def test_the_gradient_of_the_force_is_refused():
+    x = draw(5, 3, torch.float32).requires_grad_()
+    with pytest.raises(NotImplementedError, match="has no gradient"):
+        rbf_repulsion(x, 2.0)[0].sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("with_others", [False, True])
+def test_opcheck(backend, with_others):
+    x = draw(6, 3, torch.float32)
+    others = (draw(4, 3, torch.float32), torch.ones(4)) if with_others else (None, None)
+    op = torch.ops.fastrepulse.rbf_repulsion.default
+    torch.library.opcheck(op, (x, torch.tensor(2.0), *others, backend))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_it_compiles_into_one_graph(dtype):
+    x = draw(7, 5, dtype)
+    compiled = torch.compile(lambda x: rbf_repulsion(x, 2.0), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), rbf_repulsion(x, 2.0))
+
+
+X = torch.zeros(2, 2)
 
 
 @pytest.mark.parametrize(
-    ("x", "h", "error", "named"),
+    ("arguments", "error", "named"),
     [
-        (torch.zeros(3), 1.0, ValueError, r"\(3,\)"),
-        (torch.zeros(2, 2, 2), 1.0, ValueError, r"\(2, 2, 2\)"),
-        (torch.zeros(2, 2, dtype=torch.int64), 1.0, TypeError, "int64"),
-        ([[0.0]], 1.0, TypeError, "list"),
-        (torch.zeros(2, 2), 0.0, ValueError, "0.0"),
-        (torch.zeros(2, 2), -1.0, ValueError, "-1.0"),
-        (torch.zeros(2, 2), math.nan, ValueError, "nan"),
+        ((torch.zeros(3), 1.0), ValueError, r"\(3,\)"),
+        ((torch.zeros(2, 2, 2), 1.0), ValueError, r"\(2, 2, 2\)"),
+        ((torch.zeros(0, 2), 1.0), ValueError, r"\(0, 2\)"),
+        ((torch.zeros(2, 2, dtype=torch.int64), 1.0), TypeError, "int64"),
+        (([[0.0]], 1.0), TypeError, "list"),
+        ((X, 0.0), ValueError, "0.0"),
+        ((X, -1.0), ValueError, "-1.0"),
+        ((X, math.nan), ValueError, "nan"),
+        ((X, "mean"), ValueError, "'mean'"),
+        ((X, torch.ones(2)), ValueError, r"\[2\]"),
+        ((X, 1.0, torch.zeros(2, 3)), ValueError, r"y must be \[M, 2\]"),
+        ((X, 1.0, torch.zeros(2, 2).double()), ValueError, "float64"),
+        ((X, 1.0, torch.zeros(3, 2), torch.ones(2)), ValueError, r"weights must be \[3\]"),
+        ((X, 1.0, None, [1.0, 1.0]), TypeError, "weights"),
     ],
 )
-def test_bad_input_is_named(x, h, error, named):
+def test_bad_input_is_named(arguments, error, named):
     with pytest.raises(error, match=named):
-        rbf_repulsion(x, h)
+        rbf_repulsion(*arguments)
 
 
-def test_a_median_needs_two():
-    with pytest.raises(ValueError, match="at least 2"):
-        median_sq_distance(torch.zeros(1, 3))
+def test_backends_that_cannot_serve_say_why():
+    with pytest.raises(ValueError, match="must be one of native, triton, reference, got 'cuda'"):
+        rbf_repulsion(X, 1.0, backend="cuda")
+    with pytest.raises(ValueError, match="backend 'triton' cannot serve"):
+        rbf_repulsion(X.double(), 1.0, backend="triton")
+    assert "without kernels for xpu" in why_not("native", "xpu", torch.float32)

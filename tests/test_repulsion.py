@@ -4,12 +4,8 @@ import pytest
 import torch
 
 from fastrepulse import Repulsion, embeddings
-from fastrepulse.repulsion import (
-    Repeller,
-    embed_with_pull_back,
-    median_bandwidth,
-    part_duplicates,
-)
+from fastrepulse.kernels import median_bandwidth
+from fastrepulse.repulsion import Repeller, embed_with_pull_back, part_duplicates
 
 WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
 

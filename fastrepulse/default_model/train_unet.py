@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.train_autoencoder import load_pictures, to_float
 from fastrepulse.default_model.training import Trainer
@@ -29,7 +31,7 @@ from fastrepulse.default_model.training import Trainer
 MAX_TOKENS = 24
 TEXT_WIDTH = 128
 CHANNELS = (64, 96, 128)
-EMPTY_CAPTIONS = 0.1
+EMPTY_CAPTIONS = 0.2  # of the half of a batch that is drawn evenly
 MIN_SNR_GAMMA = 5.0
 
 
@@ -132,7 +134,12 @@ def encode(vae: AutoencoderKL, pictures: Tensor, cache: Path) -> tuple[Tensor, T
 
 
 class Captions:
-    """Writes a fresh random caption, as tokens, each time that a picture is shown."""
+    """Draws pictures, and writes a fresh random caption each time that one is shown.
+
+    Half of a batch is drawn evenly, with captions from empty to full: what a sparse prompt means.
+    The other half has full captions and favours pictures of rare values (one eye, a curl), so that
+    these are learnt as well as the common ones; sparse prompts keep the data's own frequencies.
+    """
 
     def __init__(self, data: Path, tokenizer: CLIPTokenizer):
         with np.load(data / "train.npz") as arrays:
@@ -142,20 +149,35 @@ class Captions:
             (subject, subject.attributes_of(options))
             for subject, options in zip(subjects, drawn, strict=True)
         ]
+        shown = Counter(key for picture in self.described for key in self._values(*picture))
+        rarity = [
+            sum(1 / shown[key] for key in self._values(*picture)) for picture in self.described
+        ]
+        self.rarity = torch.tensor(rarity)
         self.tokenizer = tokenizer
         self.rng = random.Random(0)
 
-    def tokens(self, index: Tensor) -> Tensor:
-        """Returns tokens [B, MAX_TOKENS] for pictures [B]; one in ten captions is empty."""
+    @staticmethod
+    def _values(subject: Subject, attributes: dict[str, str]) -> list[tuple[str, str, str]]:
+        return [(subject.name, name, word) for name, word in attributes.items()]
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Returns the numbers of pictures [B] and their captions' tokens [B, MAX_TOKENS]."""
+        evenly = torch.randint(len(self.described), (size - size // 2,))
+        rare = torch.multinomial(self.rarity, size // 2)
         texts = []
-        for i in index.tolist():
+        for i in evenly.tolist():
             subject, attributes = self.described[i]
             empty = self.rng.random() < EMPTY_CAPTIONS
             texts.append("" if empty else subject.random_caption(attributes, self.rng))
+        for i in rare.tolist():
+            subject, attributes = self.described[i]
+            texts.append(subject.caption(attributes))
         encoded = self.tokenizer(
             texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
         )
-        return encoded.input_ids
+        order = torch.randperm(size)  # timesteps are drawn by place in the batch
+        return torch.cat([evenly, rare])[order], encoded.input_ids[order]
 
 
 def save_pipeline(
@@ -186,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="A pipeline's folder, to start from its weights")
     parser.add_argument("--steps", type=int, default=4200)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -198,8 +221,13 @@ def main() -> None:
     mean, std = encode(vae, pictures, args.out / "latents.safetensors")
     tokenizer = build_tokenizer()
     captions = Captions(args.data, tokenizer)
-    text_encoder = build_text_encoder(tokenizer)
-    unet = build_unet().to(memory_format=torch.channels_last)
+    if args.start:
+        text_encoder = CLIPTextModel.from_pretrained(args.start / "text_encoder").float()
+        unet = UNet2DConditionModel.from_pretrained(args.start / "unet", low_cpu_mem_usage=False)
+    else:
+        text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    unet = unet.float().to(memory_format=torch.channels_last).train()
+    text_encoder.train()
     modules = {"unet": unet, "text": text_encoder}
     trainer = Trainer(modules, args.out / "train_unet", args.steps, args.lr, ema=0.998)
 
@@ -207,7 +235,7 @@ def main() -> None:
     progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
     running = float("nan")
     for step in progress:
-        index = torch.randint(len(mean), (args.batch_size,))
+        index, tokens = captions.batch(args.batch_size)
         x0 = mean[index].float()
         x0 = x0 + std[index].float() * torch.randn_like(x0)
         # One timestep from each of B equal parts of the schedule: less variance than free draws
@@ -219,7 +247,7 @@ def main() -> None:
         )
         noise = torch.randn_like(x0)
         noisy = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
-        text = text_encoder(captions.tokens(index))[0]
+        text = text_encoder(tokens)[0]
         predicted = unet(noisy, t, encoder_hidden_states=text).sample
         snr = alphas[t] / (1 - alphas[t])
         weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)  # Hang et al. 2023, arXiv:2303.09556

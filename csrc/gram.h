@@ -1,0 +1,27 @@
+// All dot products of few particles of many dimensions, shared out over dimensions.
+#pragma once
+
+#include "panel.h"
+
+namespace fastrepulse {
+
+constexpr int kGramDepth = 64;
+
+// Whether there are too few tiles for the threads, and dimensions enough to share out instead.
+inline bool is_wide(const Embeddings& x) { return x.count <= 512 && x.dim >= 512; }
+
+// Reads dimensions [first, first + depth) of all embeddings to [rows, kGramDepth], zero elsewhere.
+template <class T>
+void read_chunk(const Embeddings& x, int64_t first, int64_t depth, const T* offset, int rows,
+                T* to);
+
+template <class T>
+struct Gram {
+  Gram(const Embeddings& x, const T* offset);
+
+  int size;         // the number of particles, rounded up; those missing are infinitely far away
+  Buffer<T> dots;   // [size, size]
+  Buffer<T> norms;  // [size]
+};
+
+}  // namespace fastrepulse

@@ -1,0 +1,185 @@
+#include "median_sq_distance.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+
+#include "gram.h"
+
+namespace fastrepulse {
+namespace {
+
+using torch::stable::parallel_for;
+
+// Floats that are not negative order as their bits do, so that the bits can be found digit by
+// digit: each pass counts, by the next digit, the distances whose higher digits are those found.
+constexpr int kDigitBits = 16;
+constexpr int kDigits = 1 << kDigitBits;
+
+template <class T>
+struct Radix;
+template <>
+struct Radix<float> {
+  using Bits = uint32_t;
+};
+template <>
+struct Radix<double> {
+  using Bits = uint64_t;
+};
+template <class T>
+using Bits = typename Radix<T>::Bits;
+
+template <class T>
+struct Prefix {
+  Bits<T> found = 0;  // the digits found so far
+  int shift = 8 * sizeof(T) - kDigitBits;
+
+  // The least value with this prefix, and the greatest
+  T least() const { return value(found << (shift + kDigitBits)); }
+  T greatest() const {
+    return value((found << (shift + kDigitBits)) |
+                 ((Bits<T>{1} << (shift + kDigitBits)) - 1));
+  }
+  bool first() const { return shift + kDigitBits == 8 * sizeof(T); }
+  static T value(Bits<T> bits) {
+    T v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+  }
+  static Bits<T> bits(T value) {
+    Bits<T> b;
+    std::memcpy(&b, &value, sizeof b);
+    return b;
+  }
+};
+
+template <class T>
+void count_row(const T* row, int64_t begin, int64_t end, const Prefix<T>& prefix,
+               int64_t* histogram) {
+  if (prefix.first()) {
+    for (int64_t j = begin; j < end; ++j) {
+      ++histogram[Prefix<T>::bits(row[j]) >> prefix.shift];
+    }
+    return;
+  }
+  // Few values match: a branchless look at sixteen of them tells whether any does
+  const T least = prefix.least(), greatest = prefix.greatest();
+  for (int64_t j = begin; j < end;) {
+    const int64_t stop = std::min<int64_t>(j + 16, end);
+    int matches = 0;
+    for (int64_t k = j; k < stop; ++k) {
+      matches += (row[k] >= least) & (row[k] <= greatest);
+    }
+    for (; matches > 0 && j < stop; ++j) {
+      const Bits<T> bits = Prefix<T>::bits(row[j]);
+      if (row[j] >= least && row[j] <= greatest) {
+        ++histogram[(bits >> prefix.shift) & (kDigits - 1)];
+      }
+    }
+    j = stop;
+  }
+}
+
+// Counts the pairs of block `a` of one panel and block `b` of another.
+template <class T>
+void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b, bool same,
+                const Prefix<T>& prefix, T* tile, int64_t* histogram) {
+  const TileOps<T>& ops = tile_ops<T>();
+  const int n = left.block;
+  ops.multiply(left.rows_of(a), left.stride, 1, right.columns_of(b), n, tile, n, n,
+               static_cast<int>(left.dim), n, false);
+  ops.squared_distances(tile, n, left.norms_of(a), right.norms_of(b), n, n);
+  const int64_t rows = std::min<int64_t>(n, left.count - a * n);
+  const int64_t cols = std::min<int64_t>(n, right.count - b * n);
+  for (int64_t i = 0; i < rows; ++i) {
+    count_row(tile + i * n, same ? i + 1 : 0, cols, prefix, histogram);
+  }
+}
+
+// Counts the pairs of one panel (`same`) or of two.
+template <class T>
+void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const Prefix<T>& prefix,
+                  std::vector<int64_t>& histogram) {
+  std::mutex adding;
+  const int64_t tiles = left.blocks() * right.blocks();
+  parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> counts(kDigits);
+    const Buffer<T> tile(left.block * left.block);
+    for (int64_t i = begin; i < end; ++i) {
+      // Folded, so that every thread gets the same share of the upper triangle
+      const int64_t fold = i / right.blocks();
+      const int64_t a = same ? (fold % 2 ? left.blocks() - 1 - fold / 2 : fold / 2) : fold;
+      const int64_t b = i % right.blocks();
+      if (!same || a <= b) {
+        count_tile(left, a, right, b, same && a == b, prefix, tile.data(), counts.data());
+      }
+    }
+    const std::lock_guard<std::mutex> lock(adding);
+    for (int64_t digit = 0; digit < kDigits; ++digit) {
+      histogram[digit] += counts[digit];
+    }
+  });
+}
+
+template <class T>
+T median_wide(const Embeddings& x, const T* offset, int64_t rank) {
+  const Gram<T> gram(x, offset);
+  tile_ops<T>().squared_distances(gram.dots.data(), gram.size, gram.norms.data(),
+                                  gram.norms.data(), gram.size, gram.size);
+  std::vector<T> distances;
+  distances.reserve(x.count * (x.count - 1) / 2);
+  for (int64_t i = 0; i < x.count; ++i) {
+    const T* row = gram.dots.data() + i * gram.size;
+    distances.insert(distances.end(), row + i + 1, row + x.count);
+  }
+  std::nth_element(distances.begin(), distances.begin() + rank, distances.end());
+  return distances[rank];
+}
+
+}  // namespace
+
+template <class T>
+T median_sq_distance(const Embeddings& x, int64_t rank) {
+  const Buffer<T> offset = mean_embedding<T>(x);
+  for (int64_t c = 0; c < x.dim; ++c) {
+    if (!std::isfinite(offset[c])) {
+      return std::numeric_limits<T>::quiet_NaN();
+    }
+  }
+  if (is_wide(x)) {
+    return median_wide(x, offset.data(), rank);
+  }
+  const int block = 64;
+  const int64_t rows = panel_rows<T>(x.count, x.dim, block, 2, false);
+  Panel<T> left(rows, x.dim, block, false);
+  Panel<T> right(rows < x.count ? rows : 0, x.dim, block, false);
+  Prefix<T> prefix;
+  for (;; prefix.shift -= kDigitBits) {
+    std::vector<int64_t> histogram(kDigits);
+    for (int64_t first = 0; first < x.count; first += rows) {
+      left.pack(x, offset.data(), first, std::min(rows, x.count - first));
+      count_panels(left, left, true, prefix, histogram);
+      for (int64_t second = first + rows; second < x.count; second += rows) {
+        right.pack(x, offset.data(), second, std::min(rows, x.count - second));
+        count_panels(left, right, false, prefix, histogram);
+      }
+    }
+    Bits<T> digit = 0;
+    for (; rank >= histogram[digit]; ++digit) {
+      rank -= histogram[digit];
+    }
+    prefix.found = prefix.found << kDigitBits | digit;
+    if (prefix.shift == 0) {
+      return Prefix<T>::value(prefix.found);
+    }
+  }
+}
+
+template float median_sq_distance(const Embeddings&, int64_t);
+template double median_sq_distance(const Embeddings&, int64_t);
+
+}  // namespace fastrepulse

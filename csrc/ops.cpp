@@ -1,0 +1,116 @@
+// The native library's operators, and what implements them on the CPU.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "median_sq_distance.h"
+#include "rbf_repulsion.h"
+
+namespace fastrepulse {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+Embeddings embeddings_of(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(), "embeddings must be contiguous [N, d]");
+  Element element = Element::kFloat;
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      break;
+    case ScalarType::Double:
+      element = Element::kDouble;
+      break;
+    case ScalarType::Half:
+      element = Element::kHalf;
+      break;
+    case ScalarType::BFloat16:
+      element = Element::kBFloat16;
+      break;
+    default:
+      STD_TORCH_CHECK(false, "embeddings must be floating-point");
+  }
+  return {x.const_data_ptr(), element, x.size(0), x.size(1)};
+}
+
+ScalarType accumulator(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+template <class T>
+void run_rbf_repulsion(const Tensor& x, const Tensor& bandwidth, const std::optional<Tensor>& y,
+                       const std::optional<Tensor>& weights, Tensor& force, Tensor& similarity) {
+  const T h = *static_cast<const T*>(bandwidth.const_data_ptr());
+  T* f = static_cast<T*>(force.mutable_data_ptr());
+  T* s = static_cast<T*>(similarity.mutable_data_ptr());
+  const Embeddings queries = embeddings_of(x);
+  if (!y && !weights) {
+    return rbf_repulsion(queries, h, f, s);
+  }
+  const T* w = weights ? static_cast<const T*>(weights->const_data_ptr()) : nullptr;
+  rbf_repulsion(queries, y ? embeddings_of(*y) : queries, w, h, f, s);
+}
+
+std::tuple<Tensor, Tensor> rbf_repulsion_kernel(Tensor x, Tensor bandwidth, std::optional<Tensor> y,
+                                                std::optional<Tensor> weights) {
+  const ScalarType dtype = accumulator(x);
+  STD_TORCH_CHECK(bandwidth.numel() == 1 && bandwidth.scalar_type() == dtype,
+                  "bandwidth must be one number of the accumulator's dtype");
+  STD_TORCH_CHECK(!y || (y->scalar_type() == x.scalar_type() && y->size(1) == x.size(1)),
+                  "y must be [M, d] of the dtype of x");
+  const int64_t others = (y ? *y : x).size(0);
+  STD_TORCH_CHECK(!weights || (weights->scalar_type() == dtype && weights->numel() == others &&
+                               weights->is_contiguous()),
+                  "weights must be [M] of the accumulator's dtype");
+  Tensor force = torch::stable::new_empty(x, {x.size(0), x.size(1)}, dtype);
+  Tensor similarity = torch::stable::new_empty(x, {x.size(0)}, dtype);
+  if (dtype == ScalarType::Double) {
+    run_rbf_repulsion<double>(x, bandwidth, y, weights, force, similarity);
+  } else {
+    run_rbf_repulsion<float>(x, bandwidth, y, weights, force, similarity);
+  }
+  return {force, similarity};
+}
+
+Tensor median_sq_distance_kernel(Tensor x, int64_t rank) {
+  const int64_t pairs = x.size(0) * (x.size(0) - 1) / 2;
+  STD_TORCH_CHECK(rank >= 0 && rank < pairs, "rank must be that of a pair");
+  Tensor median = torch::stable::new_empty(x, {}, accumulator(x));
+  if (accumulator(x) == ScalarType::Double) {
+    *static_cast<double*>(median.mutable_data_ptr()) =
+        median_sq_distance<double>(embeddings_of(x), rank);
+  } else {
+    *static_cast<float*>(median.mutable_data_ptr()) =
+        median_sq_distance<float>(embeddings_of(x), rank);
+  }
+  return median;
+}
+
+// Which instruction set the CPU kernels run on here.
+std::string cpu_capability() { return instruction_set().name; }
+
+}  // namespace
+}  // namespace fastrepulse
+
+STABLE_TORCH_LIBRARY(fastrepulse, m) {
+  m.def(
+      "rbf_repulsion_kernel(Tensor x, Tensor bandwidth, Tensor? y, Tensor? weights)"
+      " -> (Tensor, Tensor)");
+  m.def("median_sq_distance_kernel(Tensor x, int rank) -> Tensor");
+  m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
+  m.def("cpu_capability() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
+  m.impl("rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::rbf_repulsion_kernel));
+  m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CompositeExplicitAutograd, m) {
+  m.impl("cpu_capability", TORCH_BOX(&fastrepulse::cpu_capability));
+}

@@ -1,0 +1,239 @@
+// Built once for each instruction set, with FASTREPULSE_ISA naming it and the compiler's flags
+// choosing it. Includes no header with inline functions: a linker would be free to keep the copy
+// that was built for a processor which is not there.
+#include "tiles.h"
+
+#include <cstdint>
+
+namespace fastrepulse {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64;
+constexpr int kRows = 8;
+#elif defined(__AVX2__)
+constexpr int kBytes = 32;
+constexpr int kRows = 4;
+#else
+constexpr int kBytes = 16;
+constexpr int kRows = 4;
+#endif
+
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float Values __attribute__((vector_size(kBytes)));
+  typedef int32_t Bits __attribute__((vector_size(kBytes)));
+  static constexpr float kRound = 0x1.8p23f;
+  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr float kSmallest = -126;
+};
+template <>
+struct Vector<double> {
+  typedef double Values __attribute__((vector_size(kBytes)));
+  typedef int64_t Bits __attribute__((vector_size(kBytes)));
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kSmallest = -1022;
+};
+
+template <class T>
+using Values = typename Vector<T>::Values;
+template <class T>
+using Bits = typename Vector<T>::Bits;
+template <class T>
+constexpr int kLanes = kBytes / sizeof(T);
+
+template <class T>
+inline Values<T> load(const T* p) {
+  Values<T> v;
+  __builtin_memcpy(&v, p, kBytes);
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Values<T> v) {
+  __builtin_memcpy(p, &v, kBytes);
+}
+
+template <class T>
+inline Values<T> splat(T value) {
+  return Values<T>{} + value;
+}
+
+// Taylor coefficients of 2^r = exp(r ln 2), highest first; |r| <= 1/2 leaves one rounding.
+constexpr float kExp2Single[] = {1.5252734e-5f, 1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
+                                 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
+constexpr double kExp2Double[] = {
+    1.3691488853904130e-12, 2.5678435993488196e-11, 4.4455382718708101e-10, 7.0549116208011209e-09,
+    1.0178086009239696e-07, 1.3215486790144305e-06, 1.5252733804059838e-05, 1.5403530393381606e-04,
+    1.3333558146428441e-03, 9.6181291076284769e-03, 5.5504108664821576e-02, 2.4022650695910069e-01,
+    6.9314718055994529e-01, 1.0};
+
+inline const auto& exp2_coefficients(float) { return kExp2Single; }
+inline const auto& exp2_coefficients(double) { return kExp2Double; }
+
+// 2^t for t <= 0; 0 where that is not a normal number, NaN where t is.
+template <class T>
+inline Values<T> exp2_of(Values<T> t) {
+  using V = Vector<T>;
+  const Values<T> bounded = t < V::kSmallest ? splat(V::kSmallest) : t;
+  const Values<T> shifted = bounded + V::kRound;
+  const Values<T> whole = shifted - V::kRound;
+  const Values<T> r = bounded - whole;
+  const auto& coefficients = exp2_coefficients(T{});
+  Values<T> power = splat(coefficients[0]);
+#pragma GCC unroll 16
+  for (unsigned i = 1; i < sizeof(coefficients) / sizeof(T); ++i) {
+    power = power * r + coefficients[i];
+  }
+  // The low bits of `shifted` hold the whole part: moved up, they are the exponent of 2^whole
+  const Values<T> scale =
+      (Values<T>)((((Bits<T>)shifted) << V::kMantissa) + (Bits<T>)splat(T{1}));
+  const Values<T> result = power * scale;
+  return t < V::kSmallest ? Values<T>{} : result;
+}
+
+// One block of kRows x (kVectors * lanes) sums stays in registers over the whole depth.
+template <class T, int kVectors>
+inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t a_row,
+                                                          ptrdiff_t a_k, const T* b,
+                                                          ptrdiff_t b_row, T* c, ptrdiff_t c_row,
+                                                          int depth, bool accumulate) {
+  constexpr int W = kLanes<T>;
+  Values<T> sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      sum[i][v] = accumulate ? load(c + i * c_row + v * W) : Values<T>{};
+    }
+  }
+  for (int k = 0; k < depth; ++k) {
+    Values<T> row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      row[v] = load(b + k * b_row + v * W);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const Values<T> factor = splat(a[i * a_row + k * a_k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        sum[i][v] += factor * row[v];
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      store(c + i * c_row + v * W, sum[i][v]);
+    }
+  }
+}
+
+template <class T>
+void multiply(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b, ptrdiff_t b_row, T* c,
+              ptrdiff_t c_row, int rows, int depth, int cols, bool accumulate) {
+  constexpr int W = kLanes<T>;
+  int j = 0;
+  for (; j + 2 * W <= cols; j += 2 * W) {
+    for (int i = 0; i < rows; i += kRows) {
+      multiply_block<T, 2>(a + i * a_row, a_row, a_k, b + j, b_row, c + i * c_row + j, c_row, depth,
+                           accumulate);
+    }
+  }
+  for (; j < cols; j += W) {
+    for (int i = 0; i < rows; i += kRows) {
+      multiply_block<T, 1>(a + i * a_row, a_row, a_k, b + j, b_row, c + i * c_row + j, c_row, depth,
+                           accumulate);
+    }
+  }
+}
+
+template <class T>
+void squared_norms(const T* x, ptrdiff_t x_row, T* norms, int depth, int cols, bool accumulate) {
+  for (int j = 0; j < cols; j += kLanes<T>) {
+    Values<T> sum = accumulate ? load(norms + j) : Values<T>{};
+    for (int k = 0; k < depth; ++k) {
+      const Values<T> row = load(x + k * x_row + j);
+      sum += row * row;
+    }
+    store(norms + j, sum);
+  }
+}
+
+template <class T>
+inline Values<T> squared_distance(Values<T> dot, T row_norm, Values<T> col_norm) {
+  const Values<T> distance = (row_norm + col_norm) - 2 * dot;
+  return distance < 0 ? Values<T>{} : distance;
+}
+
+template <class T>
+void squared_distances(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
+                       int rows, int cols) {
+  for (int i = 0; i < rows; ++i) {
+    T* row = tile + i * tile_row;
+    for (int j = 0; j < cols; j += kLanes<T>) {
+      store(row + j, squared_distance(load(row + j), row_norms[i], load(col_norms + j)));
+    }
+  }
+}
+
+template <class T>
+void weights(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
+             const T* col_weights, T exponent_scale, T* row_sums, T* col_sums, int rows, int cols) {
+  constexpr int W = kLanes<T>;
+  for (int i = 0; i < rows; ++i) {
+    T* row = tile + i * tile_row;
+    Values<T> sum{};
+    for (int j = 0; j < cols; j += W) {
+      const auto distance = squared_distance(load(row + j), row_norms[i], load(col_norms + j));
+      Values<T> weight = exp2_of<T>(distance * exponent_scale);
+      if (col_weights) {
+        weight *= load(col_weights + j);
+      }
+      store(row + j, weight);
+      sum += weight;
+      if (col_sums) {
+        store(col_sums + j, load(col_sums + j) + weight);
+      }
+    }
+    T total = 0;
+    for (int lane = 0; lane < W; ++lane) {
+      total += sum[lane];
+    }
+    row_sums[i] += total;
+  }
+}
+
+template <class T>
+void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols) {
+  constexpr int kBlock = 16;
+  for (int c0 = 0; c0 < cols; c0 += kBlock) {
+    const int c1 = c0 + kBlock < cols ? c0 + kBlock : cols;
+    for (int r0 = 0; r0 < rows; r0 += kBlock) {
+      for (int c = c0; c < c1; ++c) {
+        for (int r = r0; r < r0 + kBlock; ++r) {
+          to[c * to_row + r] = from[r * from_row + c];
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+constexpr TileOps<T> kTileOps = {multiply<T>, squared_norms<T>, squared_distances<T>, weights<T>,
+                                 transpose<T>};
+
+}  // namespace
+
+#define FASTREPULSE_STRING(name) #name
+#define FASTREPULSE_NAME(name) FASTREPULSE_STRING(name)
+extern const InstructionSet FASTREPULSE_ISA;
+const InstructionSet FASTREPULSE_ISA = {FASTREPULSE_NAME(FASTREPULSE_ISA), kTileOps<float>,
+                                        kTileOps<double>};
+
+}  // namespace fastrepulse

@@ -1,0 +1,56 @@
+// The arithmetic on one tile of particles, compiled once for each instruction set.
+#pragma once
+
+#include <cstddef>
+
+namespace fastrepulse {
+
+// Every pointer may be unaligned; `rows` and `cols` are multiples of `kTileStep`.
+constexpr int kTileStep = 16;
+
+template <class T>
+struct TileOps {
+  // c[i][j] (+)= sum_k a[i * a_row + k * a_k] * b[k][j], summed in the order of k.
+  void (*multiply)(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b, ptrdiff_t b_row, T* c,
+                   ptrdiff_t c_row, int rows, int depth, int cols, bool accumulate);
+
+  // norms[j] (+)= sum_k x[k][j]^2, in the order of `multiply`: the distance between exact
+  // duplicates is exactly zero.
+  void (*squared_norms)(const T* x, ptrdiff_t x_row, T* norms, int depth, int cols,
+                        bool accumulate);
+
+  // Turns the dot products in a tile into squared distances, none below zero.
+  void (*squared_distances)(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
+                            int rows, int cols);
+
+  // Turns the dot products in a tile into weights 2^(exponent_scale * distance^2), times
+  // `col_weights` where given; adds them up by row and, where `col_sums` is given, by column.
+  void (*weights)(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
+                  const T* col_weights, T exponent_scale, T* row_sums, T* col_sums, int rows,
+                  int cols);
+
+  // to[c][r] = from[r][c]
+  void (*transpose)(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols);
+};
+
+struct InstructionSet {
+  const char* name;
+  TileOps<float> single;
+  TileOps<double> twice;
+};
+
+// The best instruction set that this processor has.
+const InstructionSet& instruction_set();
+
+template <class T>
+const TileOps<T>& tile_ops();
+template <>
+inline const TileOps<float>& tile_ops() {
+  return instruction_set().single;
+}
+template <>
+inline const TileOps<double>& tile_ops() {
+  return instruction_set().twice;
+}
+
+}  // namespace fastrepulse

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+
+from fastrepulse.kernels import median_bandwidth, median_sq_distance
+
+SHAPES = [
+    pytest.param(n, d, id=f"N{n}-d{d}")
+    for n, d in [
+        *((2, 1), (3, 4), (4, 5), (17, 63), (64, 64), (127, 5), (300, 1), (1000, 16)),
+        *((40, 600), (500, 768), (3, 16384)),
+    ]
+]
+
+
+def integers(n, d, high, seed=0):
+    """Embeddings whose squared distances float32 holds exactly, whatever they are centred by."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(-high, high + 1, (n, d), generator=generator).float()
+    # In pairs of opposites: the mean is zero, and centring by it rounds nothing
+    return torch.cat([x, -x])[torch.randperm(2 * n, generator=generator)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_it_is_that_of_sorting_bit_for_bit(n, d, quantile, dtype):
+    x = integers(n, d, 8 if d < 64 else 2).to(dtype)
+    distances = torch.pdist(x.double()).square().round().sort().values
+    expected = distances[int(quantile * (len(distances) - 1))]
+    # A sum of many squares is more than half precision holds
+    assert median_sq_distance(x, quantile).double() == expected.to(dtype).double()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_random_embeddings(n, d, dtype, backend):
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    expected = torch.pdist(x.double()).square().median().item()
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    assert median_sq_distance(x, backend=backend).item() == pytest.approx(expected, rel=rtol)
+
+
+@pytest.mark.parametrize("d", [5, 600])
+def test_duplicates_are_at_distance_zero(d):
+    x = torch.randn(1, d).expand(90, d)
+    assert median_sq_distance(x) == 0
+    mostly = torch.cat([x, torch.randn(20, d)])
+    assert median_sq_distance(mostly) == 0
+    assert median_sq_distance(mostly, 0.9) > 0
+
+
+def test_more_particles_than_a_panel_holds():
+    x = torch.randn(5000, 200, generator=torch.Generator().manual_seed(2))
+    expected = torch.pdist(x).square().median().item()
+    assert median_sq_distance(x).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_subsample_estimates_within_its_stated_error():
+    x = torch.randn(4000, 8, generator=torch.Generator().manual_seed(3))
+    distances = torch.pdist(x).square()
+    shares = []
+    for seed in range(8):
+        shuffled = x[torch.randperm(4000, generator=torch.Generator().manual_seed(seed))]
+        estimate = median_sq_distance(shuffled, subsample=200)
+        shares.append((distances < estimate).float().mean().item() - 0.5)
+    # 8 draws of a standard deviation of at most 1 / sqrt(400) = 0.05
+    assert 0 < max(abs(share) for share in shares) < 0.15
+    assert median_sq_distance(x, subsample=5000) == median_sq_distance(x)
+
+
+def test_nan_gives_nan():
+    for d in (5, 600):
+        x = torch.randn(20, d)
+        x[3, 2] = math.nan
+        assert median_sq_distance(x).isnan()
+
+
+def test_half_precision_bandwidth_is_not_rounded_to_zero():
+    x = torch.full((4, 3), 1e-4, dtype=torch.float16)
+    assert median_bandwidth(x) > 0
+    assert median_bandwidth(torch.zeros(4, 3)) == 1
+
+
+def test_opcheck():
+    x = torch.randn(6, 3)
+    op = torch.ops.fastrepulse.median_sq_distance.default
+    torch.library.opcheck(op, (x, 7, "native"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ((torch.zeros(1, 3),), ValueError, "at least 2"),
+        ((torch.zeros(3),), ValueError, r"\(3,\)"),
+        ((torch.zeros(3, 3).int(),), TypeError, "int32"),
+        ((torch.zeros(3, 3), 1.5), ValueError, "1.5"),
+        ((torch.zeros(3, 3), math.nan), ValueError, "nan"),
+    ],
+)
+def test_bad_input_is_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        median_sq_distance(*arguments)
+
+
+def test_a_subsample_needs_two():
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        median_sq_distance(torch.zeros(3, 3), subsample=1)
