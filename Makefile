@@ -12,13 +12,17 @@ INSTALLED_TORCH = torch==$$($(PYTHON) -c 'import torch; print(torch.__version__)
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
 	$(ENV)/bin/pytest
+
+bench: $(STAMP)-bench
+	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
+	$(ENV)/bin/python bench/kernel_report.py timings.json
 
 lint: $(STAMP)-lint
 	$(ENV)/bin/ruff check .
@@ -42,6 +46,6 @@ endif
 	$(PYTHON) -m pip install --no-build-isolation -e . "$(INSTALLED_TORCH)"
 	touch $@
 
-$(STAMP)-test $(STAMP)-lint: $(STAMP)-%: $(STAMP)-run
+$(STAMP)-test $(STAMP)-bench $(STAMP)-lint: $(STAMP)-%: $(STAMP)-run
 	$(PYTHON) -m pip install --no-build-isolation -e ".[$*]" "$(INSTALLED_TORCH)"
 	touch $@

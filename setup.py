@@ -1,11 +1,13 @@
 """Builds the native library; everything else about the package is in pyproject.toml.
 
-It is built against PyTorch's stable ABI, so that one library serves every torch from 2.13 on and
-every Python from 3.10 on.
+It is built against PyTorch's stable ABI, so that one library serves every torch from 2.13 on,
+with CUDA or without, and every Python from 3.10 on.
 """
 
 import os
 import platform
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -27,37 +29,79 @@ if X86:
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = ["-mfma", *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
 
-DEFINES = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-DPy_LIMITED_API=0x030a0000"]
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020d000000000000"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CUDA_FLAGS = ["-std=c++17", "-O3", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+CUDA_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+
+
+def find_nvcc() -> str | None:
+    """Returns the nvcc to build with, or None for a build without CUDA.
+
+    FASTREPULSE_CUDA is 0 (never), 1 (an error without nvcc) or auto (if there is one, the default).
+    Neither a GPU nor a CUDA build of PyTorch is needed, then or later.
+    """
+    wanted = os.environ.get("FASTREPULSE_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        raise SystemExit(f"FASTREPULSE_CUDA must be auto, 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    nvcc = shutil.which("nvcc", path=os.path.join(home, "bin") if home else None)
+    if nvcc is None and wanted == "1":
+        raise SystemExit("FASTREPULSE_CUDA=1 needs nvcc, in CUDA_HOME or on the PATH")
+    return nvcc
+
+
+def architecture_flags() -> list[str]:
+    """Translates TORCH_CUDA_ARCH_LIST, such as "8.0;9.0 12.0+PTX", for nvcc."""
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES
+    flags = []
+    for name in architectures.replace(";", " ").split():
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
+        if match is None:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST names {name!r}; it should be like 9.0+PTX")
+        number = match[1] + match[2]
+        codes = [f"sm_{number}", f"compute_{number}"] if match[3] else [f"sm_{number}"]
+        flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
+    return flags
 
 
 class BuildNative(build_ext):
-    """Compiles the tiles once for each instruction set, beside the other sources."""
+    """Compiles the tiles once for each instruction set, and CUDA's kernels where there is nvcc."""
 
     def build_extension(self, ext: Extension) -> None:
         temporary = Path(self.build_temp)
         temporary.mkdir(parents=True, exist_ok=True)
         compiler = [os.environ.get("CXX", "g++"), *FLAGS]
+        x86 = ["-DFASTREPULSE_X86"] if X86 else []
         torch_headers = [f"-isystem{path}" for path in include_paths()]
-        objects = []
-        for source in SOURCES:
-            objects.append(temporary / f"{source}.o")
-            x86 = ["-DFASTREPULSE_X86"] if X86 else []
-            command = [*compiler, *DEFINES, *x86, *torch_headers, "-c", f"csrc/{source}"]
-            self.spawn([*command, "-o", str(objects[-1])])
+        commands = {
+            f"{source}.o": [*compiler, STABLE_ABI, *x86, *torch_headers, f"csrc/{source}"]
+            for source in SOURCES
+        }
         for name, flags in INSTRUCTION_SETS.items():
-            objects.append(temporary / f"tiles_{name}.o")
-            command = [*compiler, *flags, f"-DFASTREPULSE_ISA={name}", "-c", "csrc/tiles.cpp"]
-            self.spawn([*command, "-o", str(objects[-1])])
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # No run path: the library is loaded where torch already is
+            isa = f"-DFASTREPULSE_ISA={name}"
+            commands[f"tiles_{name}.o"] = [*compiler, *flags, isa, "csrc/tiles.cpp"]
+        nvcc = find_nvcc()
+        if nvcc:
+            # nvcc spells it with an equals sign
+            headers = [f"-isystem={path}" for path in include_paths()]
+            flags = [*CUDA_FLAGS, *architecture_flags(), STABLE_ABI]
+            commands["cuda_ops.o"] = [nvcc, *flags, *headers, "csrc/cuda_ops.cu"]
+        for target, command in commands.items():
+            self.spawn([*command, "-c", "-o", str(temporary / target)])
+        library = Path(self.get_ext_fullpath(ext.name))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        objects = [str(temporary / target) for target in commands]
+        # nvcc knows where its static runtime lies. No run path: torch is there when this is loaded
+        linker = [nvcc, "-cudart=static"] if nvcc else compiler
         torch_library = [f"-L{library_paths()[0]}", "-ltorch_cpu"]
-        self.spawn([*compiler, "-shared", *map(str, objects), *torch_library, "-o", str(target)])
+        self.spawn([*linker, "-shared", *objects, *torch_library, "-o", str(library)])
 
 
 sources = [f"csrc/{name}" for name in [*SOURCES, "tiles.cpp"]]
-headers = sorted(str(path) for path in Path("csrc").glob("*.h"))
+headers = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix != ".cpp")
 setup(
     ext_modules=[
         Extension(

@@ -1,5 +1,6 @@
 """What can compute the pairwise operations here, and why the rest cannot."""
 
+import math
 import os
 from importlib.util import find_spec
 
@@ -10,6 +11,8 @@ from fastrepulse import native
 from fastrepulse.reference import median_sq_distance_reference, rbf_repulsion_reference
 
 BACKENDS = ("native", "triton", "reference")
+MAX_SINGLE_LAUNCH = 128
+"""The most particles of csrc/median_rbf_repulsion.cuh."""
 
 
 def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
@@ -93,6 +96,29 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
     from fastrepulse.triton_kernels import median_sq_distance_kernel
 
     return median_sq_distance_kernel(x, rank)
+
+
+def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
+    """Returns h = median / log N, at least 1e-4 of the mean ||x_i||^2, and 1 if all are zero."""
+    h = median / math.log(len(x))
+    h = torch.maximum(h, 1e-4 * _widen(x).square().sum(dim=1).mean())
+    return torch.where(h == 0, torch.ones_like(h), h)
+
+
+def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes force, similarity and bandwidth at the median bandwidth, in one launch for few."""
+    single_launch = "median_rbf_repulsion_kernel"
+    fits = x.dtype != torch.float64 and len(x) <= MAX_SINGLE_LAUNCH
+    if fits and backend != "reference" and native.has_kernel(single_launch, x.device.type):
+        return torch.ops.fastrepulse.median_rbf_repulsion_kernel(x.contiguous())
+    median = median_sq_distance(backend, x, median_rank(len(x)))
+    bandwidth = bandwidth_from_median(x, median)
+    return (*rbf_repulsion(backend, x, bandwidth, None, None), bandwidth)
+
+
+def median_rank(n: int, quantile: float = 0.5) -> int:
+    """Returns the rank of a quantile among the pairs of N particles, the lower one of two."""
+    return int(quantile * (n * (n - 1) // 2 - 1))
 
 
 def _widen(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The main job on the shipped model: one prompt sampled independently and repelled, compared."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Figures:
     accuracy: float
 
     @classmethod
-    def of(cls, images: list[Image.Image], subject: Subject) -> "Figures":
+    def of(cls, images: Sequence[Image.Image], subject: Subject) -> "Figures":
         return cls(
             vendi_score(features_of(images)),
             attribute_coverage(images, subject),

@@ -1,54 +1,128 @@
-"""The UNet with classifier-free guidance, in micro-batches."""
+"""The UNet with classifier-free guidance, in micro-batches of one size, compiled where it pays."""
 
+import logging
+import math
+import os
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+Forward = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+COMPILE_FROM = 600
+"""Forward passes of a micro-batch from which compiling repays itself: it takes about a minute."""
+
+log = logging.getLogger("fastrepulse")
+
 
 class Denoiser:
     """Predicts with a diffusers UNet, a micro-batch at a time.
 
+    Every forward pass has the same shape, the last micro-batch being padded, so that one compiled
+    graph serves any number of particles. A micro-batch that runs out of GPU memory is halved, for
+    good.
+
     Args:
         unet: A `UNet2DConditionModel`.
-        condition: Text embeddings of every particle, [N, tokens, width].
-        unconditional: Text embeddings of the negative prompt, [1, tokens, width]; None for no
-            guidance.
+        text: Text embeddings of every prompt, [prompts, tokens, width].
+        negative: Those of the negative prompt, [1, tokens, width]; None for no guidance.
         guidance_scale: w of w * conditional + (1 - w) * unconditional (Ho & Salimans 2022,
             arXiv:2207.12598).
         micro_batch_size: How many particles go through the UNet at once.
+        compiled: Whether to run the UNet through `torch.compile`.
     """
 
     def __init__(
         self,
         unet: Any,
-        condition: Tensor,
-        unconditional: Tensor | None,
+        text: Tensor,
+        negative: Tensor | None,
         guidance_scale: float,
         micro_batch_size: int,
+        compiled: bool,
     ):
-        self.unet = unet
-        self.condition = condition
-        self.unconditional = unconditional
-        self.guidance_scale = guidance_scale
+        self.text = text
+        self.negative = negative
+        self.guidance_scale = torch.tensor(guidance_scale, dtype=text.dtype, device=text.device)
         self.micro_batch_size = micro_batch_size
+        self._plain, self._guided = _forwards(unet, compiled)
 
-    def __call__(self, model_input: Tensor, timestep: Tensor) -> Tensor:
-        """Returns the guided model output [N, C, H, W] for scaled noisy latents."""
-        outputs = [
-            self._guided(latents, timestep, condition)
-            for latents, condition in zip(
-                model_input.split(self.micro_batch_size),
-                self.condition.split(self.micro_batch_size),
-                strict=True,
-            )
-        ]
-        return torch.cat(outputs)
+    def __call__(
+        self, model_input: Tensor, timestep: Tensor, prompts: Tensor, guided: bool = True
+    ) -> Tensor:
+        """Returns the model output [n, C, H, W], n at most the micro-batch size.
 
-    def _guided(self, latents: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
-        if self.unconditional is None:
-            return self.unet(latents, timestep, encoder_hidden_states=condition).sample
-        text = torch.cat([self.unconditional.expand_as(condition), condition])
-        both = self.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=text).sample
+        Args:
+            model_input: Scaled noisy latents, [n, C, H, W].
+            timestep: A scalar tensor.
+            prompts: The number of each particle's prompt, [n].
+            guided: Whether to guide; without a negative prompt nothing does.
+        """
+        size = self.micro_batch_size
+        if len(model_input) > size:
+            parts = zip(model_input.split(size), prompts.split(size), strict=True)
+            return torch.cat([self(part, timestep, own, guided) for part, own in parts])
+        padding = size - len(model_input)
+        padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
+        text = self.text[torch.cat([prompts, prompts[:1].expand(padding)])]
+        try:
+            if self.negative is None or not guided:
+                output = self._plain(padded, timestep, text, self.guidance_scale)
+            else:
+                text = torch.cat([self.negative.expand_as(text), text])
+                output = self._guided(padded, timestep, text, self.guidance_scale)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            self.micro_batch_size = size // 2
+            torch.cuda.empty_cache()
+            log.warning("out of memory: micro-batches of %d particles now", self.micro_batch_size)
+            return self(model_input, timestep, prompts, guided)
+        # A copy: the next run of a CUDA graph writes where this one's output lies
+        return output[: len(model_input)].clone()
+
+
+def repays_compiling(num_particles: int, num_inference_steps: int, micro_batch_size: int) -> bool:
+    """Says whether a run is long enough for `torch.compile` to save more time than it takes."""
+    return -(-num_particles // micro_batch_size) * num_inference_steps >= COMPILE_FROM
+
+
+@lru_cache(maxsize=4)
+def _forwards(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
+    """Returns the forward pass without guidance and that with it; what is compiled is kept."""
+
+    def plain(latents: Tensor, timestep: Tensor, text: Tensor, _: Tensor) -> Tensor:
+        return unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]
+
+    def guided(latents: Tensor, timestep: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        both = plain(torch.cat([latents, latents]), timestep, text, scale)
         unconditional, conditional = both.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        return unconditional + scale * (conditional - unconditional)
+
+    if not compiled:
+        return plain, guided
+    # On the CPU the weights become constants, laid out once for the processor
+    how: dict[str, Any] = {"mode": "reduce-overhead"}
+    if unet.device.type == "cpu":
+        how = {"options": {"freezing": True}}
+    one, two = (torch.compile(f, fullgraph=True, dynamic=False, **how) for f in (plain, guided))
+    return one, two
+
+
+def choose_micro_batch_size(unet: Any, latent_shape: tuple[int, int, int]) -> int:
+    """Returns how many particles go through a UNet at once, by the memory that is free.
+
+    A guided particle is reckoned at 60 times the activations of the UNet's first layer, and a
+    quarter of the free memory is used; a power of two, at most 32.
+    """
+    _, height, width = latent_shape
+    activations = height * width * unet.config.block_out_channels[0]
+    particle = 60 * activations * torch.finfo(unet.dtype).bits // 8
+    if unet.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(unet.device)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 2 ** min(5, int(math.log2(max(1, free // 4 // particle))))

@@ -4,20 +4,21 @@ import torch
 from torch import Tensor
 
 
-def check_finite(values: Tensor, what: str, step: int) -> None:
+def check_finite(values: Tensor, what: str, step: int, first: int = 0) -> None:
     """Raises if a value is NaN or infinite.
 
     Args:
         values: One row a particle, [N, ...].
         what: What the values are, for the message.
         step: At which step.
+        first: The particle of the first row.
 
     Raises:
         FloatingPointError: Names the step and the first such particle.
     """
     bad = ~torch.isfinite(values).flatten(1).all(dim=1)
     if bad.any():
-        particle = int(bad.nonzero()[0])
+        particle = first + int(bad.nonzero()[0])
         raise FloatingPointError(
             f"{what} is not finite at step {step}, particle {particle} ({int(bad.sum())} in all)"
         )

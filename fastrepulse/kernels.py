@@ -62,6 +62,8 @@ def rbf_repulsion(
         if weights.shape != (count,):
             raise ValueError(f"weights must be [{count}], got {list(weights.shape)}")
         weights = weights.to(x.device, accumulator)
+    if isinstance(bandwidth, str) and bandwidth == "median" and y is None and weights is None:
+        return median_rbf_repulsion(x, backend=backend)[:2]
     h = _bandwidth_tensor(x, bandwidth, backend)
     force, similarity = _rbf_repulsion(x, h, y, weights, backend or "auto")
     return force.to(x.dtype), similarity.to(x.dtype)
@@ -94,16 +96,14 @@ def median_sq_distance(
         TypeError: If `x` is not a floating-point tensor.
         ValueError: If `x` is not [N, d] with N >= 2 or an argument is out of its range.
     """
-    _check_embeddings("x", x)
-    if len(x) < 2:
-        raise ValueError(f"a median distance needs at least 2 embeddings, got {len(x)}")
+    _check_pairs(x)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
     if subsample is not None and subsample < 2:
         raise ValueError(f"subsample must be at least 2, got {subsample}")
     if subsample is not None and subsample < len(x):
         x = x[torch.linspace(0, len(x) - 1, subsample, dtype=torch.float64).long().to(x.device)]
-    rank = int(quantile * (len(x) * (len(x) - 1) // 2 - 1))
+    rank = backends.median_rank(len(x), quantile)
     return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
 
 
@@ -121,11 +121,32 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
     Returns:
         A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
     """
-    accumulator = _accumulator(x)
-    h = median_sq_distance(x, backend=backend).to(accumulator) / math.log(len(x))
-    floor = 1e-4 * x.detach().to(accumulator).square().sum(dim=1).mean()
-    h = torch.maximum(h, floor)
-    return torch.where(h == 0, torch.ones_like(h), h)
+    median = median_sq_distance(x, backend=backend).to(_accumulator(x))
+    return backends.bandwidth_from_median(x.detach(), median)
+
+
+def median_rbf_repulsion(
+    x: Tensor,  # [N, d]
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes `rbf_repulsion` at the `median_bandwidth`, on a GPU in one launch for N <= 128.
+
+    Args:
+        x: Embeddings [N, d], N >= 2.
+        backend: As for `rbf_repulsion`.
+
+    Returns:
+        The force [N, d] and the similarity [N], in the dtype of `x`, and the bandwidth, a scalar
+        tensor of the accumulator's dtype. The similarity is differentiable, at that bandwidth.
+
+    Raises:
+        TypeError: If `x` is not a floating-point tensor.
+        ValueError: If `x` is not [N, d] with N >= 2, or the backend cannot serve here.
+    """
+    _check_pairs(x)
+    force, similarity, bandwidth = _median_rbf_repulsion(x, backend or "auto")
+    return force.to(x.dtype), similarity.to(x.dtype), bandwidth
 
 
 def _bandwidth_tensor(
@@ -142,6 +163,12 @@ def _bandwidth_tensor(
     if not (math.isfinite(bandwidth) and bandwidth > 0):
         raise ValueError(f"bandwidth must be a positive number or 'median', got {bandwidth}")
     return torch.full((), float(bandwidth), dtype=_accumulator(x), device=x.device)
+
+
+def _check_pairs(x: Tensor) -> None:
+    _check_embeddings("x", x)
+    if len(x) < 2:
+        raise ValueError(f"a median distance needs at least 2 embeddings, got {len(x)}")
 
 
 def _check_embeddings(name: str, x: Tensor) -> None:
@@ -194,7 +221,7 @@ def _similarity_backward(ctx, grad_force, grad):  # type: ignore[no-untyped-def]
     grad_x = -grad[:, None] * force
     grad_y = grad_weights = None
     columns = x if y is None else y
-    if y is None or ctx.needs_input_grad[2] or ctx.needs_input_grad[3]:
+    if y is None or any(ctx.needs_input_grad[2:4]):
         others = None if y is None else x
         pull, grad_weights = _rbf_repulsion(columns, bandwidth, others, grad, ctx.backend)
         grad_y = -pull if weights is None else -weights[:, None] * pull
@@ -210,6 +237,33 @@ def _similarity_backward(ctx, grad_force, grad):  # type: ignore[no-untyped-def]
 
 
 _rbf_repulsion.register_autograd(_similarity_backward, setup_context=_save_for_backward)
+
+
+@torch.library.custom_op("fastrepulse::median_rbf_repulsion", mutates_args=())
+def _median_rbf_repulsion(x: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    return backends.median_rbf_repulsion(backends.choose(x, backend), x)
+
+
+@_median_rbf_repulsion.register_fake
+def _(x, backend):  # type: ignore[no-untyped-def]
+    dtype = _accumulator(x)
+    return tuple(x.new_empty(shape, dtype=dtype) for shape in (x.shape, x.shape[:1], ()))
+
+
+def _save_median(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, ctx.backend = inputs
+    force, _, bandwidth = output
+    ctx.save_for_backward(x, bandwidth, None, None, force)
+    ctx.set_materialize_grads(False)
+
+
+def _median_backward(ctx, grad_force, grad, grad_bandwidth):  # type: ignore[no-untyped-def]
+    if grad_bandwidth is not None:
+        raise NotImplementedError("the bandwidth of median_rbf_repulsion has no gradient")
+    return _similarity_backward(ctx, grad_force, grad)[0], None
+
+
+_median_rbf_repulsion.register_autograd(_median_backward, setup_context=_save_median)
 
 
 @torch.library.custom_op("fastrepulse::median_sq_distance", mutates_args=())

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
 }
+ATTENTIONS = ("auto", "sdpa", "xformers", "math")
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -149,6 +151,24 @@ def load_model(
         raise ValueError(f"model {name!r} has damaged weights: {error}") from None
 
 
+def set_attention(unet: Any, attention: str) -> None:
+    """Chooses what computes a UNet's attention: one of `ATTENTIONS`.
+
+    Raises:
+        ValueError: If it is not available here.
+    """
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    if attention == "xformers":
+        if find_spec("xformers") is None:
+            raise ValueError("attention must be available, got 'xformers', which is not installed")
+        if unet.device.type != "cuda":
+            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
+        unet.enable_xformers_memory_efficient_attention()
+    else:
+        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+
+
 def locate_model(model: str | Path | None) -> str:
     """Returns the checked path of a local model, or the hub id."""
     if model is None:
@@ -230,8 +250,9 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> Model:
         logging.enable_progress_bar()
     return Model(
         name=name,
-        unet=unet.to(device).eval(),
-        vae=vae.to(device).eval(),
+        # Channels last: convolutions are faster so, on the CPU and on GPUs' tensor cores
+        unet=unet.to(device, memory_format=torch.channels_last).eval(),
+        vae=vae.to(device, memory_format=torch.channels_last).eval(),
         text_encoder=text_encoder.to(device).eval(),
         tokenizer=CLIPTokenizer.from_pretrained(name, subfolder="tokenizer"),
         scheduler_config=dict(DDIMScheduler.load_config(name, subfolder="scheduler")),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.finite import check_finite
-from fastrepulse.kernels import median_bandwidth, rbf_repulsion
+from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,7 @@ class Repulsion:
             raise ValueError(f"strength must be a finite number, got {self.strength}")
         if self.on not in ("noisy", "denoised"):
             raise ValueError(f"on must be 'noisy' or 'denoised', got {self.on!r}")
-        if not isinstance(self.window, (tuple, list)):
-            raise TypeError(f"window must be two noise levels (from, to), got {self.window!r}")
-        if len(self.window) != 2 or not self.window[0] > self.window[1] >= 0:
-            raise ValueError(
-                f"window must be two noise levels (from, to) with from > to >= 0, got {self.window}"
-            )
+        check_window("window", self.window)
         if self.bandwidth != "median" and not (
             isinstance(self.bandwidth, (int, float))
             and math.isfinite(self.bandwidth)
@@ -90,59 +85,117 @@ class Repulsion:
         }
 
 
+def check_window(name: str, window: tuple[float, float]) -> None:
+    """Raises unless a window is two noise levels, the higher one first."""
+    if not isinstance(window, (tuple, list)):
+        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
+    if len(window) != 2 or not window[0] > window[1] >= 0:
+        raise ValueError(
+            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
+        )
+
+
 @dataclass(frozen=True)
-class Push:
-    """What the particles of one prompt do to each other at one step.
+class PromptPush:
+    """What the particles of one prompt do to each other at one step, in embedding space.
 
     Args:
-        change: R_i for every particle, float32 [N, C, H, W], before `strength`.
-        embedded: The embeddings [N, d].
+        direction: H W F_i / S_i for every particle, times the denoiser's slope where it is the
+            denoised latents that are embedded, [N, d]; pulled back by J^T it is R_i.
+        mean_distance: Mean of ||phi_i - phi_j|| over pairs.
         bandwidth: h of the kernel.
         force_norm: Root mean square over particles of ||F_i||.
     """
 
-    change: Tensor
-    embedded: Tensor
+    direction: Tensor
+    mean_distance: float
     bandwidth: float
     force_norm: float
 
 
-class Repeller:
-    """Applies a `Repulsion` step by step, drawing what is random from one seed."""
+@dataclass(frozen=True)
+class Push:
+    """What all particles do to each other at one step, pulled back piece by piece.
 
-    def __init__(self, repulsion: Repulsion, seed: int):
+    Args:
+        by_prompt: The push within each prompt.
+        pull_back: Takes a slice of the particles to their R_i, float32 [n, C, H, W].
+    """
+
+    by_prompt: list[PromptPush]
+    pull_back: Callable[[slice], Tensor]
+
+
+class Repeller:
+    """Applies a `Repulsion` step by step, drawing what is random from one seed.
+
+    Args:
+        repulsion: What to apply.
+        seed: From which an embedding draws what is random in it.
+        num_particles: N >= 2 of each prompt; latents hold prompt after prompt.
+        micro_batch_size: How many latents are embedded, and pulled back to, at once.
+    """
+
+    def __init__(
+        self, repulsion: Repulsion, seed: int, num_particles: int, micro_batch_size: int = 32
+    ):
         self.repulsion = repulsion
         self.seed = seed
-        self.embed = embeddings.build(repulsion.embedding)
+        self.num_particles = num_particles
+        self.micro_batch_size = micro_batch_size
+        self.embedding = embeddings.build(repulsion.embedding)
 
-    def push(self, z: Tensor, denoised: Tensor, sigma: float, step: int) -> Push:
-        """Returns what N >= 2 particles of one prompt do to each other at one noise level.
+    def push(self, latents: Tensor, sigma: float, step: int) -> Push:
+        """Returns what the particles of each prompt do to each other at one noise level.
 
         Args:
-            z: Noisy latents [N, C, H, W], variance exploding.
-            denoised: Predicted clean latents, [N, C, H, W].
+            latents: What is embedded: the noisy or the denoised latents [prompts * N, C, H, W].
             sigma: The noise level.
             step: The number of the step, from which an embedding draws what is random in it.
 
         Raises:
-            ValueError: If the embedding does not return [N, d].
-            FloatingPointError: If an embedding is not finite.
+            ValueError: If the embedding does not return [n, d].
+            FloatingPointError: If an embedding, or later what is pulled back, is not finite.
         """
-        if isinstance(self.embed, embeddings.Embedding):
-            self.embed.redraw(self.seed, step)
-        latents, slope = z, 1.0
-        if self.repulsion.on == "denoised":
-            latents, slope = denoised, denoiser_slope(denoised, sigma)
-        embedded, pull_back = embed_with_pull_back(self.embed, latents)
+        self.embedding.redraw(self.seed, step)
+        embedded = torch.cat([self._embed(part) for part in latents.split(self.micro_batch_size)])
         check_finite(embedded, "the embedding", step)
+        by_prompt = [
+            self._push_prompt(own, own_latents, sigma)
+            for own, own_latents in zip(
+                embedded.split(self.num_particles), latents.split(self.num_particles), strict=True
+            )
+        ]
+        direction = torch.cat([prompt.direction for prompt in by_prompt])
+
+        def pull_back(part: slice) -> Tensor:
+            change = self.embedding.pull_back(latents[part], direction[part])
+            check_finite(change, "the repulsion", step, part.start)
+            return change
+
+        return Push(by_prompt, pull_back)
+
+    def _embed(self, latents: Tensor) -> Tensor:
+        embedded = self.embedding(latents.float())
+        if embedded.ndim != 2 or len(embedded) != len(latents):
+            raise ValueError(
+                f"the embedding of {len(latents)} latents must be [{len(latents)}, d], "
+                f"got {tuple(embedded.shape)}"
+            )
+        return embedded.detach()
+
+    def _push_prompt(self, embedded: Tensor, latents: Tensor, sigma: float) -> PromptPush:
         bandwidth = self.repulsion.bandwidth
-        if bandwidth == "median":
-            bandwidth = median_bandwidth(embedded).item()
         apart = part_duplicates(embedded, bandwidth, self.seed)
-        force, similarity = rbf_repulsion(apart, bandwidth)
-        return Push(
-            change=pull_back(force / similarity[:, None]) * (slope * latents[0, 0].numel()),
-            embedded=embedded,
+        if bandwidth == "median":
+            force, similarity, median = median_rbf_repulsion(apart)
+            bandwidth = median.item()
+        else:
+            force, similarity = rbf_repulsion(apart, bandwidth)
+        slope = denoiser_slope(latents, sigma) if self.repulsion.on == "denoised" else 1.0
+        return PromptPush(
+            direction=force / similarity[:, None] * (slope * latents[0, 0].numel()),
+            mean_distance=mean_distance(embedded),
             bandwidth=bandwidth,
             force_norm=force.square().sum(dim=1).mean().sqrt().item(),
         )
@@ -154,31 +207,19 @@ def denoiser_slope(denoised: Tensor, sigma: float) -> float:
     v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
     is pushed less far than one that has room; at least 1e-3, so that exact duplicates can part.
     """
-    variance = max(denoised.float().var(dim=0).mean().item(), 1e-3)
+    variance = max(denoised.var(dim=0).float().mean().item(), 1e-3)
     return variance / (variance + sigma**2)
 
 
-def embed_with_pull_back(
-    embed: embeddings.Embed, latents: Tensor
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Embeds latents and returns with the embeddings the map F -> J^T F, latent by latent."""
-    with torch.enable_grad():
-        leaf = latents.detach().float().requires_grad_()
-        embedded = embed(leaf)
-    if embedded.ndim != 2 or len(embedded) != len(latents):
-        raise ValueError(
-            f"the embedding of {len(latents)} latents must be [{len(latents)}, d], "
-            f"got {tuple(embedded.shape)}"
-        )
-
-    def pull_back(force: Tensor) -> Tensor:
-        (change,) = torch.autograd.grad(embedded, leaf, force)
-        return change
-
-    return embedded.detach(), pull_back
+def mean_distance(embedded: Tensor, rows: int = 1024) -> float:
+    """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
+    if len(embedded) <= rows:
+        return torch.pdist(embedded).mean().item()
+    total = sum(torch.cdist(part, embedded).sum().item() for part in embedded.split(rows))
+    return total / (len(embedded) * (len(embedded) - 1))
 
 
-def part_duplicates(embedded: Tensor, bandwidth: float, seed: int) -> Tensor:
+def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed: int) -> Tensor:
     """Moves embeddings that coincide exactly apart, by a tenth of the kernel's width.
 
     The force between exact duplicates is zero, so they would stay together for ever. The direction
@@ -188,7 +229,8 @@ def part_duplicates(embedded: Tensor, bandwidth: float, seed: int) -> Tensor:
     duplicate = sizes[group] > 1
     if not duplicate.any():
         return embedded
+    h = median_bandwidth(embedded).item() if bandwidth == "median" else bandwidth
     generator = torch.Generator().manual_seed(seed % 2**63)
     direction = torch.randn(embedded.shape, generator=generator).to(embedded)
-    nudge = direction * (0.1 * math.sqrt(bandwidth / embedded.shape[1]))
+    nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))
     return torch.where(duplicate[:, None], embedded + nudge, embedded)

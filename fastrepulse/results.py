@@ -3,11 +3,11 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -34,16 +34,36 @@ class StepDiagnostics:
     force_norm: float
 
     @classmethod
-    def of(cls, sigma: float, score: Tensor, pushes: list[Push]) -> "StepDiagnostics":
-        """Summarises a step from its scores [N, C, H, W] and the push within each prompt."""
-        norm = score.float().flatten(1).square().sum(dim=1).mean().sqrt().item()
+    def of(cls, sigma: float, score_norm: float, push: Push | None) -> "StepDiagnostics":
+        """Summarises a step from its score's norm and the push within each prompt."""
+        prompts = [] if push is None else push.by_prompt
         return cls(
             sigma,
-            norm,
-            _mean([torch.pdist(push.embedded).mean().item() for push in pushes]),
-            _mean([push.bandwidth for push in pushes]),
-            _mean([push.force_norm for push in pushes]),
+            score_norm,
+            _mean([prompt.mean_distance for prompt in prompts]),
+            _mean([prompt.bandwidth for prompt in prompts]),
+            _mean([prompt.force_norm for prompt in prompts]),
         )
+
+
+class SavedImages(Sequence[Image.Image]):
+    """Pictures that lie in a folder, each opened when it is asked for."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> "SavedImages": ...
+    def __getitem__(self, index: int | slice) -> "Image.Image | SavedImages":
+        if isinstance(index, slice):
+            return SavedImages(self.paths[index])
+        with Image.open(self.paths[index]) as image:
+            return image.copy()
 
 
 @dataclass(frozen=True)
@@ -51,13 +71,13 @@ class SampleResult:
     """The pictures of one call, in the order of their particles, prompt after prompt.
 
     Args:
-        images: The pictures.
+        images: The pictures; those that were written to a folder are opened when asked for.
         latents: The clean latents [prompts * N, C, H, W].
         diagnostics: One entry for each step.
         settings: Everything that the pictures depend on.
     """
 
-    images: list[Image.Image]
+    images: Sequence[Image.Image]
     latents: Tensor
     diagnostics: list[StepDiagnostics]
     settings: dict[str, Any]
@@ -73,14 +93,13 @@ class SampleResult:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        prompts, count = self.settings["prompts"], self.settings["num_particles"]
         for i, image in enumerate(self.images):
-            text = PngInfo()
-            text.add_itxt("prompt", prompts[i // count])
-            text.add_itxt("seed", str(self.settings["seed"]))
-            text.add_itxt("particle", str(i % count))
-            text.add_itxt("settings", json.dumps(self.settings))
-            image.save(folder / f"{i:05d}.png", pnginfo=text)
+            save_picture(image, folder, i, self.settings)
+        self.save_summary(folder)
+        return folder
+
+    def save_summary(self, folder: Path) -> None:
+        """Writes the grid and `sample.json`."""
         self.grid().save(folder / "grid.png")
         steps = [
             {key: None if math.isnan(value) else value for key, value in asdict(step).items()}
@@ -88,7 +107,19 @@ class SampleResult:
         ]
         record = {"settings": self.settings, "diagnostics": steps}
         (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
-        return folder
+
+
+def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, Any]) -> Path:
+    """Writes picture `i` of a call with its settings inside; returns its path."""
+    count = settings["num_particles"]
+    text = PngInfo()
+    text.add_itxt("prompt", settings["prompts"][i // count])
+    text.add_itxt("seed", str(settings["seed"]))
+    text.add_itxt("particle", str(i % count))
+    text.add_itxt("settings", json.dumps(settings))
+    path = folder / f"{i:05d}.png"
+    image.save(path, pnginfo=text)
+    return path
 
 
 def check_writable(folder: Path) -> None:
@@ -111,7 +142,9 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in array]
 
 
-def image_grid(images: list[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
+def image_grid(
+    images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
+) -> Image.Image:
     """Lays pictures of one size out on a white sheet, row by row."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)

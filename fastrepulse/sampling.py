@@ -2,19 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse import models
-from fastrepulse.denoiser import Denoiser
-from fastrepulse.finite import check_finite
-from fastrepulse.repulsion import Push, Repeller, Repulsion
-from fastrepulse.results import SampleResult, StepDiagnostics, to_pil
-from fastrepulse.schedule import NoiseSchedule
+from fastrepulse.denoise_loop import denoise_together
+from fastrepulse.denoiser import Denoiser, choose_micro_batch_size, repays_compiling
+from fastrepulse.repulsion import Repeller, Repulsion, check_window
+from fastrepulse.results import SampleResult, SavedImages, check_writable, save_picture, to_pil
 
 DEFAULT_REPULSION = Repulsion()
 
@@ -35,7 +37,11 @@ def sample(
     seed: int | None = None,
     generator: torch.Generator | None = None,
     latents: Tensor | None = None,
-    micro_batch_size: int = 32,
+    guidance_window: tuple[float, float] = (math.inf, 0.0),
+    micro_batch_size: int | None = None,
+    compile: bool | Literal["auto"] = "auto",
+    attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
+    out: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
@@ -62,8 +68,16 @@ def sample(
         seed: The noise of particle i depends on (seed, i) alone; drawn at random by default.
         generator: Draws the seed, where none is given.
         latents: Initial noise of unit variance [prompts * N, C, H, W], in place of the seed's.
-        micro_batch_size: How many particles go through the model at once; the result does not
-            depend on it beyond rounding.
+        guidance_window: Noise levels (from, to) inside which there is guidance; outside, the model
+            runs without it, in half the time (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        micro_batch_size: How many particles go through the model at once, by default by the memory
+            that is free; the result does not depend on it beyond rounding.
+        compile: Whether to run the model through `torch.compile`, which takes a minute the first
+            time; "auto" does where the run is long enough to repay it.
+        attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
+            needs that package and a GPU; "auto" leaves it to diffusers.
+        out: A folder that the pictures are written to as they are decoded, with the grid and
+            `sample.json`, in place of being held in memory.
         device: By default a CUDA GPU if there is one, else the CPU.
         dtype: Of the weights; by default float16 on a GPU and float32 on the CPU.
         progress: Whether to show a progress bar.
@@ -82,6 +96,12 @@ def sample(
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     _check_texts(prompts, negative_prompt)
     _check_numbers(num_particles, num_inference_steps, guidance_scale, micro_batch_size)
+    check_window("guidance_window", guidance_window)
+    if compile not in ("auto", True, False):
+        raise ValueError(f"compile must be 'auto', True or False, got {compile!r}")
+    if attention not in models.ATTENTIONS:
+        accepted = ", ".join(models.ATTENTIONS)
+        raise ValueError(f"attention must be one of {accepted}, got {attention!r}")
     if scheduler not in models.SCHEDULERS:
         accepted = ", ".join(models.SCHEDULERS)
         raise ValueError(f"scheduler must be one of {accepted}, got {scheduler!r}")
@@ -90,47 +110,24 @@ def sample(
     elif not (repulsion is None or isinstance(repulsion, Repulsion)):
         raise TypeError(f"repulsion must be a Repulsion, a name or None, got {repulsion!r}")
     seed = _choose_seed(seed, generator)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_writable(folder)
 
     sd = models.load_model(model, device, dtype)
-    shape = (len(prompts) * num_particles, *sd.latent_shape(height, width))
+    models.set_attention(sd.unet, attention)
+    latent_shape = sd.latent_shape(height, width)
+    count = len(prompts) * num_particles
     latents_given = latents is not None
     if latents is None:
-        latents = torch.cat([initial_noise(seed, num_particles, shape[1:])] * len(prompts))
-    elif tuple(latents.shape) != shape:
-        raise ValueError(f"latents must be {list(shape)}, got {list(latents.shape)}")
-
-    stepper = sd.scheduler(scheduler, num_inference_steps)
-    schedule = NoiseSchedule.of(stepper)
-    condition = sd.encode_prompts(prompts).repeat_interleave(num_particles, dim=0)
-    unconditional = sd.encode_prompts([negative_prompt]) if guidance_scale > 1 else None
-    denoise = Denoiser(sd.unet, condition, unconditional, guidance_scale, micro_batch_size)
-    repeller = Repeller(repulsion, seed) if repulsion and num_particles > 1 else None
-    groups = [slice(p * num_particles, (p + 1) * num_particles) for p in range(len(prompts))]
-
-    x = latents.to(sd.device, sd.dtype) * stepper.init_noise_sigma
-    diagnostics: list[StepDiagnostics] = []
-    steps = tqdm(stepper.timesteps, desc="denoise", unit="step", disable=not progress)
-    for step, timestep in enumerate(steps):
-        sigma = schedule.sigmas[step]
-        output = denoise(stepper.scale_model_input(x, timestep), timestep)
-        check_finite(output, "the model's output", step)
-        z = schedule.noisy(x, step)
-        denoised = schedule.denoised(z, output, step)
-        pushes: list[Push] = []
-        if repeller is not None:
-            pushes = [repeller.push(z[group], denoised[group], sigma, step) for group in groups]
-            if repeller.repulsion.acts_at(sigma):
-                change = repeller.repulsion.strength * torch.cat([push.change for push in pushes])
-                check_finite(change, "the repulsion", step)
-                output = schedule.add_to_score(output, change, step)
-        score = schedule.score(z, denoised, step)
-        diagnostics.append(StepDiagnostics.of(sigma, score, pushes))
-        x = stepper.step(output, timestep, x).prev_sample
-
-    pictures = [
-        to_pil(sd.decode(chunk))
-        for chunk in tqdm(x.split(micro_batch_size), desc="decode", disable=not progress)
-    ]
+        latents = initial_noise(seed, num_particles, latent_shape).repeat(len(prompts), 1, 1, 1)
+    elif tuple(latents.shape) != (count, *latent_shape):
+        raise ValueError(f"latents must be {[count, *latent_shape]}, got {list(latents.shape)}")
+    if micro_batch_size is None:
+        micro_batch_size = choose_micro_batch_size(sd.unet, latent_shape)
+    micro_batch_size = min(micro_batch_size, count)
+    if compile == "auto":
+        compile = repays_compiling(count, num_inference_steps, micro_batch_size)
     settings = {
         "prompts": prompts,
         "num_particles": num_particles,
@@ -138,17 +135,60 @@ def sample(
         "repulsion": repulsion.settings() if repulsion else None,
         "num_inference_steps": num_inference_steps,
         "guidance_scale": float(guidance_scale),
+        "guidance_window": [None if math.isinf(level) else level for level in guidance_window],
         "negative_prompt": negative_prompt,
-        "height": shape[2] * sd.vae_scale_factor,
-        "width": shape[3] * sd.vae_scale_factor,
+        "height": latent_shape[1] * sd.vae_scale_factor,
+        "width": latent_shape[2] * sd.vae_scale_factor,
         "scheduler": scheduler,
         "seed": seed,
         "latents_given": latents_given,
         "dtype": str(sd.dtype).removeprefix("torch."),
         "device": str(sd.device),
     }
-    images = [image for chunk in pictures for image in chunk]
-    return SampleResult(images, x, diagnostics, settings)
+
+    stepper = sd.scheduler(scheduler, num_inference_steps)
+    text = sd.encode_prompts(prompts)
+    negative = sd.encode_prompts([negative_prompt]) if guidance_scale > 1 else None
+    denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
+    repeller = None
+    if repulsion is not None and num_particles > 1:
+        repeller = Repeller(repulsion, seed, num_particles, micro_batch_size)
+    x = latents.to(sd.device, sd.dtype) * stepper.init_noise_sigma
+    diagnostics = denoise_together(
+        x,
+        denoise,
+        stepper,
+        repeller,
+        num_particles=num_particles,
+        guidance_window=guidance_window,
+        micro_batch_size=micro_batch_size,
+        progress=progress,
+    )
+    result = SampleResult([], x, diagnostics, settings)
+    return decode(sd, result, folder, micro_batch_size, progress)
+
+
+def decode(
+    sd: models.Model, result: SampleResult, folder: Path | None, batch_size: int, progress: bool
+) -> SampleResult:
+    """Returns the result with its pictures, which go straight to the folder if there is one."""
+    images: list[Image.Image] = []
+    paths: list[Path] = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(result.latents), desc="decode", unit="img", disable=not progress) as bar:
+        for chunk in result.latents.split(batch_size):
+            for image in to_pil(sd.decode(chunk)):
+                if folder is None:
+                    images.append(image)
+                else:
+                    paths.append(save_picture(image, folder, len(paths), result.settings))
+                bar.update()
+    if folder is None:
+        return replace(result, images=images)
+    saved = replace(result, images=SavedImages(paths))
+    saved.save_summary(folder)
+    return saved
 
 
 def initial_noise(seed: int, num_particles: int, shape: Sequence[int]) -> Tensor:
@@ -182,12 +222,15 @@ def _check_texts(prompts: list[str], negative_prompt: str) -> None:
 
 
 def _check_numbers(
-    num_particles: int, num_inference_steps: int, guidance_scale: float, micro_batch_size: int
+    num_particles: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    micro_batch_size: int | None,
 ) -> None:
     for name, count in (
         ("num_particles", num_particles),
         ("num_inference_steps", num_inference_steps),
-        ("micro_batch_size", micro_batch_size),
+        ("micro_batch_size", 1 if micro_batch_size is None else micro_batch_size),
     ):
         if isinstance(count, bool) or not isinstance(count, int):
             raise TypeError(f"{name} must be an int, got {count!r}")

@@ -1,6 +1,7 @@
 """What importing costs, what may import what, and what the built package holds."""
 
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastrepulse"
+TRITON_KERNELS = ROOT / "triton_kernels"
 
 
 def test_import_is_light():
@@ -70,6 +72,7 @@ LAYERS = [
     {"fastrepulse.kernels", "fastrepulse.embeddings", "fastrepulse.schedule"},
     {"fastrepulse.denoiser", "fastrepulse.repulsion", "fastrepulse.models"},
     {"fastrepulse.results"},
+    {"fastrepulse.denoise_loop"},
     {"fastrepulse.sampling"},
     {"fastrepulse.demo"},
     {"fastrepulse.cli", "fastrepulse"},
@@ -108,8 +111,15 @@ def test_imports_run_downwards(file):
             assert module == "fastrepulse.models" or ".default_model.train" in module
 
 
+@pytest.mark.parametrize("file", sorted(TRITON_KERNELS.glob("*.py")), ids=lambda f: f.name)
+def test_triton_kernels_import_torch_triton_and_each_other(file):
+    for name in imported(ast.parse(file.read_text())):
+        allowed = ("torch", "triton", "functools", "dataclasses")
+        assert name.split(".")[0] in allowed or name.startswith("fastrepulse.triton_kernels."), name
+
+
 def test_nothing_is_unpickled():
-    for file in PACKAGE.rglob("*.py"):
+    for file in (*PACKAGE.rglob("*.py"), *TRITON_KERNELS.rglob("*.py")):
         text = file.read_text()
         assert "torch.load" not in text and "pickle.load" not in text, file
 
@@ -126,13 +136,20 @@ def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
         str(tmp_path),
         str(source),
     ]
-    subprocess.run([sys.executable, "-m", "pip", *build], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", *build],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "FASTREPULSE_CUDA": "0"},
+    )
     (wheel,) = tmp_path.glob("*.whl")
     assert "-cp310-abi3-" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())
     assert "fastrepulse/_native.abi3.so" in names
     shipped = [f for f in PACKAGE.rglob("*") if f.is_file() and "__pycache__" not in f.parts]
     assert {str(f.relative_to(ROOT)) for f in shipped} <= names
+    kernels = {f"fastrepulse/triton_kernels/{f.name}" for f in TRITON_KERNELS.glob("*.py")}
+    assert kernels and kernels <= names
     assert any(name.endswith("unet/diffusion_pytorch_model.safetensors") for name in names)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"fastrepulse"}

@@ -8,7 +8,7 @@ import torch
 from tolerances import AGAINST_FLOAT64
 
 from fastrepulse.backends import why_not
-from fastrepulse.kernels import median_bandwidth, rbf_repulsion
+from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 
 SHAPES = [
     pytest.param(n, d, id=f"N{n}-d{d}")
@@ -111,6 +111,9 @@ def test_two_particles_are_pushed_straight_apart():
 
 def test_the_median_bandwidth_is_one_call():
     x = draw(50, 6, torch.float32)
+    force, similarity, bandwidth = median_rbf_repulsion(x)
+    assert bandwidth == median_bandwidth(x)
+    torch.testing.assert_close((force, similarity), rbf_repulsion(x, bandwidth))
     got = rbf_repulsion(x, "median")
     torch.testing.assert_close(got, rbf_repulsion(x, median_bandwidth(x).item()))
     expected = torch.pdist(x.double()).square().median() / math.log(50)
@@ -202,6 +205,19 @@ def test_similarity_passes_gradcheck(backend):
     assert torch.autograd.gradcheck(lambda y: similarity(x.detach(), y), (y,))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(backend):
+    x = draw(7, 3, torch.float64).requires_grad_()
+    h = median_bandwidth(x).item()
+    one, other = (
+        torch.autograd.grad(rbf_repulsion(x, at, backend=backend)[1].square().sum(), x)[0]
+        for at in ("median", h)
+    )
+    torch.testing.assert_close(one, other)
+    with pytest.raises(NotImplementedError, match="bandwidth"):
+        median_rbf_repulsion(x)[2].backward()
+
+
 def test_the_gradient_of_the_force_is_refused():
     x = draw(5, 3, torch.float32).requires_grad_()
     with pytest.raises(NotImplementedError, match="has no gradient"):
@@ -216,12 +232,17 @@ def test_opcheck(backend, with_others):
     op = torch.ops.fastrepulse.rbf_repulsion.default
     torch.library.opcheck(op, (x, torch.tensor(2.0), *others, backend))
 
+    torch.library.opcheck(torch.ops.fastrepulse.median_rbf_repulsion.default, (x, backend))
+
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_it_compiles_into_one_graph(dtype):
     x = draw(7, 5, dtype)
-    compiled = torch.compile(lambda x: rbf_repulsion(x, 2.0), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), rbf_repulsion(x, 2.0))
+    for bandwidth in (2.0, "median"):
+        compiled = torch.compile(
+            lambda x, h=bandwidth: rbf_repulsion(x, h), fullgraph=True, backend="aot_eager"
+        )
+        torch.testing.assert_close(compiled(x), rbf_repulsion(x, bandwidth))
 
 
 X = torch.zeros(2, 2)

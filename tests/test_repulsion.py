@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fastrepulse import Repulsion, embeddings
+from fastrepulse.embeddings.base import vector_jacobian_product
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.repulsion import Repeller, embed_with_pull_back, part_duplicates
+from fastrepulse.repulsion import Repeller, mean_distance, part_duplicates
 
 WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
 
@@ -15,8 +16,11 @@ def draw(n=6, side=16, seed=0, dtype=torch.float32):
     return torch.randn(n, 4, side, side, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def mean_distance(embed, latents):
-    return torch.pdist(embed(latents)).mean().item()
+def push_of(repulsion, latents, sigma=1.0, seed=0):
+    """R_i of every particle, and what is said of their prompt."""
+    push = Repeller(repulsion, seed, len(latents), micro_batch_size=3).push(latents, sigma, 0)
+    parts = [slice(i, min(i + 3, len(latents))) for i in range(0, len(latents), 3)]
+    return torch.cat([push.pull_back(part) for part in parts]), push.by_prompt[0]
 
 
 @pytest.mark.parametrize("side", [8, 16, 17, 20])
@@ -35,8 +39,13 @@ def test_pull_back_is_the_adjoint_of_the_jacobian(name):
     latents, direction = draw(n=3, side=8).double(), draw(n=3, side=8, seed=1).double()
     embedded, jvp = torch.func.jvp(embed, (latents,), (direction,))
     force = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(2)).double()
-    _, pull_back = embed_with_pull_back(embed, latents)
-    change = pull_back(force.float())
+    change = embed.pull_back(latents, force.float())
+    torch.testing.assert_close(
+        change.float(),
+        vector_jacobian_product(embed, latents, force.float()),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert (change * direction).sum().item() == pytest.approx(
         (force * jvp).sum().item(), rel=1e-4, abs=1e-4
     )
@@ -48,7 +57,7 @@ def test_channel_mean_and_halves_by_hand():
     latents[0, 1, :2] = 4.0  # top half of channel 1
     assert embeddings.build("channel_mean")(latents).tolist() == [[1.0, 2.0, 0.0, 0.0]]
     halves = embeddings.build("halves")(latents)[0].tolist()
-    assert halves == [2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0]
+    assert halves == [2.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_random_cnn_is_drawn_anew_each_step_and_repeats_with_the_seed():
@@ -64,61 +73,74 @@ def test_random_cnn_is_drawn_anew_each_step_and_repeats_with_the_seed():
 @pytest.mark.parametrize("on", ["noisy", "denoised"])
 @pytest.mark.parametrize("name", embeddings.names())
 def test_a_small_step_along_the_push_moves_particles_apart(name, on):
-    z, denoised, sigma = 3 * draw(), draw(seed=1), 2.0
-    repeller = Repeller(Repulsion(name, on=on), seed=0)
-    push = repeller.push(z, denoised, sigma, 0)
-    latents = z if on == "noisy" else denoised
-    step = 0.01 * latents.norm() / push.change.norm()
-    moved = latents + step * push.change
-    assert mean_distance(repeller.embed, moved) > mean_distance(repeller.embed, latents)
-    away = latents - step * push.change
-    assert mean_distance(repeller.embed, away) < mean_distance(repeller.embed, latents)
+    latents = draw(seed=1)
+    change, _ = push_of(Repulsion(name, on=on), latents, sigma=2.0)
+    step = 0.01 * latents.norm() / change.norm()
+    embed = embeddings.build(name)
+    here, apart, together = (
+        mean_distance(embed(latents + sign * step * change)) for sign in (0, 1, -1)
+    )
+    assert together < here < apart
 
 
 def test_push_by_hand_for_two_particles():
     latents = torch.zeros(2, 1, 2, 2)
     latents[1] = 1.0
-    push = Repeller(Repulsion("channel_mean", on="noisy"), 0).push(latents, latents, 1.0, 0)
+    change, push = push_of(Repulsion("channel_mean", on="noisy"), latents)
     h = 1 / math.log(2)
     force = 2 / h * math.exp(-1 / h)
     assert push.bandwidth == pytest.approx(h)
     assert push.force_norm == pytest.approx(force)
+    assert push.mean_distance == pytest.approx(1.0)
     # the gradient of a mean over four positions, times four
     similarity = 1 + math.exp(-1 / h)
-    torch.testing.assert_close(push.change[1], torch.full((1, 2, 2), force / similarity))
-    torch.testing.assert_close(push.change[0], -push.change[1])
+    torch.testing.assert_close(change[1], torch.full((1, 2, 2), force / similarity))
+    torch.testing.assert_close(change[0], -change[1])
 
 
 def test_denoised_uses_the_jacobian_of_the_ideal_denoiser():
-    z, denoised = draw(), draw(seed=1)
-    denoised = denoised * 2 / denoised.var(dim=0).mean().sqrt()  # variance 4, so 4 / (4 + 9)
-    on_denoised = Repeller(Repulsion("pooled", on="denoised"), 0).push(z, denoised, 3.0, 0)
-    as_noisy = Repeller(Repulsion("pooled", on="noisy"), 0).push(denoised, z, 3.0, 0)
-    torch.testing.assert_close(on_denoised.change, as_noisy.change * 4 / 13)
+    latents = draw(seed=1)
+    latents = latents * 2 / latents.var(dim=0).mean().sqrt()  # variance 4, so 4 / (4 + 9)
+    denoised, _ = push_of(Repulsion("pooled", on="denoised"), latents, sigma=3.0)
+    noisy, _ = push_of(Repulsion("pooled", on="noisy"), latents, sigma=3.0)
+    torch.testing.assert_close(denoised, noisy * 4 / 13)
 
 
 @pytest.mark.parametrize("name", ["channel_mean", "halves", "pooled", "latent"])
 def test_a_strength_means_the_same_at_every_size_and_number(name):
     small = draw(n=8, side=8)
     large = small.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-    repeller = Repeller(Repulsion(name), 0)
-    change = repeller.push(small, small, 1.0, 0).change
-    finer = repeller.push(large, large, 1.0, 0).change
+    change, _ = push_of(Repulsion(name), small)
+    finer, _ = push_of(Repulsion(name), large)
     torch.testing.assert_close(finer[:, :, ::4, ::4], change, rtol=1e-3, atol=1e-4)
-    many = draw(n=512, side=8)
-    rms = repeller.push(many, many, 1.0, 0).change.square().mean().sqrt()
-    assert 0.8 < rms / change.square().mean().sqrt() < 4  # grows like log N
+    many, _ = push_of(Repulsion(name), draw(n=512, side=8))
+    assert 0.8 < many.square().mean().sqrt() / change.square().mean().sqrt() < 4  # like log N
 
 
 @pytest.mark.parametrize("copies", [2, 5])
 def test_exact_duplicates_part_and_the_way_they_do_is_repeatable(copies):
     latents = draw(n=1).expand(copies, -1, -1, -1)
-    push = Repeller(Repulsion("pooled"), 3).push(latents, latents, 1.0, 0)
-    again = Repeller(Repulsion("pooled"), 3).push(latents, latents, 1.0, 0)
-    assert torch.isfinite(push.change).all() and push.change.abs().max() > 0
-    assert torch.equal(push.change, again.change)
-    moved = latents + push.change
-    assert torch.pdist(moved.flatten(1)).min() > 0
+    change, _ = push_of(Repulsion("pooled"), latents, seed=3)
+    again, _ = push_of(Repulsion("pooled"), latents, seed=3)
+    assert torch.isfinite(change).all() and change.abs().max() > 0
+    assert torch.equal(change, again)
+    assert torch.pdist((latents + change).flatten(1)).min() > 0
+
+
+def test_prompts_repel_on_their_own():
+    latents = draw(n=10)
+    repeller = Repeller(Repulsion("thirds"), 0, num_particles=5)
+    both = repeller.push(latents, 1.0, 0)
+    alone = push_of(Repulsion("thirds"), latents[5:])[0]
+    torch.testing.assert_close(both.pull_back(slice(5, 10)), alone)
+
+
+@pytest.mark.parametrize("n", [2, 9, 50])
+def test_mean_distance_in_pieces(n):
+    embedded = draw(n=n).flatten(1)
+    expected = torch.pdist(embedded).mean().item()
+    assert mean_distance(embedded) == pytest.approx(expected, rel=1e-5)
+    assert mean_distance(embedded, rows=7) == pytest.approx(expected, rel=1e-3)
 
 
 def test_only_duplicates_are_nudged():
@@ -140,10 +162,9 @@ def test_two_particles_feel_a_force():
 
 
 def test_a_function_is_an_embedding_and_must_return_rows():
-    z = draw()
-    assert Repeller(Repulsion(lambda x: x[:, :1].flatten(1)), 0).push(z, z, 1.0, 0).change.any()
-    with pytest.raises(ValueError, match=r"\[6, d\], got \(24, 256\)"):
-        Repeller(Repulsion(lambda x: x.reshape(24, 256)), 0).push(z, z, 1.0, 0)
+    assert push_of(Repulsion(lambda x: x[:, :1].flatten(1)), draw())[0].any()
+    with pytest.raises(ValueError, match=r"\[3, d\], got \(12, 256\)"):
+        push_of(Repulsion(lambda x: x.reshape(-1, 256)), draw())
 
 
 @pytest.mark.parametrize(

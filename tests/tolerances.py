@@ -12,3 +12,6 @@ AGAINST_FLOAT64 = {
 
 SAME_COMPUTATION = (1e-4, 1e-4)
 """float32 results of the same arithmetic in another order: batch sizes, other pipelines."""
+
+TIMES_EAGER = 2.0
+"""The error that a fused kernel may have in half precision, over that of plain PyTorch."""

@@ -3,6 +3,7 @@
 The judge is trained on rendered pictures alone, never on samples (`train_classifier.py`).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,21 +60,21 @@ def load_classifier() -> Classifier:
     return classifier
 
 
-def to_tensor(images: list[Image.Image]) -> Tensor:
+def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """Turns 64x64 PIL images into [N, 3, 64, 64] in [-1, 1]."""
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
-def features_of(images: list[Image.Image]) -> Tensor:
+def features_of(images: Sequence[Image.Image]) -> Tensor:
     """Returns the judge's features of pictures, [N, 128]."""
     classifier = load_classifier()
     return torch.cat([classifier.embed(chunk) for chunk in to_tensor(images).split(256)])
 
 
 @torch.no_grad()
-def judge(images: list[Image.Image]) -> list[tuple[Subject, dict[str, str]]]:
+def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]:
     """Returns each picture's subject and the attributes that it shows as that subject."""
     classifier = load_classifier()
     verdicts = []
@@ -91,12 +92,12 @@ def judge(images: list[Image.Image]) -> list[tuple[Subject, dict[str, str]]]:
     return verdicts
 
 
-def prompt_accuracy(images: list[Image.Image], subject: Subject) -> float:
+def prompt_accuracy(images: Sequence[Image.Image], subject: Subject) -> float:
     """Returns the share of pictures that are judged to be the subject, in [0, 1]."""
     return sum(judged is subject for judged, _ in judge(images)) / len(images)
 
 
-def attribute_coverage(images: list[Image.Image], subject: Subject) -> float:
+def attribute_coverage(images: Sequence[Image.Image], subject: Subject) -> float:
     """Returns how much of what could be shown is shown, averaged over attributes, in [0, 1].
 
     For each attribute: the number of distinct values among the pictures that are the subject, over

@@ -1,6 +1,6 @@
 """Small spaces in which latents are compared, one family a file."""
 
-from fastrepulse.embeddings import pooling, random_cnn, regions
+from fastrepulse.embeddings import patterns, random_cnn
 from fastrepulse.embeddings.base import Embed, Embedding, build, names, register
 
-__all__ = ["Embed", "Embedding", "build", "names", "pooling", "random_cnn", "regions", "register"]
+__all__ = ["Embed", "Embedding", "build", "names", "patterns", "random_cnn", "register"]

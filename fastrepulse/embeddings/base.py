@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Embed: TypeAlias = Callable[[Tensor], Tensor]
@@ -24,6 +25,22 @@ class Embedding:
     def redraw(self, seed: int, step: int) -> None:
         """Draws what is random in this embedding anew; most have nothing to draw."""
 
+    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
+        """Returns J^T F [N, C, H, W] of a force [N, d], J the Jacobian at the latents.
+
+        Source: the chain rule, by one vector-Jacobian product for all the latents given; linear
+        embeddings have their adjoint instead.
+        """
+        return vector_jacobian_product(self, latents, force)
+
+
+def vector_jacobian_product(embed: Embed, latents: Tensor, force: Tensor) -> Tensor:
+    """Returns J^T F [N, C, H, W], in float32, by propagating a force [N, d] back."""
+    with torch.enable_grad():
+        leaf = latents.detach().float().requires_grad_()
+        (change,) = torch.autograd.grad(embed(leaf), leaf, force)
+    return change
+
 
 _REGISTRY: dict[str, type[Embedding]] = {}
 
@@ -39,8 +56,18 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
-def build(embedding: "str | Embed") -> Embed:
-    """Returns the embedding of a name, or the function itself.
+class _Function(Embedding):
+    """A user's own function as an embedding."""
+
+    def __init__(self, function: Embed):
+        self.function = function
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        return self.function(latents)
+
+
+def build(embedding: "str | Embed") -> Embedding:
+    """Returns the embedding of a name, or the one that a function is.
 
     Raises:
         ValueError: If there is no embedding of that name.
@@ -50,6 +77,8 @@ def build(embedding: "str | Embed") -> Embed:
         if embedding not in _REGISTRY:
             raise ValueError(f"embedding must be one of {', '.join(names())}, got {embedding!r}")
         return _REGISTRY[embedding]()
+    if isinstance(embedding, Embedding):
+        return embedding
     if not callable(embedding):
         raise TypeError(f"embedding must be a name or a function, got {embedding!r}")
-    return embedding
+    return _Function(embedding)

@@ -1,0 +1,122 @@
+"""What every Triton kernel compiles to on each GPU family, and a roofline model of its time.
+
+Needs no GPU and measures nothing on one.
+
+    python bench/gpu_static.py
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+from static_analysis import Entry, Resources, analyse, entries
+
+RESULTS = Path(__file__).parent / "results"
+
+# Particles in the model, and d where an entry does not say
+N, WIDE = 16_384, 2_048
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Published peak rates of one device."""
+
+    name: str
+    half: float  # FLOP/s of the matrix units, 16-bit
+    single: float  # FLOP/s of the matrix units: TF32, or float32 on AMD
+    exponentials: float  # a second: 16 a clock and multiprocessor
+    bandwidth: float  # bytes/s of device memory
+
+
+PEAKS = {
+    "sm_80": Peaks("A100 SXM 80 GB", 312e12, 156e12, 16 * 108 * 1.41e9, 2.039e12),
+    "sm_90": Peaks("H100 SXM", 989.4e12, 494.7e12, 16 * 132 * 1.83e9, 3.35e12),
+    "sm_100": Peaks("B200", 2250e12, 1125e12, 16 * 148 * 1.86e9, 8e12),
+    "gfx942": Peaks("MI300X", 1307.4e12, 163.4e12, 16 * 304 * 2.1e9, 5.3e12),
+}
+
+HEADER = """# What the Triton kernels compile to
+
+Compiled with triton {version} for devices that are not here; nothing was run on a GPU. Registers
+are of a thread (vector registers on gfx942), shared memory is of a program, matrix instructions are
+counted in the code, and a spill is an instruction or register that goes through memory. Widths that
+an architecture lacks go by `panel` and `multiply`. `python bench/gpu_static.py` makes this file,
+`tests/test_gpu_static.py` holds its figures to thresholds.
+
+**The last two columns are a model, not a measurement**: N = {n:,} particles, d that of the entry's
+name or {wide:,}, and whichever takes longest of
+
+- matrix products, padding aside: 2 N² d FLOP each, two in `fused`, one in the others (over half of
+  the pairs in `histogram`, for one pass of three); float32 on NVIDIA is three TF32 products;
+- exponentials: N² in `fused` and `panel`, at 16 a clock and multiprocessor;
+- device memory: each input and output once, and the weights in `panel` and `multiply`.
+
+at these peak rates:
+
+{peaks}
+
+Peaks are the dense ones of the vendors' data sheets (NVIDIA A100, H100 and HGX B200, AMD Instinct
+MI300X); 16 exponentials are those of the arithmetic throughput table in NVIDIA's CUDA programming
+guide and, for the MI300X, a quarter of its vector rate (an assumption). Reality adds latency, the
+arithmetic between the products, and caches: expect a multiple of the model.
+
+| architecture | dtype | kernel | tile | warps | stages | registers | stack | spills | shared | \
+matrix instructions | modelled time | bound by |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def model(entry: Entry) -> tuple[float, str]:
+    """Returns the seconds that an entry takes at its device's peak rates, and what bounds them."""
+    peaks = PEAKS[entry.architecture]
+    kernel, _, width = entry.kernel.partition("_")
+    d = int(width or WIDE)
+    size = 4 if entry.dtype == "fp32" else 2
+    products = {"fused": 2, "histogram": 0.5}.get(kernel, 1)
+    thrice = 3 if entry.dtype == "fp32" and entry.architecture != "gfx942" else 1
+    rate = peaks.single if entry.dtype == "fp32" else peaks.half
+    # Inputs; the force; the weights written by one kernel and read by the other
+    numbers = {
+        "fused": N * d * (size + 4),
+        "panel": N * d * size + N * N * size,
+        "multiply": N * d * (size + 4) + N * N * size,
+        "histogram": N * d * size,
+    }[kernel]
+    seconds = {
+        "products": thrice * products * 2 * N * N * d / rate,
+        "exponentials": (N * N if kernel in ("fused", "panel") else 0) / peaks.exponentials,
+        "memory": numbers / peaks.bandwidth,
+    }
+    slowest = max(seconds, key=lambda cause: seconds[cause])
+    return seconds[slowest], slowest
+
+
+def row(entry: Entry, resources: Resources) -> str:
+    """Returns one line of the table."""
+    tile = entry.tile
+    seconds, slowest = model(entry)
+    matrix = ", ".join(f"{count} {name}" for name, count in resources.matrix.items())
+    cells = (
+        *(entry.architecture, entry.dtype, entry.kernel),
+        *(f"{tile.rows}×{tile.columns}×{tile.depth}", tile.num_warps, tile.num_stages),
+        *(resources.registers, resources.stack, resources.spills, f"{resources.shared:,}"),
+        *(matrix, f"{1e3 * seconds:.3g} ms", slowest),
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    peaks = "\n".join(
+        f"- {family}: {p.name}, {p.half / 1e12:g} TFLOP/s in 16 bits and {p.single / 1e12:g} in "
+        f"{'float32' if family == 'gfx942' else 'TF32'}, {p.bandwidth / 1e12:g} TB/s, "
+        f"{p.exponentials / 1e12:.1f}·10¹² exponentials a second"
+        for family, p in PEAKS.items()
+    )
+    header = HEADER.format(version=triton.__version__, n=N, wide=WIDE, peaks=peaks)
+    table = "\n".join(row(entry, analyse(entry)) for entry in entries())
+    (RESULTS / "gpu_static.md").write_text(f"{header}{table}\n")
+    print(f"wrote {RESULTS / 'gpu_static.md'}")
+
+
+if __name__ == "__main__":
+    main()

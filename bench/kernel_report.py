@@ -1,0 +1,166 @@
+"""Turns the timings of `bench_kernels.py` into a table and plots; measures floors and memory.
+
+python bench/kernel_report.py timings.json
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import torch
+from bench_kernels import FORCE_SHAPES
+from kernel_providers import FORCE
+from matplotlib import pyplot
+
+RESULTS = Path(__file__).parent / "results"
+MEMORY_SIZES = [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000]
+MEMORY_DIM = 64
+OURS = "fastrepulse"
+
+matplotlib.use("agg")
+
+
+def best_time(compute, repeats: int = 20) -> float:
+    """Returns the least time of a call, in seconds."""
+    compute()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        compute()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def floors(shapes: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
+    """Returns max(3 N^2 d FLOP at torch's sgemm rate, N^2 / 2 exponentials at torch's rate), in s.
+
+    3 N^2 d is what is left of two matrix products when each pair is visited once.
+    """
+    a = torch.randn(2048, 2048)
+    product_rate = 2 * 2048**3 / best_time(lambda: a @ a)
+    b, out = -torch.rand(1 << 20), torch.empty(1 << 20)
+    exp_rate = b.numel() / best_time(lambda: torch.exp(b, out=out))
+    print(f"sgemm {product_rate / 1e9:.0f} GFLOP/s, {exp_rate / 1e9:.1f} G exponentials/s")
+    return {(n, d): max(3 * n * n * d / product_rate, n * n / 2 / exp_rate) for n, d in shapes}
+
+
+def peak_memory(provider: str, n: int) -> float | None:
+    """Returns what a call adds to a process's peak memory, in bytes; None if it does not fit."""
+    program = (
+        "import resource, sys, torch; sys.path.insert(0, sys.argv[1])\n"
+        "from kernel_providers import FORCE\n"
+        f"provider = next(p for p in FORCE if p.name == {provider!r})\n"
+        f"provider.compute(torch.randn(100, {MEMORY_DIM}), 1.0)\n"
+        f"x = torch.randn({n}, {MEMORY_DIM})\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "provider.compute(x, 30.0)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True
+    )
+    return None if done.returncode else 1024 * float(done.stdout.split()[-1])
+
+
+def table(timings: list[dict], op: str, floor: dict[tuple[int, int], float]) -> list[str]:
+    """Returns rows of median times in ms, with ours against the best peer and the floor."""
+    by_shape: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    for timing in timings:
+        info = timing["extra_info"]
+        if info["op"] == op:
+            by_shape[info["N"], info["d"]][info["provider"]] = timing["stats"]["median"]
+    names = list(dict.fromkeys(name for times in by_shape.values() for name in times))
+    extra = ["best peer / ours"] + (["floor", "floor / ours"] if floor else [])
+    lines = [
+        "| N, d | " + " | ".join(names + extra) + " |",
+        "|---" * (len(names + extra) + 1) + "|",
+    ]
+    for shape, times in by_shape.items():
+        ours = times[OURS]
+        peers = [seconds for name, seconds in times.items() if name != OURS]
+        cells = [f"{1e3 * times[name]:.2f}" if name in times else "–" for name in names]
+        cells.append(f"{min(peers) / ours:.1f}" if peers else "–")
+        if floor:
+            cells += [f"{1e3 * floor[shape]:.2f}", f"{floor[shape] / ours:.0%}"]
+        lines.append(f"| {shape[0]}, {shape[1]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -> None:
+    """Draws time against N^2 d for every provider, and peak memory against N."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    for number, provider in enumerate(p.name for p in FORCE):
+        points = sorted(
+            (info["N"] ** 2 * info["d"], 1e3 * timing["stats"]["median"])
+            for timing in timings
+            if (info := timing["extra_info"])["op"] == "rbf_repulsion"
+            and info["provider"] == provider
+        )
+        style = {"color": f"C{number}", "label": provider, "marker": "o"}
+        style["linewidth"] = 2.5 if provider == OURS else 1
+        left.loglog(*zip(*points, strict=True), **style)
+        if memory[provider]:
+            right.loglog(
+                memory[provider].keys(), [v / 2**20 for v in memory[provider].values()], **style
+            )
+    left.set(xlabel="N² d", ylabel="median time of a call, ms")
+    right.set(xlabel=f"N (d = {MEMORY_DIM})", ylabel="added peak memory, MiB")
+    for axis in (left, right):
+        axis.grid(alpha=0.3, which="both")
+    left.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("timings", type=Path)
+    args = parser.parse_args()
+    timings = json.loads(args.timings.read_text())["benchmarks"]
+    memory: dict[str, dict[int, float]] = {}
+    for provider in FORCE:
+        memory[provider.name] = {}
+        for n in MEMORY_SIZES:
+            if provider.stores(n, MEMORY_DIM) > 1.5e9:
+                break
+            peak = peak_memory(provider.name, n)
+            if peak is None:
+                break
+            memory[provider.name][n] = max(peak, 2**20)
+    ours = memory[OURS]
+    lines = [
+        "# The pairwise kernels on the CPU",
+        "",
+        timings[0]["extra_info"]["environment"],
+        "",
+        "Median times of one call in ms, float32, all providers in one run, each checked against "
+        "float64 first. A dash: its storage does not fit, or it takes minutes. The floor is "
+        "max(3 N² d FLOP at the rate of torch's own sgemm, N²/2 exponentials at the rate of "
+        "torch's own exp), both measured beside it.",
+        "",
+        "## rbf_repulsion: the force",
+        "",
+        *table(timings, "rbf_repulsion", floors(FORCE_SHAPES)),
+        "",
+        "## median_sq_distance: the exact median",
+        "",
+        *table(timings, "median_sq_distance", {}),
+        "",
+        "## Added peak memory of the force",
+        "",
+        f"d = {MEMORY_DIM}, MiB, the force of {MEMORY_DIM * 4} bytes a particle included: "
+        + ", ".join(f"{bytes_ / 2**20:.0f} at N = {n:,}" for n, bytes_ in ours.items())
+        + ".",
+    ]
+    (RESULTS / "kernels.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    plot(timings, memory, RESULTS / "kernels.png")
+
+
+if __name__ == "__main__":
+    main()

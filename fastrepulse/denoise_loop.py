@@ -1,0 +1,86 @@
+"""The loop: all particles go down the noise levels together, and repel each other on the way."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastrepulse.denoiser import Denoiser
+from fastrepulse.finite import check_finite
+from fastrepulse.repulsion import Push, Repeller
+from fastrepulse.results import StepDiagnostics
+from fastrepulse.schedule import NoiseSchedule
+
+
+def denoise_together(
+    x: Tensor,
+    denoise: Denoiser,
+    scheduler: Any,
+    repeller: Repeller | None,
+    *,
+    num_particles: int,
+    guidance_window: tuple[float, float],
+    micro_batch_size: int,
+    progress: bool,
+) -> list[StepDiagnostics]:
+    """Denoises particles in place: s_i <- s_i + strength * R_i at every noise level.
+
+    Everything but the embeddings goes micro-batch by micro-batch, so that memory beyond one of them
+    is that of three sets of latents: what the scheduler holds, what the model says, and the clean
+    latents that it predicts.
+
+    Args:
+        x: Noisy latents [prompts * N, C, H, W], scaled as the scheduler holds them.
+        denoise: The model with its prompts.
+        scheduler: A diffusers scheduler with its timesteps set.
+        repeller: The repulsion; None for independent particles.
+        num_particles: N, for each prompt.
+        guidance_window: Noise levels (from, to) inside which there is guidance.
+        micro_batch_size: How many particles go through the model at once.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        What happened at each step.
+
+    Raises:
+        FloatingPointError: If a value stops being finite; names the step and the particle.
+    """
+    schedule = NoiseSchedule.of(scheduler)
+    starts = range(0, len(x), micro_batch_size)
+    parts = [slice(start, min(start + micro_batch_size, len(x))) for start in starts]
+    # Some schedulers remember past outputs, so each micro-batch has its own
+    schedulers = [copy.deepcopy(scheduler) for _ in parts]
+    prompts = torch.arange(len(x), device=x.device) // num_particles
+    output, denoised = torch.empty_like(x), torch.empty_like(x)
+    diagnostics = []
+    steps = len(scheduler.timesteps)
+    with tqdm(total=steps * len(x), desc="denoise", unit="step", disable=not progress) as bar:
+        for step, timestep in enumerate(scheduler.timesteps):
+            sigma = schedule.sigmas[step]
+            guided = guidance_window[0] >= sigma >= guidance_window[1]
+            square_score = 0.0
+            for part, own in zip(parts, schedulers, strict=True):
+                scaled = own.scale_model_input(x[part], timestep)
+                output[part] = denoise(scaled, timestep, prompts[part], guided)
+                check_finite(output[part], "the model's output", step, part.start)
+                z = schedule.noisy(x[part], step)
+                denoised[part] = schedule.denoised(z, output[part], step)
+                score = schedule.score(z, denoised[part], step)
+                square_score += score.float().square().sum().item()
+                bar.update(part.stop - part.start)
+
+            push: Push | None = None
+            if repeller is not None:
+                noisy = repeller.repulsion.on == "noisy"
+                push = repeller.push(schedule.noisy(x, step) if noisy else denoised, sigma, step)
+            diagnostics.append(StepDiagnostics.of(sigma, math.sqrt(square_score / len(x)), push))
+
+            for part, own in zip(parts, schedulers, strict=True):
+                if repeller is not None and push is not None and repeller.repulsion.acts_at(sigma):
+                    change = repeller.repulsion.strength * push.pull_back(part)
+                    output[part] = schedule.add_to_score(output[part], change, step)
+                x[part] = own.step(output[part], timestep, x[part]).prev_sample
+    return diagnostics

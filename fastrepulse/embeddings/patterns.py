@@ -1,0 +1,107 @@
+"""Linear embeddings: how much of each of a few fixed patterns a latent channel shows."""
+
+import torch
+from torch import Tensor
+
+from fastrepulse.embeddings.base import Embedding, register
+
+
+class Patterns(Embedding):
+    """The product of every latent channel with F patterns over its positions, d = F C.
+
+    A subclass has a grid of `cells` x `cells` averages and a matrix `mix` [F, cells^2] of what is
+    added up of them. The map is linear, so that its pull-back is its adjoint.
+    """
+
+    cells: int
+    mix: tuple[tuple[float, ...], ...]
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        return (latents.flatten(2) @ self._patterns(latents).flatten(1).T).flatten(1)
+
+    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
+        patterns = self._patterns(latents).to(force.dtype)
+        per_channel = force.view(len(latents), latents.shape[1], len(patterns))
+        return (per_channel @ patterns.flatten(1)).view(latents.shape)
+
+    def _patterns(self, latents: Tensor) -> Tensor:
+        """Returns the patterns [F, H, W] for latents of that size."""
+        rows, columns = (averages(side, self.cells) for side in latents.shape[2:])
+        cells = torch.einsum("rh,cw->rchw", rows, columns).flatten(0, 1)  # [cells^2, H, W]
+        return torch.einsum("fk,khw->fhw", torch.tensor(self.mix), cells).to(latents)
+
+
+def averages(length: int, cells: int) -> Tensor:
+    """Returns the matrix [cells, length] that averages over each of `cells` equal stretches.
+
+    A position on a border counts for both its neighbours, as in adaptive average pooling.
+    """
+    matrix = torch.zeros(cells, length)
+    for cell in range(cells):
+        start, end = cell * length // cells, -(-(cell + 1) * length // cells)
+        matrix[cell, start:end] = 1 / (end - start)
+    return matrix
+
+
+def _unit(k: int, size: int) -> tuple[float, ...]:
+    return tuple(float(i == k) for i in range(size))
+
+
+def _minus(a: int, b: int, size: int) -> tuple[float, ...]:
+    return tuple(float(i == a) - float(i == b) for i in range(size))
+
+
+@register
+class ChannelMean(Patterns):
+    """The average of each latent channel, d = C: makes overall colour and brightness different."""
+
+    name = "channel_mean"
+    cells = 1
+    mix = ((1.0,),)
+
+
+@register
+class Pooled(Patterns):
+    """The latent averaged over a 4x4 grid, d = 16 C: makes coarse layout and colour different."""
+
+    name = "pooled"
+    cells = 4
+    mix = tuple(_unit(k, 16) for k in range(16))
+
+
+@register
+class Halves(Patterns):
+    """Left minus right and top minus bottom, d = 2 C: makes composition different."""
+
+    name = "halves"
+    cells = 2
+    mix = ((0.5, -0.5, 0.5, -0.5), (0.5, 0.5, -0.5, -0.5))
+
+
+@register
+class Thirds(Patterns):
+    """Differences between neighbouring cells of a 3x3 grid, d = 12 C: the rule of thirds."""
+
+    name = "thirds"
+    cells = 3
+    mix = (
+        *(_minus(k + 3, k, 9) for k in range(6)),
+        *(_minus(k + 1, k, 9) for k in range(9) if k % 3 < 2),
+    )
+
+
+@register
+class Latent(Embedding):
+    """The latent itself, d = C H W.
+
+    In so many dimensions all pairs are about equally far apart, so every kernel weight comes out
+    near 1 / N and the force is little more than "away from the mean of the batch".
+    """
+
+    name = "latent"
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        return latents.flatten(1)
+
+    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
+        return force.view(latents.shape)

@@ -1,0 +1,51 @@
+"""What nvcc makes of the CUDA sources: that they compile, and within which resources."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from torch.utils.cpp_extension import include_paths
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+NVCC = shutil.which("nvcc")
+ARCHITECTURES = [80, 90] + [
+    pytest.param(number, marks=pytest.mark.slow) for number in (86, 89, 100, 120)
+]
+
+THREADS = {"narrow_repulsion": 128, "median_rbf_repulsion": 512}
+"""A block; 256 in the other kernels."""
+
+
+def resources(output):
+    """Yields (mangled kernel name, spilled bytes, registers, static shared memory) of ptxas -v."""
+    pattern = (
+        r"Function properties for (\w+)\n"
+        r".*?(\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers([^\n]*)"
+    )
+    for name, stores, loads, registers, rest in re.findall(pattern, output, re.DOTALL):
+        shared = re.search(r"(\d+) bytes smem", rest)
+        yield name, int(stores) + int(loads), int(registers), int(shared[1]) if shared else 0
+
+
+@pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
+def test_kernels_fit_the_architecture(architecture, tmp_path):
+    command = [NVCC, "-c", str(CSRC / "cuda_ops.cu"), "-o", str(tmp_path / "cuda_ops.o")]
+    flags = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Xcompiler=-fPIC", "-Xptxas=-v"]
+    defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-Werror=all-warnings"]
+    paths = [f"-isystem={path}" for path in include_paths()]
+    done = subprocess.run(
+        [*command, *flags, *defines, *paths], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kernels = list(resources(done.stderr))
+    # Of every dtype; 4 widths of rows; and 5 kernels that do not depend on the dtype
+    assert len(kernels) == 3 * (4 + 5) + 5
+    for name, spilled, registers, shared in kernels:
+        # Shared memory is all dynamic: what it takes is asserted in the sources
+        assert (spilled, shared) == (0, 0), name
+        # At least two blocks share the 64 Ki registers of a multiprocessor
+        threads = next((threads for kernel, threads in THREADS.items() if kernel in name), 256)
+        assert registers * threads <= 32 * 1024, (name, registers)

@@ -1,0 +1,197 @@
+"""Force and similarity for wide rows: the weights of a panel of pairs, then their product with y.
+
+A panel is as many pairs as the workspace holds, so memory stays bounded for any number of rows.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastrepulse.triton_kernels.pairwise import (
+    as_operand,
+    block_products,
+    load_rows,
+    own_weights,
+    pair_weights,
+    sq_distances,
+)
+from fastrepulse.triton_kernels.tiles import WORKSPACE, multiprocessors, precision_for, tiles_for
+
+MAX_PANEL_COLUMNS = 4096
+# A multiple of every tile's rows and columns, so that no access to a panel needs a mask
+PANEL_MULTIPLE = 256
+
+
+@triton.jit
+def panel_kernel(
+    p_x,
+    p_y,
+    p_norms_x,
+    p_norms_y,
+    p_weights,
+    p_bandwidth,
+    p_panel,
+    panel_row,
+    panel_column,
+    panel_rows,
+    panel_columns,
+    n,
+    m,
+    d,
+    depth_per_split,
+    SPLIT: tl.constexpr,
+    SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Writes the weights of a panel's pairs or, with SPLIT, products over each range of d."""
+    row = tl.program_id(0) * ROWS
+    column = tl.program_id(1) * COLUMNS
+    split = tl.program_id(2)
+    first_row = panel_row + row
+    first_column = panel_column + column
+    start = split * depth_per_split
+    stop = tl.minimum(start + depth_per_split, d)
+    b_pairs = block_products(
+        p_x, p_y, first_row, first_column, n, m, start, stop, d, PRECISION, ROWS, COLUMNS, DEPTH
+    )
+    if not SPLIT:
+        b_sq = sq_distances(b_pairs, p_norms_x, p_norms_y, first_row, first_column, n, m)
+        b_pairs = pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF)
+    rows = split * panel_rows + row + tl.arange(0, ROWS)
+    columns = column + tl.arange(0, COLUMNS)
+    # 32-bit offsets are enough in a bounded workspace
+    tl.store(p_panel + rows[:, None] * panel_columns + columns[None, :], b_pairs)
+
+
+@triton.jit
+def multiply_kernel(
+    p_x,
+    p_y,
+    p_norms_x,
+    p_norms_y,
+    p_weights,
+    p_bandwidth,
+    p_panel,
+    p_force,
+    p_similarity,
+    panel_row,
+    panel_column,
+    panel_columns,
+    n,
+    m,
+    d,
+    ADD: tl.constexpr,
+    SPLIT: tl.constexpr,
+    SELF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """Multiplies a panel by a chunk of y's columns; with ADD, on top of the panels before it.
+
+    With SPLIT the panel holds products, and is small: every chunk makes the weights anew.
+    """
+    row = tl.program_id(0) * ROWS
+    chunk = tl.program_id(1) * DEPTH
+    first_row = panel_row + row
+    rows = tl.arange(0, ROWS)
+    b_total = tl.zeros([ROWS], tl.float32)
+    b_sum = tl.zeros([ROWS, DEPTH], tl.float32)
+    for column in range(0, tl.minimum(panel_columns, m - panel_column), COLUMNS):
+        first_column = panel_column + column
+        columns = column + tl.arange(0, COLUMNS)
+        b_k = tl.load(p_panel + (row + rows)[:, None] * panel_columns + columns[None, :])
+        if SPLIT:
+            b_sq = sq_distances(b_k, p_norms_x, p_norms_y, first_row, first_column, n, m)
+            b_k = pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF)
+            b_k = b_k.to(p_y.dtype.element_ty)
+        # As in fused_kernel, the sums take the weights as rounded for the product
+        b_total += tl.sum(b_k.to(tl.float32), 1)
+        b_y = load_rows(p_y, first_column, m, chunk, d, COLUMNS, DEPTH)
+        b_sum = tl.dot(as_operand(b_k), b_y, b_sum, input_precision=PRECISION)
+    b_x = load_rows(p_x, first_row, n, chunk, d, ROWS, DEPTH).to(tl.float32)
+    b_force = 2.0 / tl.load(p_bandwidth) * (b_total[:, None] * b_x - b_sum)
+
+    depth = chunk + tl.arange(0, DEPTH)
+    m_rows = first_row + rows < n
+    m_force = m_rows[:, None] & (depth < d)[None, :]
+    p_rows = p_force + tl.cast(first_row, tl.int64) * d + rows[:, None] * d + depth[None, :]
+    if ADD:
+        b_force += tl.load(p_rows, mask=m_force)
+    tl.store(p_rows, b_force, mask=m_force)
+    # Every chunk has the row sums: the first one writes them
+    if chunk == 0:
+        p_totals = p_similarity + first_row + rows
+        if ADD:
+            b_total += tl.load(p_totals, mask=m_rows)
+        else:
+            b_total += own_weights(p_weights, first_row, n, SELF, ROWS)
+        tl.store(p_totals, b_total, mask=m_rows)
+
+
+def launch_panels(
+    x: Tensor,  # [N, d]
+    y: Tensor,  # [M, d]
+    norms_x: Tensor,  # [N]
+    norms_y: Tensor,  # [M]
+    weights: Tensor | None,  # [M]
+    bandwidth: Tensor,  # []
+) -> tuple[Tensor, Tensor]:
+    """Returns force [N, d] and similarity [N] for any d."""
+    (n, d), m = x.shape, len(y)
+    tile = tiles_for(x)["panel"]
+    panel_columns = _round_up(min(m, MAX_PANEL_COLUMNS), PANEL_MULTIPLE)
+    panel_rows = min(_round_up(n, PANEL_MULTIPLE), WORKSPACE // panel_columns)
+    panel_rows = panel_rows // PANEL_MULTIPLE * PANEL_MULTIPLE
+    # Few pairs would leave the device idle: then several programs share them, each with a range
+    # of d. Added up in a fixed order, the result is the same every time.
+    tiles = triton.cdiv(min(n, panel_rows), tile.rows) * triton.cdiv(
+        min(m, panel_columns), tile.columns
+    )
+    splits = min(
+        triton.cdiv(multiprocessors(x.device), tiles),
+        triton.cdiv(d, tile.depth),
+        WORKSPACE // (panel_rows * panel_columns),
+    )
+    depth_per_split = _round_up(triton.cdiv(d, splits), tile.depth)
+    splits = triton.cdiv(d, depth_per_split)
+
+    force = torch.empty(n, d, dtype=torch.float32, device=x.device)
+    similarity = torch.empty(n, dtype=torch.float32, device=x.device)
+    panels = torch.empty(
+        *(splits, panel_rows, panel_columns),
+        dtype=x.dtype if splits == 1 else torch.float32,
+        device=x.device,
+    )
+    inputs = (x, y, norms_x, norms_y, weights, bandwidth)
+    settings = {"SPLIT": splits > 1, "SELF": x is y, "PRECISION": precision_for(x)}
+    multiply = tiles_for(x)["multiply"]
+    for row in range(0, n, panel_rows):
+        rows = min(panel_rows, n - row)
+        for column in range(0, m, panel_columns):
+            columns = min(panel_columns, m - column)
+            grid = (triton.cdiv(rows, tile.rows), triton.cdiv(columns, tile.columns), splits)
+            position = (row, column, panel_rows, panel_columns)
+            panel_kernel[grid](
+                *(*inputs, panels, *position, n, m, d, depth_per_split),
+                **settings,
+                **tile.options(),
+            )
+            panel = panels[0] if splits == 1 else panels.sum(dim=0)
+            grid = (triton.cdiv(rows, multiply.rows), triton.cdiv(d, multiply.depth))
+            multiply_kernel[grid](
+                *(*inputs, panel, force, similarity, row, column, panel_columns, n, m, d),
+                ADD=column > 0,
+                **settings,
+                **multiply.options(),
+            )
+    return force, similarity
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return triton.cdiv(count, multiple) * multiple
