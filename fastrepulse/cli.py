@@ -52,14 +52,18 @@ def sample(
     height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a repeatable result.")] = None,
-    micro_batch_size: Annotated[int, typer.Option(help="Particles in the model at once.")] = 32,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Particles in the model at once; left out: by free memory.")
+    ] = None,
+    compile: Annotated[
+        Literal["auto", "yes", "no"], typer.Option(help="Run the model through torch.compile.")
+    ] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Draws pictures of a prompt that differ from each other."""
     repulsion = None
     if embedding != "none":
         repulsion = fastrepulse.Repulsion(embedding, strength, on, window)
-    check_writable(out)
     start = time.perf_counter()
     result = fastrepulse.sample(
         prompt,
@@ -74,17 +78,18 @@ def sample(
         width=width,
         seed=seed,
         micro_batch_size=micro_batch_size,
+        compile="auto" if compile == "auto" else compile == "yes",
         device=device,
+        out=out,
     )
     seconds = time.perf_counter() - start
-    folder = result.save(out)
     table = Table("pictures", "seed", "repelled in", "time", "folder")
     table.add_row(
         str(len(result.images)),
         str(result.settings["seed"]),
         escape(embedding),
         f"{seconds:.1f} s",
-        escape(str(folder)),
+        escape(str(out)),
     )
     console.print(table)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,6 +135,17 @@ def check_writable(folder: Path) -> None:
         raise NotADirectoryError(f"out must be a folder, got {str(folder)!r}: a file is in the way")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(f"out must be a folder that can be written, got {str(folder)!r}")
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Raises before any work if a folder's disk has less free space than that many bytes."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise OSError(
+            f"out must have room for {size / 1e6:.0f} MB of pictures, "
+            f"{str(folder)!r} has {free / 1e6:.0f} MB"
+        )
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:

@@ -1,5 +1,6 @@
 """`sample()`: a prompt in, N pictures that differ out."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,16 @@ from fastrepulse import models
 from fastrepulse.denoise_loop import denoise_together
 from fastrepulse.denoiser import Denoiser, choose_micro_batch_size, repays_compiling
 from fastrepulse.repulsion import Repeller, Repulsion, check_window
-from fastrepulse.results import SampleResult, SavedImages, check_writable, save_picture, to_pil
+from fastrepulse.results import (
+    SampleResult,
+    SavedImages,
+    check_space,
+    check_writable,
+    save_picture,
+    to_pil,
+)
+
+log = logging.getLogger("fastrepulse")
 
 DEFAULT_REPULSION = Repulsion()
 
@@ -89,6 +99,7 @@ def sample(
         ValueError: If an argument is out of range, named with what is accepted.
         TypeError: If an argument has a wrong type.
         FileNotFoundError: If there is no such model.
+        OSError: If `out` cannot be written or has too little space; before the first step.
         FloatingPointError: If a value stops being finite; names the step and the particle.
     """
     if not isinstance(prompt, (str, Sequence)):
@@ -113,11 +124,11 @@ def sample(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
-
     sd = models.load_model(model, device, dtype)
-    models.set_attention(sd.unet, attention)
     latent_shape = sd.latent_shape(height, width)
     count = len(prompts) * num_particles
+    if folder is not None:
+        check_space(folder, count * 3 * math.prod(latent_shape[1:]) * sd.vae_scale_factor**2)
     latents_given = latents is not None
     if latents is None:
         latents = initial_noise(seed, num_particles, latent_shape).repeat(len(prompts), 1, 1, 1)
@@ -154,16 +165,17 @@ def sample(
     if repulsion is not None and num_particles > 1:
         repeller = Repeller(repulsion, seed, num_particles, micro_batch_size)
     x = latents.to(sd.device, sd.dtype) * stepper.init_noise_sigma
-    diagnostics = denoise_together(
-        x,
-        denoise,
-        stepper,
-        repeller,
-        num_particles=num_particles,
-        guidance_window=guidance_window,
-        micro_batch_size=micro_batch_size,
-        progress=progress,
-    )
+    with models.attention_of(sd.unet, attention):
+        diagnostics = denoise_together(
+            x,
+            denoise,
+            stepper,
+            repeller,
+            num_particles=num_particles,
+            guidance_window=guidance_window,
+            micro_batch_size=micro_batch_size,
+            progress=progress,
+        )
     result = SampleResult([], x, diagnostics, settings)
     return decode(sd, result, folder, micro_batch_size, progress)
 
@@ -176,14 +188,20 @@ def decode(
     paths: list[Path] = []
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(result.latents), desc="decode", unit="img", disable=not progress) as bar:
-        for chunk in result.latents.split(batch_size):
-            for image in to_pil(sd.decode(chunk)):
-                if folder is None:
-                    images.append(image)
-                else:
-                    paths.append(save_picture(image, folder, len(paths), result.settings))
-                bar.update()
+    count = len(result.latents)
+    try:
+        with tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar:
+            for chunk in result.latents.split(batch_size):
+                for image in to_pil(sd.decode(chunk)):
+                    if folder is None:
+                        images.append(image)
+                    else:
+                        paths.append(save_picture(image, folder, len(paths), result.settings))
+                    bar.update()
+    except KeyboardInterrupt:
+        if folder is not None:
+            log.warning("stopped: %d of %d pictures are in %s", len(paths), count, folder)
+        raise
     if folder is None:
         return replace(result, images=images)
     saved = replace(result, images=SavedImages(paths))

@@ -1,13 +1,16 @@
 """The sampler on the shipped model: equal to diffusers without repulsion, and as promised with."""
 
 import math
+import shutil
 
 import pytest
 import torch
 from tolerances import SAME_COMPUTATION
 
 import fastrepulse
-from fastrepulse import Repulsion, embeddings, models
+from fastrepulse import Repulsion, embeddings, models, sampling
+from fastrepulse.denoiser import Denoiser, repays_compiling
+from fastrepulse.repulsion import Repeller
 from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
@@ -132,6 +135,115 @@ def test_the_micro_batch_size_does_not_matter():
         torch.testing.assert_close(split.latents, whole.latents, rtol=rtol, atol=10 * atol)
 
 
+def test_compiling_does_not_matter_and_makes_one_graph():
+    from torch._dynamo.utils import counters
+
+    rtol, atol = SAME_COMPUTATION
+    plain = draw(num_particles=5, micro_batch_size=2, num_inference_steps=3, compile=False)
+    torch._dynamo.reset()
+    counters.clear()
+    for n in (5, 3):
+        compiled = draw(num_particles=n, micro_batch_size=2, num_inference_steps=3, compile=True)
+        if n == 5:
+            torch.testing.assert_close(compiled.latents, plain.latents, rtol=rtol, atol=10 * atol)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+def test_the_attention_backend_does_not_matter():
+    rtol, atol = SAME_COMPUTATION
+    default, *others = (draw(attention=a).latents for a in ("auto", "sdpa", "math"))
+    for other in others:
+        torch.testing.assert_close(other, default, rtol=rtol, atol=10 * atol)
+    assert torch.equal(draw().latents, default)
+
+
+def test_short_runs_are_not_compiled():
+    assert not repays_compiling(16, 25, 16) and repays_compiling(1000, 25, 32)
+
+
+def test_outside_the_guidance_window_there_is_no_guidance():
+    rtol, atol = SAME_COMPUTATION
+    never = draw(guidance_window=(1e9, 1e8)).latents
+    torch.testing.assert_close(never, draw(guidance_scale=1.0).latents, rtol=rtol, atol=10 * atol)
+    late = draw(guidance_window=(3.0, 0.0)).latents
+    assert not torch.allclose(late, never) and not torch.allclose(late, draw().latents)
+
+
+def test_a_micro_batch_that_runs_out_of_memory_is_halved():
+    class Small(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, latents, timestep, encoder_hidden_states, return_dict):
+            if len(latents) > 3:
+                raise torch.OutOfMemoryError
+            return (latents * encoder_hidden_states[:, :1, :1, None],)
+
+    text = torch.arange(1.0, 3.0).view(2, 1, 1)
+    denoise = Denoiser(Small(), text, None, 1.0, micro_batch_size=8, compiled=False)
+    prompts = torch.tensor([0, 1, 0, 1, 1, 0, 1])
+    latents = torch.randn(7, 4, 2, 2)
+    output = denoise(latents, torch.tensor(1.0), prompts)
+    torch.testing.assert_close(output, latents * (prompts + 1)[:, None, None, None])
+    assert denoise.micro_batch_size == 2
+
+
+def test_pictures_go_straight_to_a_folder(tmp_path):
+    settings = {"num_particles": 3, "num_inference_steps": 2}
+    saved, held = draw(out=tmp_path / "a" / "b", **settings), draw(**settings)
+    assert len(saved.images) == 3 and len(saved.images[1:]) == 2
+    for one, other in zip(saved.images, held.images, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert {f.name for f in (tmp_path / "a" / "b").iterdir()} == {
+        *(f"0000{i}.png" for i in range(3)),
+        "grid.png",
+        "sample.json",
+    }
+
+
+def test_a_full_disk_is_reported_before_the_first_step(tmp_path, monkeypatch, capsys):
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(OSError, match="room for 0 MB"):
+        draw(out=tmp_path / "out", progress=True)
+    assert "denoise" not in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch, caplog):
+    save = sampling.save_picture
+
+    def stop_at_two(image, folder, i, settings):
+        if i == 2:
+            raise KeyboardInterrupt
+        return save(image, folder, i, settings)
+
+    monkeypatch.setattr(sampling, "save_picture", stop_at_two)
+    with pytest.raises(KeyboardInterrupt):
+        draw(out=tmp_path, num_inference_steps=1)
+    assert "2 of 6 pictures" in caplog.text
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["00000.png", "00001.png"]
+
+
+def test_operator_calls_do_not_grow_with_particles():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            self.calls += 1
+            return function(*arguments, **(named or {}))
+
+    calls = []
+    for n in (4, 12):
+        embedded = Repeller(Repulsion("random_cnn"), 0, n, micro_batch_size=n)
+        latents = initial_noise(0, n, (4, 16, 16))
+        with Count() as count:
+            push = embedded.push(latents, 3.0, 0)
+            push.pull_back(slice(0, n))
+        calls.append(count.calls)
+    assert calls[0] == calls[1]
+
+
 def test_independent_particles_do_not_know_of_each_other():
     rtol, atol = SAME_COMPUTATION
     few, many = draw(num_particles=2, repulsion=None), draw(num_particles=5, repulsion=None)
@@ -211,6 +323,11 @@ def test_half_precision_stays_near_float32(dtype):
         ({"height": "64"}, TypeError, "height must be an int or None, got '64'"),
         ({"height": 30}, ValueError, "height must be a positive multiple of 4, got 30"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, ValueError, r"latents must be \[6, 4, 16, 16\]"),
+        ({"guidance_window": (1, 2)}, ValueError, "guidance_window must be two noise levels"),
+        ({"compile": "maybe"}, ValueError, "compile must be 'auto', True or False, got 'maybe'"),
+        ({"attention": "flash"}, ValueError, "attention must be one of auto, .* got 'flash'"),
+        ({"attention": "xformers"}, ValueError, "attention must be available, got 'xformers'"),
+        ({"out": "/dev/null/x"}, NotADirectoryError, "out must be a folder"),
         ({"model": "no-such-folder"}, FileNotFoundError, "no-such-folder"),
     ],
 )
