@@ -23,6 +23,7 @@ test: $(STAMP)-test
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
 	$(ENV)/bin/python bench/kernel_report.py timings.json
+	$(ENV)/bin/python bench/sampling_report.py timings.json
 
 lint: $(STAMP)-lint
 	$(ENV)/bin/ruff check .

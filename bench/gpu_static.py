@@ -55,10 +55,10 @@ at these peak rates:
 
 {peaks}
 
-Peaks are the dense ones of the vendors' data sheets (NVIDIA A100, H100 and HGX B200, AMD Instinct
-MI300X); 16 exponentials are those of the arithmetic throughput table in NVIDIA's CUDA programming
-guide and, for the MI300X, a quarter of its vector rate (an assumption). Reality adds latency, the
-arithmetic between the products, and caches: expect a multiple of the model.
+Peaks are the dense ones commonly published for these devices, checked against public comparison
+tables and not against the vendors' own data sheets; 16 exponentials a clock are what NVIDIA states
+for its multiprocessors and, for the MI300X, an assumption. Reality adds latency, the arithmetic
+between the products, and caches: expect a multiple of the model.
 
 | architecture | dtype | kernel | tile | warps | stages | registers | stack | spills | shared | \
 matrix instructions | modelled time | bound by |

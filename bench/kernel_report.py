@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("timings", type=Path)
     args = parser.parse_args()
     timings = json.loads(args.timings.read_text())["benchmarks"]
+    timings = [timing for timing in timings if "provider" in timing["extra_info"]]
     memory: dict[str, dict[int, float]] = {}
     for provider in FORCE:
         memory[provider.name] = {}

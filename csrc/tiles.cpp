@@ -26,7 +26,7 @@ struct Vector<float> {
   typedef float Values __attribute__((vector_size(kBytes)));
   typedef int32_t Bits __attribute__((vector_size(kBytes)));
   static constexpr float kRound = 0x1.8p23f;
-  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr int kMantissa = 23;
   static constexpr float kSmallest = -126;
 };
 template <>
@@ -34,7 +34,7 @@ struct Vector<double> {
   typedef double Values __attribute__((vector_size(kBytes)));
   typedef int64_t Bits __attribute__((vector_size(kBytes)));
   static constexpr double kRound = 0x1.8p52;
-  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr int kMantissa = 52;
   static constexpr double kSmallest = -1022;
 };
 

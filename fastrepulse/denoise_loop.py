@@ -33,7 +33,8 @@ def denoise_together(
     latents that it predicts.
 
     Args:
-        x: Noisy latents [prompts * N, C, H, W], scaled as the scheduler holds them.
+        x: Noisy latents [prompts * N, C, H, W], scaled as the scheduler holds them. They may lie in
+            host memory while the model is on a GPU.
         denoise: The model with its prompts.
         scheduler: A diffusers scheduler with its timesteps set.
         repeller: The repulsion; None for independent particles.
@@ -53,23 +54,29 @@ def denoise_together(
     parts = [slice(start, min(start + micro_batch_size, len(x))) for start in starts]
     # Some schedulers remember past outputs, so each micro-batch has its own
     schedulers = [copy.deepcopy(scheduler) for _ in parts]
-    prompts = torch.arange(len(x), device=x.device) // num_particles
+    prompts = torch.arange(len(x), device=denoise.device) // num_particles
     output, denoised = torch.empty_like(x), torch.empty_like(x)
     diagnostics = []
     steps = len(scheduler.timesteps)
-    with tqdm(total=steps * len(x), desc="denoise", unit="step", disable=not progress) as bar:
+    # Counted in particles and steps, shown in whole images
+    total, scale = steps * len(x), 1 / steps
+    with tqdm(
+        total=total, unit_scale=scale, desc="denoise", unit="img", disable=not progress
+    ) as bar:
         for step, timestep in enumerate(scheduler.timesteps):
             sigma = schedule.sigmas[step]
             guided = guidance_window[0] >= sigma >= guidance_window[1]
             square_score = 0.0
             for part, own in zip(parts, schedulers, strict=True):
-                scaled = own.scale_model_input(x[part], timestep)
-                output[part] = denoise(scaled, timestep, prompts[part], guided)
-                check_finite(output[part], "the model's output", step, part.start)
-                z = schedule.noisy(x[part], step)
-                denoised[part] = schedule.denoised(z, output[part], step)
-                score = schedule.score(z, denoised[part], step)
-                square_score += score.float().square().sum().item()
+                held = x[part].to(denoise.device)
+                said = denoise(
+                    own.scale_model_input(held, timestep), timestep, prompts[part], guided
+                )
+                check_finite(said, "the model's output", step, part.start)
+                z = schedule.noisy(held, step)
+                clean = schedule.denoised(z, said, step)
+                square_score += schedule.score(z, clean, step).float().square().sum().item()
+                output[part], denoised[part] = said, clean
                 bar.update(part.stop - part.start)
 
             push: Push | None = None
@@ -79,8 +86,9 @@ def denoise_together(
             diagnostics.append(StepDiagnostics.of(sigma, math.sqrt(square_score / len(x)), push))
 
             for part, own in zip(parts, schedulers, strict=True):
+                held, said = x[part].to(denoise.device), output[part].to(denoise.device)
                 if repeller is not None and push is not None and repeller.repulsion.acts_at(sigma):
                     change = repeller.repulsion.strength * push.pull_back(part)
-                    output[part] = schedule.add_to_score(output[part], change, step)
-                x[part] = own.step(output[part], timestep, x[part]).prev_sample
+                    said = schedule.add_to_score(said, change, step)
+                x[part] = own.step(said, timestep, held).prev_sample
     return diagnostics

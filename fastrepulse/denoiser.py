@@ -50,6 +50,11 @@ class Denoiser:
         self.micro_batch_size = micro_batch_size
         self._plain, self._guided = _forwards(unet, compiled)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet runs."""
+        return self.text.device
+
     def __call__(
         self, model_input: Tensor, timestep: Tensor, prompts: Tensor, guided: bool = True
     ) -> Tensor:
@@ -121,8 +126,21 @@ def choose_micro_batch_size(unet: Any, latent_shape: tuple[int, int, int]) -> in
     _, height, width = latent_shape
     activations = height * width * unet.config.block_out_channels[0]
     particle = 60 * activations * torch.finfo(unet.dtype).bits // 8
-    if unet.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(unet.device)
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 2 ** min(5, int(math.log2(max(1, free // 4 // particle))))
+    return 2 ** min(5, int(math.log2(max(1, free_memory(unet.device) // 4 // particle))))
+
+
+def choose_storage(device: torch.device, count: int, latent_shape: tuple[int, int, int]) -> str:
+    """Returns where all latents lie: on the device, or on the host if they crowd the device.
+
+    The loop holds four sets of them at most, in up to four bytes a number.
+    """
+    size = 16 * count * math.prod(latent_shape)
+    crowded = device.type == "cuda" and size > free_memory(device) // 4
+    return "cpu" if crowded else str(device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Returns the bytes that are free on a GPU, or on the host."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -133,12 +133,19 @@ class Repeller:
         repulsion: What to apply.
         seed: From which an embedding draws what is random in it.
         num_particles: N >= 2 of each prompt; latents hold prompt after prompt.
-        micro_batch_size: How many latents are embedded, and pulled back to, at once.
+        micro_batch_size: How many latents are embedded at once.
+        device: Where the embeddings lie, whether or not the latents do.
     """
 
     def __init__(
-        self, repulsion: Repulsion, seed: int, num_particles: int, micro_batch_size: int = 32
+        self,
+        repulsion: Repulsion,
+        seed: int,
+        num_particles: int,
+        micro_batch_size: int = 32,
+        device: torch.device | str = "cpu",
     ):
+        self.device = device
         self.repulsion = repulsion
         self.seed = seed
         self.num_particles = num_particles
@@ -169,14 +176,14 @@ class Repeller:
         direction = torch.cat([prompt.direction for prompt in by_prompt])
 
         def pull_back(part: slice) -> Tensor:
-            change = self.embedding.pull_back(latents[part], direction[part])
+            change = self.embedding.pull_back(latents[part].to(self.device), direction[part])
             check_finite(change, "the repulsion", step, part.start)
             return change
 
         return Push(by_prompt, pull_back)
 
     def _embed(self, latents: Tensor) -> Tensor:
-        embedded = self.embedding(latents.float())
+        embedded = self.embedding(latents.to(self.device).float())
         if embedded.ndim != 2 or len(embedded) != len(latents):
             raise ValueError(
                 f"the embedding of {len(latents)} latents must be [{len(latents)}, d], "

@@ -15,7 +15,12 @@ from tqdm import tqdm
 
 from fastrepulse import models
 from fastrepulse.denoise_loop import denoise_together
-from fastrepulse.denoiser import Denoiser, choose_micro_batch_size, repays_compiling
+from fastrepulse.denoiser import (
+    Denoiser,
+    choose_micro_batch_size,
+    choose_storage,
+    repays_compiling,
+)
 from fastrepulse.repulsion import Repeller, Repulsion, check_window
 from fastrepulse.results import (
     SampleResult,
@@ -163,8 +168,9 @@ def sample(
     denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
     repeller = None
     if repulsion is not None and num_particles > 1:
-        repeller = Repeller(repulsion, seed, num_particles, micro_batch_size)
-    x = latents.to(sd.device, sd.dtype) * stepper.init_noise_sigma
+        repeller = Repeller(repulsion, seed, num_particles, micro_batch_size, sd.device)
+    storage = choose_storage(sd.device, count, latent_shape)
+    x = latents.to(storage, sd.dtype) * stepper.init_noise_sigma
     with models.attention_of(sd.unet, attention):
         diagnostics = denoise_together(
             x,
@@ -192,7 +198,7 @@ def decode(
     try:
         with tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar:
             for chunk in result.latents.split(batch_size):
-                for image in to_pil(sd.decode(chunk)):
+                for image in to_pil(sd.decode(chunk.to(sd.device))):
                     if folder is None:
                         images.append(image)
                     else:

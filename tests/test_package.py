@@ -75,7 +75,7 @@ LAYERS = [
     {"fastrepulse.denoise_loop"},
     {"fastrepulse.sampling"},
     {"fastrepulse.demo"},
-    {"fastrepulse.cli", "fastrepulse"},
+    {"fastrepulse.cli", "fastrepulse", "fastrepulse.integrations"},
 ]
 
 

@@ -1,0 +1,121 @@
+"""Times `sample()` beside diffusers' pipeline, and a step's repulsion beside its peers.
+
+make bench
+"""
+
+import time
+
+import pytest
+import torch
+from common import environment
+from sampling_peers import PUSHES, diffusers_pipeline, stable_diffusion_2
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.repulsion import Repeller
+from fastrepulse.sampling import initial_noise
+
+PROMPT = "a potted plant"
+N, STEPS = 64, 20
+
+
+def run_diffusers(pipeline, latents, steps):
+    return pipeline(
+        PROMPT,
+        num_images_per_prompt=len(latents),
+        num_inference_steps=steps,
+        guidance_scale=5.0,
+        latents=latents,
+    ).images
+
+
+def run_ours(model, n, steps, **arguments):
+    return fastrepulse.sample(
+        PROMPT, n, model=model, num_inference_steps=steps, seed=0, progress=False, **arguments
+    ).images
+
+
+def check_equal(pipeline, model, n, steps):
+    """Both draw the same pictures where nothing repels."""
+    latents = initial_noise(0, n, model.latent_shape(None, None))
+    theirs = run_diffusers(pipeline, latents, steps)
+    ours = run_ours(model, n, steps, repulsion=None)
+    for one, other in zip(ours, theirs, strict=True):
+        pixels = [
+            torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).int() for p in (one, other)
+        ]
+        assert (pixels[0] - pixels[1]).abs().max() <= 2
+    return latents
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    model = models.load_model()
+    pipeline = diffusers_pipeline(model)
+    check_equal(pipeline, model, 2, 3)
+    return model, pipeline
+
+
+VARIANTS = {
+    "diffusers": None,
+    "fastrepulse, independent": {"repulsion": None, "compile": False},
+    "fastrepulse, repelled": {"compile": False},
+    "fastrepulse, independent, compiled": {"repulsion": None, "compile": True},
+    "fastrepulse, repelled, compiled": {"compile": True},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sample(benchmark, shipped, variant):
+    model, pipeline = shipped
+    arguments = VARIANTS[variant]
+    latents = initial_noise(0, N, (4, 16, 16))
+    if arguments is None:
+        call = lambda: run_diffusers(pipeline, latents, STEPS)  # noqa: E731
+    else:
+        call = lambda: run_ours(model, N, STEPS, **arguments)  # noqa: E731
+        start = time.perf_counter()
+        run_ours(model, N, 1, **arguments)
+        benchmark.extra_info["first_step_seconds"] = time.perf_counter() - start
+    benchmark.group = f"sample, shipped model, N={N}, {STEPS} steps"
+    benchmark.extra_info |= {"op": "sample", "variant": variant, "images": N}
+    benchmark.extra_info |= {"environment": environment()}
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["diffusers", "fastrepulse, repelled"])
+def test_sample_full_size(benchmark, variant):
+    model = stable_diffusion_2()
+    latents = initial_noise(0, 2, (4, 64, 64))
+    if variant == "diffusers":
+        pipeline = diffusers_pipeline(model)
+        check_equal(pipeline, model, 1, 1)
+        del model
+        call = lambda: run_diffusers(pipeline, latents, 2)  # noqa: E731
+    else:
+        call = lambda: run_ours(model, 2, 2, repulsion="thirds", compile=False)  # noqa: E731
+    benchmark.group = "sample, Stable Diffusion 2's size, N=2, 2 steps"
+    benchmark.extra_info |= {"op": "sample_full_size", "variant": variant, "images": 2}
+    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("embedding", ["random_cnn", "thirds"])
+@pytest.mark.parametrize("variant", ["thesis", "Particle Guidance", "fastrepulse"])
+def test_push(benchmark, variant, embedding):
+    latents = initial_noise(0, N, (4, 16, 16))
+    repeller = Repeller(Repulsion(embedding, on="noisy"), 0, N, micro_batch_size=32)
+
+    def ours():
+        push = repeller.push(latents, 3.0, 0)
+        return torch.cat([push.pull_back(slice(i, i + 32)) for i in range(0, N, 32)])
+
+    call = ours if variant == "fastrepulse" else lambda: PUSHES[variant](latents, embedding)
+    direction = call().flatten(1)
+    if variant != "fastrepulse":
+        # The same direction for every particle; lengths differ by H W / S_i against 1 / N
+        cosine = torch.cosine_similarity(direction, ours().flatten(1))
+        assert cosine.min() > 0.999
+    benchmark.group = f"repulsion of a step, {embedding}, N={N}"
+    benchmark.extra_info |= {"op": "push", "variant": variant, "embedding": embedding}
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)

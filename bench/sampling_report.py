@@ -1,0 +1,192 @@
+"""Turns the timings of `bench_sampling.py` into a report; measures shares of a step and memory.
+
+python bench/sampling_report.py timings.json
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import pyplot
+
+import fastrepulse
+from fastrepulse import models
+from fastrepulse.denoiser import Denoiser
+from fastrepulse.repulsion import Repeller
+
+RESULTS = Path(__file__).parent / "results"
+SHARE_SIZES = (64, 1024, 4096)
+MEMORY_SIZES = (64, 256, 1024, 4096, 10_000)
+PARTS = ("model", "repulsion", "rest")
+
+matplotlib.use("agg")
+
+
+@contextmanager
+def timed(owner: type, name: str, seconds: dict[str, float], part: str):
+    """Adds up the time that a method takes."""
+    original = getattr(owner, name)
+
+    def measured(*arguments, **named):
+        start = time.perf_counter()
+        result = original(*arguments, **named)
+        seconds[part] += time.perf_counter() - start
+        return result
+
+    setattr(owner, name, measured)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def shares(n: int, steps: int = 2) -> dict[str, float]:
+    """Returns the seconds of a step that the model, the repulsion and all else take."""
+    seconds: dict[str, float] = defaultdict(float)
+    window = fastrepulse.Repulsion(window=(float("inf"), 0.0))
+    latents = torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    arguments = {"repulsion": window, "num_inference_steps": steps, "progress": False}
+    # The decoder is no part of a step
+    decode = models.Model.decode
+    models.Model.decode = lambda self, latents: latents[:, :3].clamp(0, 1)
+    try:
+        with (
+            timed(Denoiser, "__call__", seconds, "model"),
+            timed(Repeller, "push", seconds, "repulsion"),
+            timed(type(Repeller(window, 0, 2).embedding), "pull_back", seconds, "repulsion"),
+        ):
+            start = time.perf_counter()
+            fastrepulse.sample(
+                "a potted plant", n, latents=latents, compile=True, seed=0, **arguments
+            )
+            seconds["rest"] = time.perf_counter() - start - sum(seconds.values())
+    finally:
+        models.Model.decode = decode
+    return {part: seconds[part] / steps for part in PARTS}
+
+
+def run_of(n: int) -> dict[str, float]:
+    """Returns time per particle and peak memory above the model's own, of one step in a process."""
+    program = (
+        "import json, resource, sys, tempfile, time, torch, fastrepulse\n"
+        "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "settings = dict(num_inference_steps=1, seed=0, progress=False, compile=False)\n"
+        "model = fastrepulse.load_model()\n"
+        "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0))\n"
+        "fastrepulse.sample('a planet', 64, model=model, repulsion=repulsion, **settings)\n"
+        "before, start = peak(), time.perf_counter()\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        f"    fastrepulse.sample('a planet', {n}, model=model, repulsion=repulsion, out=folder,\n"
+        "                       **settings)\n"
+        f"print(json.dumps(dict(seconds=(time.perf_counter() - start) / {n},\n"
+        "                      memory=peak() - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done.check_returncode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def grouped(timings: list[dict]) -> list[str]:
+    """Returns a table for each group of timings."""
+    groups: dict[str, list[dict]] = defaultdict(list)
+    for timing in timings:
+        if timing["extra_info"].get("variant"):
+            groups[timing["group"]].append(timing)
+    lines = []
+    for group, members in groups.items():
+        slowest = max(timing["stats"]["median"] for timing in members)
+        base = next(
+            (t["stats"]["median"] for t in members if t["extra_info"]["variant"] == "diffusers"),
+            slowest,
+        )
+        lines += [f"## {group}", "", "| | median | images/s | times faster |", "|---|---|---|---|"]
+        for timing in members:
+            info, median = timing["extra_info"], timing["stats"]["median"]
+            rate = f"{info['images'] / median:.2f}" if "images" in info else "–"
+            lines.append(
+                f"| {info['variant']} | {1e3 * median:.1f} ms | {rate} | {base / median:.2f} |"
+            )
+            if "first_step_seconds" in info and "compiled" in info["variant"]:
+                lines[-1] = lines[-1].replace(
+                    " | ", f" (compiled in {info['first_step_seconds']:.0f} s) | ", 1
+                )
+        lines.append("")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("timings", type=Path)
+    args = parser.parse_args()
+    timings = json.loads(args.timings.read_text())["benchmarks"]
+    timings = [timing for timing in timings if "variant" in timing["extra_info"]]
+    shares(SHARE_SIZES[0])  # compiles
+    split = {n: shares(n) for n in SHARE_SIZES}
+    runs = {n: run_of(n) for n in MEMORY_SIZES}
+    latent_bytes = 4 * 16 * 16 * 4
+    environment = next(
+        t["extra_info"]["environment"] for t in timings if "environment" in t["extra_info"]
+    )
+    lines = [
+        "# The denoise loop on the CPU",
+        "",
+        environment + " Medians; all variants of a table in one run.",
+        "",
+        *grouped(timings),
+        "## Where a step goes (compiled, repulsion at every step)",
+        "",
+        "| N | model | repulsion | rest | repulsion / model |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {n} | {s['model']:.3f} s | {1e3 * s['repulsion']:.1f} ms | "
+            f"{1e3 * s['rest']:.1f} ms | {s['repulsion'] / s['model']:.1%} |"
+            for n, s in split.items()
+        ),
+        "",
+        "## Growing N (one step, not compiled, pictures straight to a folder)",
+        "",
+        "Memory is what the peak of the process grows by after a run of 64 particles; one set of "
+        f"latents takes {latent_bytes} bytes a particle.",
+        "",
+        "| N | time per particle | added peak memory | in sets of latents |",
+        "|---|---|---|---|",
+        *(
+            f"| {n:,} | {1e3 * run['seconds']:.2f} ms | {run['memory'] / 2**20:.0f} MiB | "
+            f"{run['memory'] / (n * latent_bytes):.1f} |"
+            for n, run in runs.items()
+        ),
+    ]
+    (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    plot(split, runs)
+
+
+def plot(split: dict[int, dict[str, float]], runs: dict[int, dict[str, float]]) -> None:
+    """Draws the shares of a step, and time per particle and memory against N."""
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4))
+    bottom = [0.0] * len(split)
+    for part in PARTS:
+        heights = [s[part] / sum(s.values()) for s in split.values()]
+        left.bar([f"{n:,}" for n in split], heights, bottom=bottom, label=part)
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    left.set(xlabel="N", ylabel="share of a step")
+    left.legend()
+    middle.semilogx(list(runs), [1e3 * run["seconds"] for run in runs.values()], marker="o")
+    middle.set(xlabel="N", ylabel="time per particle and step, ms", ylim=(0, None))
+    right.loglog(list(runs), [run["memory"] / 2**20 for run in runs.values()], marker="o")
+    right.set(xlabel="N", ylabel="added peak memory, MiB")
+    for axis in (middle, right):
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "throughput.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The repulsion inside diffusers' own pipeline."""
+
+import json
+import math
+
+import diffusers
+import pytest
+import torch
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.integrations import RepulsiveScheduler
+from fastrepulse.sampling import initial_noise
+
+PROMPT = "a potted plant"
+STEPS = 6
+SCHEDULERS = [
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(
+        models.DEFAULT_MODEL, torch_dtype=torch.float32
+    )
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def plain(pipeline, name):
+    config = {**pipeline.scheduler.config, "steps_offset": 1, "clip_sample": False}
+    return getattr(diffusers, name).from_config(config)
+
+
+def draw(pipeline, scheduler, prompt=PROMPT, count=4):
+    pipeline.scheduler = scheduler
+    prompts = 1 if isinstance(prompt, str) else len(prompt)
+    return pipeline(
+        prompt,
+        num_images_per_prompt=count,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        latents=initial_noise(0, count, (4, 16, 16)).repeat(prompts, 1, 1, 1),
+        generator=torch.Generator().manual_seed(0),
+        output_type="latent",
+    ).images
+
+
+def spread(latents):
+    return torch.pdist(latents.float().flatten(1)).mean()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_strength_zero_is_the_pipeline_bit_for_bit_and_strength_moves_apart(pipeline, name):
+    scheduler = plain(pipeline, name)
+    alone = draw(pipeline, scheduler)
+    assert torch.equal(draw(pipeline, RepulsiveScheduler(scheduler, Repulsion(strength=0))), alone)
+    repelled = RepulsiveScheduler(scheduler, Repulsion("latent", 4.0, window=(math.inf, 1.0)))
+    assert spread(draw(pipeline, repelled)) > 1.02 * spread(alone)
+
+
+@pytest.mark.parametrize("short", models.SCHEDULERS)
+@pytest.mark.parametrize("on", ["noisy", "denoised"])
+def test_it_draws_what_sample_draws(pipeline, short, on):
+    repulsion = Repulsion("thirds", 2.0 if on == "denoised" else 0.3, on=on)
+    scheduler = plain(pipeline, models.SCHEDULERS[short])
+    ours = fastrepulse.sample(
+        [PROMPT, "a planet"],
+        3,
+        repulsion=repulsion,
+        scheduler=short,
+        num_inference_steps=STEPS,
+        seed=0,
+        progress=False,
+    )
+    theirs = draw(
+        pipeline,
+        RepulsiveScheduler(scheduler, repulsion, group_size=3),
+        prompt=[PROMPT, "a planet"],
+        count=3,
+    )
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(theirs, ours.latents, rtol=rtol, atol=10 * atol)
+
+
+def test_it_saves_as_the_scheduler_that_it_was(pipeline, tmp_path):
+    scheduler = plain(pipeline, "DPMSolverMultistepScheduler")
+    pipeline.scheduler = RepulsiveScheduler(scheduler, "thirds")
+    assert isinstance(pipeline.scheduler, diffusers.DPMSolverMultistepScheduler)
+    assert pipeline.scheduler.config == scheduler.config
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "DPMSolverMultistepScheduler"]
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path)
+    assert type(loaded.scheduler) is diffusers.DPMSolverMultistepScheduler
+    again = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    assert type(again) is diffusers.DPMSolverMultistepScheduler
+
+
+def test_flow_matching_moves_the_clean_prediction_by_the_repulsion():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    x, x0 = initial_noise(0, 5, (16, 8, 8)), 0.3 * initial_noise(1, 5, (16, 8, 8))
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(1)
+    sigma, following = (float(s) for s in scheduler.sigmas[1:3])
+    velocity = (x - x0) / sigma
+    repulsion = Repulsion("pooled", 0.5, window=(math.inf, 0.0))
+    repelling = RepulsiveScheduler(scheduler, repulsion)
+    time = scheduler.timesteps[1]
+    moved = repelling.step(velocity, time, x).prev_sample
+    alone = scheduler.step(velocity, time, x).prev_sample
+    level = sigma / (1 - sigma)
+    push = fastrepulse.repulsion.Repeller(repulsion, 0, 5).push(x0, level, 1)
+    change = level**2 * 0.5 * push.pull_back(slice(0, 5))
+    torch.testing.assert_close(
+        moved - alone, (sigma - following) / sigma * change, rtol=1e-3, atol=1e-5
+    )
+
+
+def test_packed_latents_are_unpacked_for_the_embedding():
+    x, x0 = initial_noise(0, 3, (16, 8, 12)), 0.3 * initial_noise(1, 3, (16, 8, 12))
+
+    def pack(latents):
+        return diffusers.FluxPipeline._pack_latents(latents, 3, 16, 8, 12)
+
+    results = []
+    for as_held in (lambda z: z, pack):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(4)
+        scheduler.set_begin_index(1)
+        velocity = (x - x0) / float(scheduler.sigmas[1])
+        repelling = RepulsiveScheduler(
+            scheduler, Repulsion("thirds", window=(math.inf, 0.0)), latent_size=(8, 12)
+        )
+        results.append(
+            repelling.step(as_held(velocity), scheduler.timesteps[1], as_held(x)).prev_sample
+        )
+    torch.testing.assert_close(results[1], pack(results[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "named"),
+    [
+        ({"repulsion": "colour"}, ValueError, "'colour'"),
+        ({"repulsion": 3}, TypeError, "3"),
+        ({"group_size": 1}, ValueError, "group_size must be at least 2, got 1"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, named):
+    with pytest.raises(error, match=named):
+        RepulsiveScheduler(diffusers.EulerDiscreteScheduler(), **arguments)
+
+
+def test_a_batch_that_does_not_divide_and_a_second_wrapping_are_refused(pipeline):
+    scheduler = plain(pipeline, "EulerDiscreteScheduler")
+    repelling = RepulsiveScheduler(scheduler, group_size=3)
+    with pytest.raises(ValueError, match="group_size must divide the batch of 4, got 3"):
+        draw(pipeline, repelling)
+    with pytest.raises(ValueError, match="repels already"):
+        RepulsiveScheduler(repelling)
