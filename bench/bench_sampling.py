@@ -97,7 +97,7 @@ def test_sample_full_size(benchmark, variant):
         call = lambda: run_ours(model, 2, 2, repulsion="thirds", compile=False)  # noqa: E731
     benchmark.group = "sample, Stable Diffusion 2's size, N=2, 2 steps"
     benchmark.extra_info |= {"op": "sample_full_size", "variant": variant, "images": 2}
-    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    benchmark.pedantic(call, rounds=2, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("embedding", ["random_cnn", "thirds"])

@@ -10,7 +10,6 @@ that an interrupted run goes on where it stopped.
 import argparse
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -33,11 +32,13 @@ FIRST_SEED = 100
 """The default was searched for with other seeds than it is judged with."""
 CANDIDATES: list[Repulsion | None] = [
     None,
-    DEFAULT_REPULSION,
-    *(replace(DEFAULT_REPULSION, strength=strength) for strength in (9.0, 9.5, 12.0)),
-    replace(DEFAULT_REPULSION, strength=8.0, window=(math.inf, 4.0)),
     *(
-        replace(DEFAULT_REPULSION, embedding=embedding, strength=9.0)
+        Repulsion(strength=strength, window=(math.inf, end))
+        for end, strengths in ((4.0, (8.0, 11.0, 14.0)), (2.5, (7.0, 9.0, 11.0)))
+        for strength in strengths
+    ),
+    *(
+        Repulsion(embedding, strength=6.0, window=(math.inf, 4.0))
         for embedding in ("pooled", "channel_mean", "thirds", "latent")
     ),
 ]
@@ -53,7 +54,9 @@ def label(repulsion: Repulsion | None) -> str:
 
 def measure(repulsion: Repulsion | None, seed: int) -> tuple[dict[str, float], torch.Tensor]:
     """Returns the figures averaged over all sparse prompts, and the features of the pictures."""
-    result = fastrepulse.sample(list(PROMPTS), N, repulsion=repulsion, seed=seed, progress=False)
+    result = fastrepulse.sample(
+        list(PROMPTS), N, repulsion=repulsion, seed=seed, compile=True, progress=False
+    )
     sets = [result.images[p * N : (p + 1) * N] for p in range(len(PROMPTS))]
     figures = [Figures.of(images, PROMPTS[p]) for p, images in zip(PROMPTS, sets, strict=True)]
     names = ("vendi", "coverage", "accuracy")

@@ -45,9 +45,9 @@ class Repulsion:
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 6.0
+    strength: float = 8.0
     on: Literal["noisy", "denoised"] = "denoised"
-    window: tuple[float, float] = (math.inf, 2.5)
+    window: tuple[float, float] = (math.inf, 4.0)
     bandwidth: float | Literal["median"] = "median"
 
     def __post_init__(self) -> None:

@@ -80,7 +80,7 @@ def test_a_negative_prompt_and_another_size_are_diffusers_too(pipeline):
 @pytest.mark.parametrize("scheduler", models.SCHEDULERS)
 @pytest.mark.parametrize("embedding", ["channel_mean", "halves", "thirds", "pooled"])
 def test_repulsion_moves_particles_apart_and_attraction_together(embedding, scheduler):
-    strength = 2.0
+    strength = 1.0
     distance = {
         sign: mean_distance(
             draw(
