@@ -60,8 +60,16 @@ def denoise_together(
     steps = len(scheduler.timesteps)
     # Counted in particles and steps, shown in whole images
     total, scale = steps * len(x), 1 / steps
+    look = (
+        "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
+    )
     with tqdm(
-        total=total, unit_scale=scale, desc="denoise", unit="img", disable=not progress
+        desc="denoise",
+        total=total,
+        unit_scale=scale,
+        unit="img",
+        bar_format=look,
+        disable=not progress,
     ) as bar:
         for step, timestep in enumerate(scheduler.timesteps):
             sigma = schedule.sigmas[step]

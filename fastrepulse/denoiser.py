@@ -109,10 +109,8 @@ def _forwards(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
 
     if not compiled:
         return plain, guided
-    # On the CPU the weights become constants, laid out once for the processor
-    how: dict[str, Any] = {"mode": "reduce-overhead"}
-    if unet.device.type == "cpu":
-        how = {"options": {"freezing": True}}
+    # Graphs replayed as a whole, where there is a GPU to launch kernels on
+    how: dict[str, Any] = {"mode": "reduce-overhead"} if unet.device.type == "cuda" else {}
     one, two = (torch.compile(f, fullgraph=True, dynamic=False, **how) for f in (plain, guided))
     return one, two
 
