@@ -23,15 +23,17 @@ class Repulsion:
 
     where phi are the embeddings, J their Jacobian and k an RBF kernel (A. Pondaven, "Repulsion in
     Stable Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis divides F_i by N, we
-    by S_i: then R_i is the negative score of the particles' own density estimate, and one strength
-    serves every N, while F_i / N fades as N grows in spaces of many dimensions and F_i alone grows
-    in those of few. The factor H W makes it a gradient per position, so that one strength serves
-    every size of latent. R_i does not depend on the embedding's scale.
+    by S_i: then R_i is the negative score of the particles' own density estimate and grows like
+    log N, while F_i / N fades as N grows in spaces of many dimensions and F_i alone grows faster in
+    those of few. The factor H W makes it a gradient per position, so that one strength serves every
+    size of latent. R_i does not depend on the embedding's scale.
 
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
-        strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts.
+        strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts. The
+            default suits 16 particles and 25 steps; for others start from about
+            8 (log 16 / log N) (steps / 25).
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
             For the latter the denoiser's Jacobian is taken to be `denoiser_slope` times the
             identity: no backward pass through the model.
