@@ -8,7 +8,7 @@ OUT ?= demo
 
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 PYTHON := $(ENV)/bin/python
-INSTALLED_TORCH = torch==$$($(PYTHON) -c 'import torch; print(torch.__version__)')
+INSTALLED_TORCH = torch==$$($(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))')
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
