@@ -1,6 +1,27 @@
 """How different a set of pictures is, and how good."""
 
-from fastrepulse.metrics.diversity import vendi_score
-from fastrepulse.metrics.quality import frechet_distance
+from fastrepulse.metrics.diversity import (
+    mean_pairwise_similarity,
+    rke,
+    vendi_score,
+    vendi_score_of_kernel,
+)
+from fastrepulse.metrics.quality import (
+    Neighbourhood,
+    frechet_distance,
+    kernel_distance,
+    neighbourhood,
+)
+from fastrepulse.metrics.rows import SmallSetWarning
 
-__all__ = ["frechet_distance", "vendi_score"]
+__all__ = [
+    "Neighbourhood",
+    "SmallSetWarning",
+    "frechet_distance",
+    "kernel_distance",
+    "mean_pairwise_similarity",
+    "neighbourhood",
+    "rke",
+    "vendi_score",
+    "vendi_score_of_kernel",
+]

@@ -1,46 +1,175 @@
 """How far a set of pictures is from what it should look like."""
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from fastrepulse.metrics.rows import SmallSetWarning, as_rows, same_width
 
 
 def frechet_distance(
     a: Tensor,  # [M, d]
     b: Tensor,  # [N, d]
+    allow_small_sets: bool = False,
 ) -> float:
     """Returns the Fréchet distance between Gaussians fitted to two sets of features.
 
     ||mu_a - mu_b||^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500).
+    With S = X^T X the last trace is the sum of the singular values of X_a X_b^T, for any such X:
+    the centred rows themselves if they are few, which makes the cost d M N, or else their
+    triangular factor.
+
+    A set of d rows or fewer has a covariance without full rank. The distance is then dominated by
+    what the set is too small to show: it falls with its size, and means something only next to
+    distances between sets of the same sizes. `kernel_distance` has no such bias.
 
     Args:
         a: Features of one set, [M, d].
         b: Features of the other, [N, d].
+        allow_small_sets: Warn of too small a set (of at least 2 rows) instead of raising. Default
+            False.
 
     Returns:
         The squared distance, at least 0.
 
     Raises:
-        ValueError: If a set has fewer than d + 1 rows, for which its covariance has no full rank
-            and the distance depends on the size of the set, or if the widths differ.
+        ValueError: If a set is not [N, d] with N >= 2 and finite, has d rows or fewer and
+            `allow_small_sets` is False, or if the widths differ.
+
+    Warns:
+        SmallSetWarning: If a set has d rows or fewer and `allow_small_sets` is True.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(
-            f"features must be [M, d] and [N, d], got {list(a.shape)}, {list(b.shape)}"
+    a, b = as_rows(a, "a", at_least=2), as_rows(b, "b", at_least=2)
+    same_width(a, b, ("a", "b"))
+    small = [
+        f"{name} has {len(rows)} rows of {rows.shape[1]} features"
+        for name, rows in (("a", a), ("b", b))
+        if len(rows) <= rows.shape[1]
+    ]
+    if small:
+        message = f"{' and '.join(small)}: the covariance has no full rank"
+        if not allow_small_sets:
+            raise ValueError(f"{message}; give more rows, or allow_small_sets=True")
+        warnings.warn(
+            f"{message}, compare only sets of the same sizes", SmallSetWarning, stacklevel=2
         )
-    for rows in (a, b):
-        if len(rows) <= rows.shape[1]:
-            raise ValueError(
-                f"a set needs more rows than features, got {len(rows)} rows of {rows.shape[1]}"
-            )
-    a, b = a.double(), b.double()
-    covariance_a, covariance_b = (torch.atleast_2d(torch.cov(rows.T)) for rows in (a, b))
-    # tr (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2)
-    cross = torch.linalg.svdvals(_square_root(covariance_a) @ _square_root(covariance_b)).sum()
+    factor_a, factor_b = _covariance_factor(a), _covariance_factor(b)
     distance = (a.mean(0) - b.mean(0)).square().sum()
-    distance = distance + covariance_a.trace() + covariance_b.trace() - 2 * cross
+    distance = distance + factor_a.square().sum() + factor_b.square().sum()
+    distance = distance - 2 * torch.linalg.svdvals(factor_a @ factor_b.T).sum()
     return distance.clamp_min(0).item()
 
 
-def _square_root(covariance: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+def _covariance_factor(rows: Tensor) -> Tensor:
+    """Returns X [min(N, d), d] with X^T X the covariance of the rows [N, d]."""
+    centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
+    return torch.linalg.qr(centred, mode="r").R if len(rows) > rows.shape[1] else centred
+
+
+def kernel_distance(
+    a: Tensor,  # [M, d]
+    b: Tensor,  # [N, d]
+) -> float:
+    """Returns the kernel (Inception) distance: the unbiased squared MMD of a cubic kernel.
+
+    k(x, y) = (x.y / d + 1)^3, averaged over all pairs i != j within each set, and over all pairs
+    between them: no subsets are drawn (Bińkowski et al. 2018, arXiv:1801.01401). Its expectation
+    does not depend on the sizes of the sets.
+
+    Args:
+        a: Features of one set, [M, d] with M >= 2.
+        b: Features of the other, [N, d] with N >= 2.
+
+    Returns:
+        The squared distance; for sets of one distribution it is 0 on average, and may be below.
+
+    Raises:
+        ValueError: If a set is not [N, d] with N >= 2 and finite, or if the widths differ.
+    """
+    a, b = as_rows(a, "a", at_least=2), as_rows(b, "b", at_least=2)
+    same_width(a, b, ("a", "b"))
+    within = [
+        (_cubic_sum(x, x) - _cubic(x.square().sum(1) / x.shape[1]).sum().item())
+        / (len(x) * (len(x) - 1))
+        for x in (a, b)
+    ]
+    return sum(within) - 2 * _cubic_sum(a, b) / (len(a) * len(b))
+
+
+def _cubic(product: Tensor) -> Tensor:
+    return (product + 1) ** 3
+
+
+def _cubic_sum(a: Tensor, b: Tensor) -> float:
+    """Returns the sum of the kernel over all pairs of a row of each."""
+    return sum(_cubic(chunk @ b.T / a.shape[1]).sum().item() for chunk in a.split(1024))
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """How a set of pictures and a reference set lie in each other's neighbourhoods.
+
+    Args:
+        precision: Share of the pictures that lie in the ball of a reference picture, in [0, 1].
+        recall: Share of the reference pictures that lie in the ball of a picture, in [0, 1].
+        density: Reference balls that a picture lies in, over k, on average: 1 on average for two
+            sets of one distribution, above 1 where pictures crowd among the reference.
+        coverage: Share of the reference pictures with a picture in their ball, in [0, 1].
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def neighbourhood(
+    features: Tensor,  # [M, d]
+    reference: Tensor,  # [N, d]
+    k: int = 5,
+) -> Neighbourhood:
+    """Returns precision and recall, density and coverage by k nearest neighbours.
+
+    The ball of a row reaches to its k-th nearest neighbour in its own set, that one included.
+    Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv:1904.06991); density and
+    coverage, which an outlier's large ball does not spoil, of Naeem et al. 2020 (arXiv:2002.09797).
+
+    Args:
+        features: Features of the pictures, [M, d] with M > k.
+        reference: Features of the reference pictures, [N, d] with N > k.
+        k: Which neighbour a ball reaches to, at least 1. Default 5; Kynkäänniemi et al. take 3.
+
+    Returns:
+        The four figures.
+
+    Raises:
+        ValueError: If k is below 1, a set is not finite rows, more than k of them, or the widths
+            differ.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    features = as_rows(features, "features", at_least=k + 1)
+    reference = as_rows(reference, "reference", at_least=k + 1)
+    same_width(features, reference, ("features", "reference"))
+    between = _distances(features, reference)  # [M, N]
+    in_reference = between <= _radii(reference, k)[None, :]
+    in_features = between <= _radii(features, k)[:, None]
+    return Neighbourhood(
+        precision=in_reference.any(dim=1).double().mean().item(),
+        recall=in_features.any(dim=0).double().mean().item(),
+        density=in_reference.sum(dim=1).double().mean().item() / k,
+        coverage=in_reference.any(dim=0).double().mean().item(),
+    )
+
+
+def _radii(rows: Tensor, k: int) -> Tensor:
+    """Returns the distance of each row to its k-th nearest neighbour, [N]."""
+    # The nearest of all is the row itself
+    return _distances(rows, rows).kthvalue(k + 1, dim=1).values
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    # By differences: a product of matrices would leave copies apart
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
