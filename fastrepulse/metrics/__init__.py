@@ -1,5 +1,6 @@
 """How different a set of pictures is, and how good."""
 
+from fastrepulse.metrics.clip import clip_score
 from fastrepulse.metrics.diversity import (
     mean_pairwise_similarity,
     rke,
@@ -17,6 +18,7 @@ from fastrepulse.metrics.rows import SmallSetWarning
 __all__ = [
     "Neighbourhood",
     "SmallSetWarning",
+    "clip_score",
     "frechet_distance",
     "kernel_distance",
     "mean_pairwise_similarity",
