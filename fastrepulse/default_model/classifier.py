@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.metrics.spaces import Backbone, to_pictures
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]
@@ -62,8 +62,24 @@ def load_classifier() -> Classifier:
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """Turns 64x64 PIL images into [N, 3, 64, 64] in [-1, 1]."""
-    array = np.stack([np.asarray(image.convert("RGB")) for image in images])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return 2 * to_pictures(images) - 1
+
+
+@cache
+def judge_backbone() -> Backbone:
+    """Returns the judge as a backbone of the metrics, for any machine and offline.
+
+    Content is its 128 features; location a map of 16 x 16, d = 256; style, as the thesis has it of
+    Inception, 64 channels (of 32 x 32) and their Gram matrix, d = 2,080.
+    """
+    return Backbone(
+        "judge",
+        load_classifier(),
+        content="features",
+        location="body.14",
+        style="body.8",
+        size=64,
+    )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from fastrepulse.metrics.diversity import (
     vendi_score,
     vendi_score_of_kernel,
 )
+from fastrepulse.metrics.inception import inception_backbone
 from fastrepulse.metrics.quality import (
     Neighbourhood,
     frechet_distance,
@@ -14,16 +15,23 @@ from fastrepulse.metrics.quality import (
     neighbourhood,
 )
 from fastrepulse.metrics.rows import SmallSetWarning
+from fastrepulse.metrics.spaces import SPACES, Backbone, Distance, distances, to_pictures
 
 __all__ = [
+    "SPACES",
+    "Backbone",
+    "Distance",
     "Neighbourhood",
     "SmallSetWarning",
     "clip_score",
+    "distances",
     "frechet_distance",
+    "inception_backbone",
     "kernel_distance",
     "mean_pairwise_similarity",
     "neighbourhood",
     "rke",
+    "to_pictures",
     "vendi_score",
     "vendi_score_of_kernel",
 ]
