@@ -52,7 +52,7 @@ def clip_score(
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         inputs = processor(
-            images=[image.convert("RGB") for image in images[batch]],
+            images=list(images[batch]),
             text=prompts[batch],
             return_tensors="pt",
             padding=True,
