@@ -1,0 +1,87 @@
+"""How the layers of a UNet are computed while it runs here: its attention, its linear layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+ATTENTIONS = ("auto", "sdpa", "xformers", "math")
+
+
+@contextmanager
+def attention_of(unet: Any, attention: str) -> Iterator[None]:
+    """Chooses what computes a UNet's attention for a while: one of `ATTENTIONS`.
+
+    Raises:
+        ValueError: If it is not available here.
+    """
+    if attention == "auto":
+        yield
+        return
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    before = dict(unet.attn_processors)
+    if attention == "xformers":
+        if find_spec("xformers") is None:
+            raise ValueError("attention must be available, got 'xformers', which is not installed")
+        if unet.device.type != "cuda":
+            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
+        unet.enable_xformers_memory_efficient_attention()
+    else:
+        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
+
+
+@contextmanager
+def onednn_linears(unet: Any) -> Iterator[None]:
+    """Computes a UNet's linear layers by oneDNN for a while, where that is the faster library.
+
+    In float32 on a CPU torch hands them to MKL, which keeps to AVX2 on processors of another make
+    than its own, and convolutions to oneDNN, which takes what there is.
+    """
+    linears: list[nn.Module] = []
+    if unet.device.type == "cpu" and unet.dtype == torch.float32:
+        linears = [module for module in unet.modules() if type(module) is nn.Linear]
+    if not torch.backends.mkldnn.is_available():
+        linears = []
+    for module in linears:
+        module.__class__ = _Linear
+    try:
+        yield
+    finally:
+        for module in linears:
+            module.__class__ = nn.Linear
+
+
+class _Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim != 3:
+            return super().forward(input)
+        return linear(input, self.weight, self.bias)
+
+
+@torch.library.custom_op("fastrepulse::linear", mutates_args=())
+def linear(
+    x: Tensor,  # [B, tokens, K]
+    weight: Tensor,  # [M, K]
+    bias: Tensor | None,  # [M]
+) -> Tensor:  # [B, tokens, M]
+    """Returns x weight^T + bias as a convolution of one pixel; inference only.
+
+    An operator of its own, so that torch.compile leaves the layout of its input and output alone.
+    """
+    channels_last = x.contiguous().unsqueeze(2).permute(0, 3, 1, 2)  # [B, K, tokens, 1]
+    y = conv2d(channels_last, weight[:, :, None, None], bias)
+    return y.permute(0, 2, 3, 1).squeeze(2).contiguous()
+
+
+@linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape[0], x.shape[1], weight.shape[0])
