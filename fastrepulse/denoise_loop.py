@@ -96,7 +96,8 @@ def denoise_together(
             for part, own in zip(parts, schedulers, strict=True):
                 held, said = x[part].to(denoise.device), output[part].to(denoise.device)
                 if repeller is not None and push is not None and repeller.repulsion.acts_at(sigma):
-                    change = repeller.repulsion.strength * push.pull_back(part)
+                    change = push.pull_back(part)
+                    change = repeller.repulsion.correction(change, sigma, schedule.sigmas[step + 1])
                     said = schedule.add_to_score(said, change, step)
                 x[part] = own.step(said, timestep, held).prev_sample
     return diagnostics

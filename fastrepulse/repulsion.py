@@ -13,27 +13,35 @@ from fastrepulse.finite import check_finite
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 
 
+MAX_MOVE = 0.4
+"""How far one step's push may move a particle, in units of the noise that is left after it."""
+
+
 @dataclass(frozen=True)
 class Repulsion:
     """How the particles of one prompt repel each other.
 
     At each noise level inside the window the score of particle i becomes s_i + strength * R_i with
 
-        R_i = H W J(z_i)^T F_i / S_i,    F_i = -grad_{phi_i} S_i,    S_i = sum_j k(phi_i, phi_j)
+        R_i = (H W h / m) J(z_i)^T F_i / S_i,   F_i = -grad_{phi_i} S_i,   S_i = sum_j k(phi_i, phi_j)
 
-    where phi are the embeddings, J their Jacobian and k an RBF kernel (A. Pondaven, "Repulsion in
-    Stable Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis divides F_i by N, we
-    by S_i: then R_i is the negative score of the particles' own density estimate and grows like
-    log N, while F_i / N fades as N grows in spaces of many dimensions and F_i alone grows faster in
-    those of few. The factor H W makes it a gradient per position, so that one strength serves every
-    size of latent. R_i does not depend on the embedding's scale.
+    where phi are the embeddings, J their Jacobian, k = exp(-||phi_i - phi_j||^2 / h) and m the
+    median of ||phi_i - phi_j||^2 (A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis,
+    Imperial College London, 2023). The thesis has F_i / N, which fades as N grows in spaces of many
+    dimensions. h F_i / S_i is twice the distance of a particle from the weighted mean of those
+    around it (the mean shift, reversed), so that one strength serves any number of particles; m
+    takes out the embedding's scale, and H W makes it a gradient per position, so that one strength
+    serves every size of latent.
+
+    No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
+    the model takes the push for noise and keeps what of it looks like a picture, so one that is
+    larger than the noise that it expects would stay as noise in the picture. With few steps, which
+    are long, the bound is what sets the push.
 
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
-        strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts. The
-            default suits 16 particles and 25 steps; for others start from about
-            8 (log 16 / log N) (steps / 25).
+        strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts.
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
             For the latter the denoiser's Jacobian is taken to be `denoiser_slope` times the
             identity: no backward pass through the model.
@@ -47,7 +55,7 @@ class Repulsion:
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 8.0
+    strength: float = 22.0
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 4.0)
     bandwidth: float | Literal["median"] = "median"
@@ -71,6 +79,17 @@ class Repulsion:
     def acts_at(self, sigma: float) -> bool:
         """Says whether particles repel at a noise level."""
         return self.strength != 0 and self.window[0] >= sigma >= self.window[1]
+
+    def correction(self, change: Tensor, sigma: float, next_sigma: float) -> Tensor:
+        """Returns strength * R_i [n, C, H, W], shortened where the step would move z too far.
+
+        An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the
+        root mean square of that is at most MAX_MOVE * next_sigma.
+        """
+        longest = MAX_MOVE * next_sigma / (sigma * (sigma - next_sigma))
+        length = abs(self.strength) * change.flatten(1).square().mean(dim=1).sqrt()
+        shorten = (longest / length.clamp_min(1e-12)).clamp_max(1)
+        return change * (self.strength * shorten)[:, None, None, None]
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""
@@ -102,7 +121,7 @@ class PromptPush:
     """What the particles of one prompt do to each other at one step, in embedding space.
 
     Args:
-        direction: H W F_i / S_i for every particle, times the denoiser's slope where it is the
+        direction: (H W h / m) F_i / S_i for every particle, times the denoiser's slope where it is the
             denoised latents that are embedded, [N, d]; pulled back by J^T it is R_i.
         mean_distance: Mean of ||phi_i - phi_j|| over pairs.
         bandwidth: h of the kernel.
@@ -199,11 +218,14 @@ class Repeller:
         if bandwidth == "median":
             force, similarity, median = median_rbf_repulsion(apart)
             bandwidth = median.item()
+            scale = 1 / math.log(self.num_particles)
         else:
             force, similarity = rbf_repulsion(apart, bandwidth)
-        slope = denoiser_slope(latents, sigma) if self.repulsion.on == "denoised" else 1.0
+            scale = bandwidth / (median_bandwidth(apart).item() * math.log(self.num_particles))
+        if self.repulsion.on == "denoised":
+            scale *= denoiser_slope(latents, sigma)
         return PromptPush(
-            direction=force / similarity[:, None] * (slope * latents[0, 0].numel()),
+            direction=force / similarity[:, None] * (scale * latents[0, 0].numel()),
             mean_distance=mean_distance(embedded),
             bandwidth=bandwidth,
             force_norm=force.square().sum(dim=1).mean().sqrt().item(),

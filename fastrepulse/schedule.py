@@ -18,7 +18,8 @@ class NoiseSchedule:
     """The noise levels of one run and how its scheduler scales what it holds.
 
     Args:
-        sigmas: Noise level of each step, T values, decreasing.
+        sigmas: Noise level of each step and the one that the last step ends at, T + 1 values,
+            decreasing.
         variance_exploding: Whether the scheduler holds z itself rather than z / sqrt(1 + sigma^2).
         prediction_type: What the model predicts: "epsilon", "v_prediction" or "sample".
     """
@@ -35,14 +36,14 @@ class NoiseSchedule:
             accepted = ", ".join(PREDICTION_TYPES)
             raise ValueError(f"prediction_type must be one of {accepted}, got {prediction_type!r}")
         if hasattr(scheduler, "sigmas"):
-            sigmas = scheduler.sigmas[: len(scheduler.timesteps)]
+            sigmas = [float(sigma) for sigma in scheduler.sigmas]
         else:
             # Where the last signal is scaled to zero its noise level would be infinite
             alphas = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].clamp_min(2**-24)
-            sigmas = ((1 - alphas) / alphas).sqrt()
+            sigmas = [*((1 - alphas) / alphas).sqrt().tolist(), 0.0]
         # Only a scheduler of the variance-exploding kind insists on scaling the model's input
         exploding = hasattr(scheduler, "is_scale_input_called")
-        return cls(tuple(float(s) for s in sigmas), exploding, prediction_type)
+        return cls(tuple(sigmas), exploding, prediction_type)
 
     def noisy(self, sample: Tensor, step: int) -> Tensor:
         """Returns z = x0 + sigma * noise from what the scheduler holds."""

@@ -119,7 +119,8 @@ def test_flow_matching_moves_the_clean_prediction_by_the_repulsion():
     alone = scheduler.step(velocity, time, x).prev_sample
     level = sigma / (1 - sigma)
     push = fastrepulse.repulsion.Repeller(repulsion, 0, 5).push(x0, level, 1)
-    change = level**2 * 0.5 * push.pull_back(slice(0, 5))
+    change = repulsion.correction(push.pull_back(slice(0, 5)), level, following / (1 - following))
+    change = level**2 * change
     torch.testing.assert_close(
         moved - alone, (sigma - following) / sigma * change, rtol=1e-3, atol=1e-5
     )

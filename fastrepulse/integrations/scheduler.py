@@ -85,7 +85,8 @@ class _Repels:
         size = len(sample) if group_size is None else group_size
         if len(sample) % size:
             raise ValueError(f"group_size must divide the batch of {len(sample)}, got {size}")
-        alpha, sigma, index = _signal_and_noise(self, timestep)
+        index = _step_number(self, timestep)
+        alpha, sigma = _signal_and_noise(self, index)
         level = sigma / alpha
         if size < 2 or not self.repulsion.acts_at(level):
             return model_output
@@ -106,7 +107,8 @@ class _Repels:
             change = torch.cat(
                 [push.pull_back(slice(i, i + size)) for i in range(0, len(sample), size)]
             )
-            moved = level**2 * self.repulsion.strength * _pack(change, sample)  # of x0
+            change = self.repulsion.correction(change, level, _next_level(self, index, level))
+            moved = level**2 * _pack(change, sample)  # of x0
             per_x0 = {
                 "epsilon": -alpha / sigma,
                 "v_prediction": -norm / sigma,
@@ -141,23 +143,41 @@ def _prediction_type(scheduler: Any) -> str:
     return kind
 
 
-def _signal_and_noise(scheduler: Any, timestep: Any) -> tuple[float, float, int]:
-    """Returns alpha and sigma of x = alpha x0 + sigma noise at a step, and the step's number."""
-    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "_init_step_index"):
+def _step_number(scheduler: Any, timestep: Any) -> int:
+    """Returns the number of the step that a timestep is, in order of the model's calls."""
+    if hasattr(scheduler, "_init_step_index"):
         if scheduler.step_index is None:
             scheduler._init_step_index(timestep)
-        index = scheduler.step_index
+        return scheduler.step_index
+    return int((scheduler.timesteps == int(timestep)).nonzero()[0])
+
+
+def _signal_and_noise(scheduler: Any, index: int) -> tuple[float, float]:
+    """Returns alpha and sigma of x = alpha x0 + sigma noise at a step."""
+    if hasattr(scheduler, "sigmas") and hasattr(scheduler, "_init_step_index"):
         sigma = float(scheduler.sigmas[index])
         if _prediction_type(scheduler) == "flow":
-            return 1 - sigma, sigma, index
+            # A flow begins at pure noise, which no finite multiple of the signal is
+            return max(1 - sigma, 1e-3), sigma
         # Only a scheduler of the variance-exploding kind insists on scaling the model's input
         if hasattr(scheduler, "is_scale_input_called"):
-            return 1.0, sigma, index
+            return 1.0, sigma
         scale = (1 + sigma**2) ** -0.5
-        return scale, sigma * scale, index
-    signal = float(scheduler.alphas_cumprod[int(timestep)])
-    index = int((scheduler.timesteps == int(timestep)).nonzero()[0])
-    return max(signal, 2**-24) ** 0.5, (1 - signal) ** 0.5, index
+        return scale, sigma * scale
+    signal = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
+    return max(signal, 2**-24) ** 0.5, (1 - signal) ** 0.5
+
+
+def _next_level(scheduler: Any, index: int, level: float) -> float:
+    """Returns the noise level that a step ends at: the next lower one, 0 after the last.
+
+    Schedulers of the second order call the model twice at a level.
+    """
+    for later in range(index + 1, len(scheduler.timesteps)):
+        alpha, sigma = _signal_and_noise(scheduler, later)
+        if sigma / alpha < level:
+            return sigma / alpha
+    return 0.0
 
 
 def _unpack(latents: Tensor, latent_size: tuple[int, int] | None) -> Tensor:
