@@ -12,7 +12,7 @@ from sampling_peers import PUSHES, diffusers_pipeline, stable_diffusion_2
 
 import fastrepulse
 from fastrepulse import Repulsion, models
-from fastrepulse.repulsion import Repeller
+from fastrepulse.particles import Particles
 from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
@@ -104,16 +104,17 @@ def test_sample_full_size(benchmark, variant):
 @pytest.mark.parametrize("variant", ["thesis", "Particle Guidance", "fastrepulse"])
 def test_push(benchmark, variant, embedding):
     latents = initial_noise(0, N, (4, 16, 16))
-    repeller = Repeller(Repulsion(embedding, on="noisy"), 0, N, micro_batch_size=32)
+    repulsion = Repulsion(embedding, on="noisy")
+    particles = Particles(latents, lambda: latents, 5.0, 4.0, 0, STEPS, N, 0)
 
     def ours():
-        push = repeller.push(latents, 3.0, 0)
-        return torch.cat([push.pull_back(slice(i, i + 32)) for i in range(0, N, 32)])
+        push = repulsion.push(particles)
+        return torch.cat([push.change(slice(i, i + 32)) for i in range(0, N, 32)])
 
     call = ours if variant == "fastrepulse" else lambda: PUSHES[variant](latents, embedding)
     direction = call().flatten(1)
     if variant != "fastrepulse":
-        # The same direction for every particle; lengths differ by H W / S_i against 1 / N
+        # The same direction for every particle, of other lengths
         cosine = torch.cosine_similarity(direction, ours().flatten(1))
         assert cosine.min() > 0.999
     benchmark.group = f"repulsion of a step, {embedding}, N={N}"

@@ -19,7 +19,8 @@ from matplotlib import pyplot
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.denoiser import Denoiser
-from fastrepulse.repulsion import Repeller
+from fastrepulse.embeddings.random_cnn import RandomCNN
+from fastrepulse.repulsion import Repulsion
 
 RESULTS = Path(__file__).parent / "results"
 SHARE_SIZES = (64, 1024, 4096)
@@ -50,7 +51,7 @@ def timed(owner: type, name: str, seconds: dict[str, float], part: str):
 def shares(n: int, steps: int = 2) -> dict[str, float]:
     """Returns the seconds of a step that the model, the repulsion and all else take."""
     seconds: dict[str, float] = defaultdict(float)
-    window = fastrepulse.Repulsion(window=(float("inf"), 0.0))
+    window = Repulsion(window=(float("inf"), 0.0))
     latents = torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     arguments = {"repulsion": window, "num_inference_steps": steps, "progress": False}
     # The decoder is no part of a step
@@ -59,8 +60,8 @@ def shares(n: int, steps: int = 2) -> dict[str, float]:
     try:
         with (
             timed(Denoiser, "__call__", seconds, "model"),
-            timed(Repeller, "push", seconds, "repulsion"),
-            timed(type(Repeller(window, 0, 2).embedding), "pull_back", seconds, "repulsion"),
+            timed(Repulsion, "push", seconds, "repulsion"),
+            timed(RandomCNN, "pull_back", seconds, "repulsion"),
         ):
             start = time.perf_counter()
             fastrepulse.sample(
@@ -79,7 +80,7 @@ def run_of(n: int) -> dict[str, float]:
         "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "settings = dict(num_inference_steps=1, seed=0, progress=False, compile=False)\n"
         "model = fastrepulse.load_model()\n"
-        "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0))\n"
+        "repulsion = Repulsion(window=(float('inf'), 0.0))\n"
         "fastrepulse.sample('a planet', 64, model=model, repulsion=repulsion, **settings)\n"
         "before, start = peak(), time.perf_counter()\n"
         "with tempfile.TemporaryDirectory() as folder:\n"

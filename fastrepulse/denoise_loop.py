@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from fastrepulse.denoiser import Denoiser
 from fastrepulse.finite import check_finite
-from fastrepulse.repulsion import Push, Repeller
+from fastrepulse.particles import Method, Particles, Push
 from fastrepulse.results import StepDiagnostics
 from fastrepulse.schedule import NoiseSchedule
 
@@ -19,14 +20,15 @@ def denoise_together(
     x: Tensor,
     denoise: Denoiser,
     scheduler: Any,
-    repeller: Repeller | None,
+    method: Method | None,
     *,
     num_particles: int,
+    seed: int,
     guidance_window: tuple[float, float],
     micro_batch_size: int,
     progress: bool,
 ) -> list[StepDiagnostics]:
-    """Denoises particles in place: s_i <- s_i + strength * R_i at every noise level.
+    """Denoises particles in place: s_i <- s_i + what the method adds at every noise level.
 
     Everything but the embeddings goes micro-batch by micro-batch, so that memory beyond one of them
     is that of three sets of latents: what the scheduler holds, what the model says, and the clean
@@ -37,8 +39,9 @@ def denoise_together(
             host memory while the model is on a GPU.
         denoise: The model with its prompts.
         scheduler: A diffusers scheduler with its timesteps set.
-        repeller: The repulsion; None for independent particles.
+        method: The repulsion, or another; None for independent particles.
         num_particles: N, for each prompt.
+        seed: From which the method draws what is random in it.
         guidance_window: Noise levels (from, to) inside which there is guidance.
         micro_batch_size: How many particles go through the model at once.
         progress: Whether to show a progress bar.
@@ -74,12 +77,14 @@ def denoise_together(
         for step, timestep in enumerate(scheduler.timesteps):
             sigma = schedule.sigmas[step]
             guided = guidance_window[0] >= sigma >= guidance_window[1]
+            time = float(timestep) / scheduler.config.num_train_timesteps
             square_score = 0.0
             for part, own in zip(parts, schedulers, strict=True):
                 held = x[part].to(denoise.device)
-                said = denoise(
-                    own.scale_model_input(held, timestep), timestep, prompts[part], guided
-                )
+                text = denoise.text[prompts[part]]
+                if method is not None:
+                    text = method.perturb_text(text, part.start, time, step, seed)
+                said = denoise(own.scale_model_input(held, timestep), timestep, text, guided)
                 check_finite(said, "the model's output", step, part.start)
                 z = schedule.noisy(held, step)
                 clean = schedule.denoised(z, said, step)
@@ -87,17 +92,26 @@ def denoise_together(
                 output[part], denoised[part] = said, clean
                 bar.update(part.stop - part.start)
 
-            push: Push | None = None
-            if repeller is not None:
-                noisy = repeller.repulsion.on == "noisy"
-                push = repeller.push(schedule.noisy(x, step) if noisy else denoised, sigma, step)
+            push = Push()
+            if method is not None:
+                particles = Particles(
+                    denoised=denoised,
+                    noisy=partial(schedule.noisy, x, step),
+                    sigma=sigma,
+                    next_sigma=schedule.sigmas[step + 1],
+                    step=step,
+                    steps=steps,
+                    num_particles=num_particles,
+                    seed=seed,
+                    micro_batch_size=micro_batch_size,
+                    device=denoise.device,
+                )
+                push = method.push(particles)
             diagnostics.append(StepDiagnostics.of(sigma, math.sqrt(square_score / len(x)), push))
 
             for part, own in zip(parts, schedulers, strict=True):
                 held, said = x[part].to(denoise.device), output[part].to(denoise.device)
-                if repeller is not None and push is not None and repeller.repulsion.acts_at(sigma):
-                    change = push.pull_back(part)
-                    change = repeller.repulsion.correction(change, sigma, schedule.sigmas[step + 1])
-                    said = schedule.add_to_score(said, change, step)
+                if push.change is not None:
+                    said = schedule.add_to_score(said, push.change(part), step)
                 x[part] = own.step(said, timestep, held).prev_sample
     return diagnostics

@@ -56,36 +56,36 @@ class Denoiser:
         return self.text.device
 
     def __call__(
-        self, model_input: Tensor, timestep: Tensor, prompts: Tensor, guided: bool = True
+        self, model_input: Tensor, timestep: Tensor, text: Tensor, guided: bool = True
     ) -> Tensor:
         """Returns the model output [n, C, H, W], n at most the micro-batch size.
 
         Args:
             model_input: Scaled noisy latents, [n, C, H, W].
             timestep: A scalar tensor.
-            prompts: The number of each particle's prompt, [n].
+            text: Each particle's text embeddings, [n, tokens, width].
             guided: Whether to guide; without a negative prompt nothing does.
         """
         size = self.micro_batch_size
         if len(model_input) > size:
-            parts = zip(model_input.split(size), prompts.split(size), strict=True)
+            parts = zip(model_input.split(size), text.split(size), strict=True)
             return torch.cat([self(part, timestep, own, guided) for part, own in parts])
         padding = size - len(model_input)
         padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
-        text = self.text[torch.cat([prompts, prompts[:1].expand(padding)])]
+        given = torch.cat([text, text[:1].expand(padding, -1, -1)])
         try:
             if self.negative is None or not guided:
-                output = self._plain(padded, timestep, text, self.guidance_scale)
+                output = self._plain(padded, timestep, given, self.guidance_scale)
             else:
-                text = torch.cat([self.negative.expand_as(text), text])
-                output = self._guided(padded, timestep, text, self.guidance_scale)
+                both = torch.cat([self.negative.expand_as(given), given])
+                output = self._guided(padded, timestep, both, self.guidance_scale)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
             self.micro_batch_size = size // 2
             torch.cuda.empty_cache()
             log.warning("out of memory: micro-batches of %d particles now", self.micro_batch_size)
-            return self(model_input, timestep, prompts, guided)
+            return self(model_input, timestep, text, guided)
         # A copy: the next run of a CUDA graph writes where this one's output lies
         return output[: len(model_input)].clone()
 

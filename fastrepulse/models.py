@@ -108,6 +108,11 @@ class Model:
             mask = tokens.attention_mask.to(self.device)
         return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
 
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Returns the latents [N, C, H / 8, W / 8] of pictures [N, 3, H, W] in [0, 1]."""
+        distribution = self.vae.encode(pictures * 2 - 1).latent_dist
+        return distribution.mode() * self.vae.config.scaling_factor
+
     def decode(self, latents: Tensor) -> Tensor:
         """Returns pictures [N, 3, 8 H, 8 W] (by the model's own factor) in [0, 1]."""
         pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample

@@ -1,4 +1,4 @@
-"""The repulsion: embed the particles, take the force between the embeddings, pull it back."""
+"""The repulsion: which embedding, how strong, when."""
 
 import math
 from collections.abc import Callable
@@ -9,29 +9,30 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.finite import check_finite
+from fastrepulse.bank import Bank
+from fastrepulse.force import mean_distance, part_duplicates, pull_back_forces, root_mean_square
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
-
+from fastrepulse.particles import Method, Particles, PromptForce, Push, check_window
 
 MAX_MOVE = 0.4
 """How far one step's push may move a particle, in units of the noise that is left after it."""
 
 
 @dataclass(frozen=True)
-class Repulsion:
+class Repulsion(Method):
     """How the particles of one prompt repel each other.
 
     At each noise level inside the window the score of particle i becomes s_i + strength * R_i with
 
-        R_i = (H W h / m) J(z_i)^T F_i / S_i,   F_i = -grad_{phi_i} S_i,   S_i = sum_j k(phi_i, phi_j)
+        R_i = (H W h / m) J(z_i)^T F_i / S_i,    F_i = -grad_{phi_i} S_i
 
-    where phi are the embeddings, J their Jacobian, k = exp(-||phi_i - phi_j||^2 / h) and m the
-    median of ||phi_i - phi_j||^2 (A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis,
+    where phi are the embeddings, J their Jacobian, S_i = sum_j exp(-||phi_i - phi_j||^2 / h) and m
+    the median of ||phi_i - phi_j||^2 (A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis,
     Imperial College London, 2023). The thesis has F_i / N, which fades as N grows in spaces of many
-    dimensions. h F_i / S_i is twice the distance of a particle from the weighted mean of those
-    around it (the mean shift, reversed), so that one strength serves any number of particles; m
-    takes out the embedding's scale, and H W makes it a gradient per position, so that one strength
-    serves every size of latent.
+    dimensions. h F_i / S_i is twice the way from the weighted mean of the particles around i to i
+    (the mean shift, reversed), so that one strength serves any number of particles; m takes out the
+    embedding's scale, and H W makes it a gradient per position, so that one strength serves every
+    size of latent.
 
     No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
     the model takes the push for noise and keeps what of it looks like a picture, so one that is
@@ -48,6 +49,9 @@ class Repulsion:
         window: Noise levels (from, to) inside which particles repel, from the higher one down.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
+        bank: Particles of earlier runs, or pictures, to repel from too; a finished run is added.
+        subset: Repel each particle from this many others, drawn anew at each step, in place of all:
+            for N beyond 100,000.
 
     Raises:
         ValueError: If a value is out of its range or a name is unknown.
@@ -59,6 +63,8 @@ class Repulsion:
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 4.0)
     bandwidth: float | Literal["median"] = "median"
+    bank: Bank | None = None
+    subset: int | None = None
 
     def __post_init__(self) -> None:
         embeddings.build(self.embedding)
@@ -75,193 +81,109 @@ class Repulsion:
             raise ValueError(
                 f"bandwidth must be 'median' or a positive number, got {self.bandwidth!r}"
             )
+        if self.bank is not None and not isinstance(self.bank, Bank):
+            raise TypeError(f"bank must be a Bank or None, got {self.bank!r}")
+        if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
+            raise ValueError(f"subset must be None or an int of at least 2, got {self.subset!r}")
 
     def acts_at(self, sigma: float) -> bool:
         """Says whether particles repel at a noise level."""
         return self.strength != 0 and self.window[0] >= sigma >= self.window[1]
 
-    def correction(self, change: Tensor, sigma: float, next_sigma: float) -> Tensor:
-        """Returns strength * R_i [n, C, H, W], shortened where the step would move z too far.
+    def push(self, particles: Particles) -> Push:
+        """Returns what the particles of each prompt do to each other at one step.
 
-        An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the
-        root mean square of that is at most MAX_MOVE * next_sigma.
+        Outside the window, or without strength, they are measured only.
         """
-        longest = MAX_MOVE * next_sigma / (sigma * (sigma - next_sigma))
-        length = abs(self.strength) * change.flatten(1).square().mean(dim=1).sqrt()
-        shorten = (longest / length.clamp_min(1e-12)).clamp_max(1)
-        return change * (self.strength * shorten)[:, None, None, None]
+        embedding = embeddings.build(self.embedding)
+        acts = self.acts_at(particles.sigma)
+        bank = self.bank if acts else None
+        if bank is not None:
+            bank.open(particles, self._name(), self.on, embedding)
+        positions = math.prod(particles.denoised.shape[2:])
+
+        def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
+            earlier = None if bank is None else bank.recall(prompt, particles.step)
+            direction, measured = self._force(own, earlier, particles)
+            if bank is not None:
+                bank.remember(prompt, particles.step, own)
+            return direction * positions, measured
+
+        seed = None if bank is None else bank.seed
+        pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
+        if self.bank is not None and particles.step == particles.steps - 1:
+            self.bank.close()
+        return Push(self._shortened(pull_back, particles) if acts else None, prompts)
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""
-        name = self.embedding
-        if not isinstance(name, str):
-            name = getattr(name, "__qualname__", type(name).__qualname__)
         window = [None if math.isinf(level) else level for level in self.window]
         return {
-            "embedding": name,
+            "embedding": self._name(),
             "strength": float(self.strength),
             "on": self.on,
             "window": window,
             "bandwidth": self.bandwidth,
+            "bank": None if self.bank is None else len(self.bank),
+            "subset": self.subset,
         }
 
+    def _name(self) -> str:
+        if isinstance(self.embedding, str):
+            return self.embedding
+        return getattr(self.embedding, "__qualname__", type(self.embedding).__qualname__)
 
-def check_window(name: str, window: tuple[float, float]) -> None:
-    """Raises unless a window is two noise levels, the higher one first."""
-    if not isinstance(window, (tuple, list)):
-        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
-    if len(window) != 2 or not window[0] > window[1] >= 0:
-        raise ValueError(
-            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
-        )
-
-
-@dataclass(frozen=True)
-class PromptPush:
-    """What the particles of one prompt do to each other at one step, in embedding space.
-
-    Args:
-        direction: (H W h / m) F_i / S_i for every particle, times the denoiser's slope where it is the
-            denoised latents that are embedded, [N, d]; pulled back by J^T it is R_i.
-        mean_distance: Mean of ||phi_i - phi_j|| over pairs.
-        bandwidth: h of the kernel.
-        force_norm: Root mean square over particles of ||F_i||.
-    """
-
-    direction: Tensor
-    mean_distance: float
-    bandwidth: float
-    force_norm: float
-
-
-@dataclass(frozen=True)
-class Push:
-    """What all particles do to each other at one step, pulled back piece by piece.
-
-    Args:
-        by_prompt: The push within each prompt.
-        pull_back: Takes a slice of the particles to their R_i, float32 [n, C, H, W].
-    """
-
-    by_prompt: list[PromptPush]
-    pull_back: Callable[[slice], Tensor]
-
-
-class Repeller:
-    """Applies a `Repulsion` step by step, drawing what is random from one seed.
-
-    Args:
-        repulsion: What to apply.
-        seed: From which an embedding draws what is random in it.
-        num_particles: N >= 2 of each prompt; latents hold prompt after prompt.
-        micro_batch_size: How many latents are embedded at once.
-        device: Where the embeddings lie, whether or not the latents do.
-    """
-
-    def __init__(
-        self,
-        repulsion: Repulsion,
-        seed: int,
-        num_particles: int,
-        micro_batch_size: int = 32,
-        device: torch.device | str = "cpu",
-    ):
-        self.device = device
-        self.repulsion = repulsion
-        self.seed = seed
-        self.num_particles = num_particles
-        self.micro_batch_size = micro_batch_size
-        self.embedding = embeddings.build(repulsion.embedding)
-
-    def push(self, latents: Tensor, sigma: float, step: int) -> Push:
-        """Returns what the particles of each prompt do to each other at one noise level.
-
-        Args:
-            latents: What is embedded: the noisy or the denoised latents [prompts * N, C, H, W].
-            sigma: The noise level.
-            step: The number of the step, from which an embedding draws what is random in it.
-
-        Raises:
-            ValueError: If the embedding does not return [n, d].
-            FloatingPointError: If an embedding, or later what is pulled back, is not finite.
-        """
-        self.embedding.redraw(self.seed, step)
-        embedded = torch.cat([self._embed(part) for part in latents.split(self.micro_batch_size)])
-        check_finite(embedded, "the embedding", step)
-        by_prompt = [
-            self._push_prompt(own, own_latents, sigma)
-            for own, own_latents in zip(
-                embedded.split(self.num_particles), latents.split(self.num_particles), strict=True
-            )
-        ]
-        direction = torch.cat([prompt.direction for prompt in by_prompt])
-
-        def pull_back(part: slice) -> Tensor:
-            change = self.embedding.pull_back(latents[part].to(self.device), direction[part])
-            check_finite(change, "the repulsion", step, part.start)
-            return change
-
-        return Push(by_prompt, pull_back)
-
-    def _embed(self, latents: Tensor) -> Tensor:
-        embedded = self.embedding(latents.to(self.device).float())
-        if embedded.ndim != 2 or len(embedded) != len(latents):
-            raise ValueError(
-                f"the embedding of {len(latents)} latents must be [{len(latents)}, d], "
-                f"got {tuple(embedded.shape)}"
-            )
-        return embedded.detach()
-
-    def _push_prompt(self, embedded: Tensor, latents: Tensor, sigma: float) -> PromptPush:
-        bandwidth = self.repulsion.bandwidth
-        apart = part_duplicates(embedded, bandwidth, self.seed)
-        if bandwidth == "median":
-            force, similarity, median = median_rbf_repulsion(apart)
-            bandwidth = median.item()
-            scale = 1 / math.log(self.num_particles)
+    def _force(
+        self, own: Tensor, earlier: Tensor | None, particles: Particles
+    ) -> tuple[Tensor, PromptForce]:
+        """Returns (h / m) F_i / S_i [N, d] of embeddings among themselves and earlier ones."""
+        everyone = own if earlier is None else torch.cat([own, earlier])
+        everyone = part_duplicates(everyone, self.bandwidth, particles.seed)
+        if earlier is None and self.subset is None and self.bandwidth == "median":
+            force, similarity, h = median_rbf_repulsion(everyone)
+            median = h * math.log(len(own))
+            near = own
         else:
-            force, similarity = rbf_repulsion(apart, bandwidth)
-            scale = bandwidth / (median_bandwidth(apart).item() * math.log(self.num_particles))
-        if self.repulsion.on == "denoised":
-            scale *= denoiser_slope(latents, sigma)
-        return PromptPush(
-            direction=force / similarity[:, None] * (scale * latents[0, 0].numel()),
-            mean_distance=mean_distance(embedded),
-            bandwidth=bandwidth,
-            force_norm=force.square().sum(dim=1).mean().sqrt().item(),
-        )
+            others, share = self._draw(everyone, len(own), particles)
+            median = median_bandwidth(others) * math.log(len(others))
+            h = median / math.log(len(everyone))
+            if self.bandwidth != "median":
+                h = torch.full_like(median, self.bandwidth)
+            force, similarity = rbf_repulsion(everyone[: len(own)], h.item(), others)
+            # What the others drawn stand for; a particle's own share of the sum is 1 by itself
+            drawn = share.to(own)
+            scale = (len(everyone) - 1) / (len(others) - drawn)
+            similarity = 1 + (similarity - drawn) * scale
+            force = force * scale[:, None]
+            near = others[: len(own)]
+        direction = force / similarity[:, None] * (h / median)
+        return direction, PromptForce(mean_distance(near), h.item(), root_mean_square(force))
 
+    def _draw(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, Tensor]:
+        """Returns those to repel from, and for each of the first n whether it is among them."""
+        if self.subset is None or self.subset >= len(everyone):
+            return everyone, torch.ones(n)
+        seed = (particles.seed * 1_000_003 + particles.step) % 2**63
+        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed))
+        drawn = torch.zeros(len(everyone))
+        drawn[order[: self.subset]] = 1
+        return everyone[order[: self.subset].to(everyone.device)], drawn[:n]
 
-def denoiser_slope(denoised: Tensor, sigma: float) -> float:
-    """Returns the slope v / (v + sigma^2) of the optimal denoiser of Gaussian data of variance v.
+    def _shortened(
+        self, pull_back: Callable[[slice], Tensor], particles: Particles
+    ) -> Callable[[slice], Tensor]:
+        """Returns strength * R_i as a function of a slice, shortened where it would move z too far.
 
-    v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
-    is pushed less far than one that has room; at least 1e-3, so that exact duplicates can part.
-    """
-    variance = max(denoised.var(dim=0).float().mean().item(), 1e-3)
-    return variance / (variance + sigma**2)
+        An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the
+        root mean square of that is at most MAX_MOVE * next_sigma.
+        """
+        sigma, following = particles.sigma, particles.next_sigma
+        longest = MAX_MOVE * following / (sigma * (sigma - following))
 
+        def change(part: slice) -> Tensor:
+            pushed = self.strength * pull_back(part)
+            length = pushed.flatten(1).square().mean(dim=1).sqrt()
+            shorten = (longest / length.clamp_min(1e-12)).clamp_max(1)
+            return pushed * shorten[:, None, None, None]
 
-def mean_distance(embedded: Tensor, rows: int = 1024) -> float:
-    """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
-    if len(embedded) <= rows:
-        return torch.pdist(embedded).mean().item()
-    total = sum(torch.cdist(part, embedded).sum().item() for part in embedded.split(rows))
-    return total / (len(embedded) * (len(embedded) - 1))
-
-
-def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed: int) -> Tensor:
-    """Moves embeddings that coincide exactly apart, by a tenth of the kernel's width.
-
-    The force between exact duplicates is zero, so they would stay together for ever. The direction
-    is drawn from the seed; embeddings that are unlike all others are left alone.
-    """
-    _, group, sizes = torch.unique(embedded, dim=0, return_inverse=True, return_counts=True)
-    duplicate = sizes[group] > 1
-    if not duplicate.any():
-        return embedded
-    h = median_bandwidth(embedded).item() if bandwidth == "median" else bandwidth
-    generator = torch.Generator().manual_seed(seed % 2**63)
-    direction = torch.randn(embedded.shape, generator=generator).to(embedded)
-    nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))
-    return torch.where(duplicate[:, None], embedded + nudge, embedded)
+        return change

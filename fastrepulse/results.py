@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from fastrepulse.repulsion import Push
+from fastrepulse.particles import Push
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class StepDiagnostics:
     force_norm: float
 
     @classmethod
-    def of(cls, sigma: float, score_norm: float, push: Push | None) -> "StepDiagnostics":
+    def of(cls, sigma: float, score_norm: float, push: Push) -> "StepDiagnostics":
         """Summarises a step from its score's norm and the push within each prompt."""
-        prompts = [] if push is None else push.by_prompt
+        prompts = push.prompts
         return cls(
             sigma,
             score_norm,

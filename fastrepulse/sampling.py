@@ -21,7 +21,8 @@ from fastrepulse.denoiser import (
     choose_storage,
     repays_compiling,
 )
-from fastrepulse.repulsion import Repeller, Repulsion, check_window
+from fastrepulse.particles import Method, check_window
+from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import (
     SampleResult,
     SavedImages,
@@ -42,7 +43,7 @@ def sample(
     num_particles: int = 16,
     *,
     model: str | Path | models.Model | None = None,
-    repulsion: Repulsion | str | None = DEFAULT_REPULSION,
+    repulsion: Method | str | None = DEFAULT_REPULSION,
     num_inference_steps: int = 25,
     guidance_scale: float = 5.0,
     negative_prompt: str = "",
@@ -73,7 +74,8 @@ def sample(
         num_particles: N >= 1, for each prompt. One particle has nothing to repel from.
         model: None for the shipped model, a local diffusers folder, a hub id "owner/name" of a
             Stable Diffusion 1 or 2 type model, or what `load_model` returned.
-        repulsion: A `Repulsion`, the name of an embedding, or None for independent samples.
+        repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
+            or None for independent samples.
         num_inference_steps: T >= 1.
         guidance_scale: Classifier-free guidance; 1 and below switches it off.
         negative_prompt: What guidance leads away from.
@@ -123,7 +125,7 @@ def sample(
         raise ValueError(f"scheduler must be one of {accepted}, got {scheduler!r}")
     if isinstance(repulsion, str):
         repulsion = Repulsion(embedding=repulsion)
-    elif not (repulsion is None or isinstance(repulsion, Repulsion)):
+    elif not (repulsion is None or isinstance(repulsion, Method)):
         raise TypeError(f"repulsion must be a Repulsion, a name or None, got {repulsion!r}")
     seed = _choose_seed(seed, generator)
     folder = None if out is None else Path(out)
@@ -166,9 +168,6 @@ def sample(
     text = sd.encode_prompts(prompts)
     negative = sd.encode_prompts([negative_prompt]) if guidance_scale > 1 else None
     denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
-    repeller = None
-    if repulsion is not None and num_particles > 1:
-        repeller = Repeller(repulsion, seed, num_particles, micro_batch_size, sd.device)
     storage = choose_storage(sd.device, count, latent_shape)
     x = latents.to(storage, sd.dtype) * stepper.init_noise_sigma
     with layers.attention_of(sd.unet, attention), layers.onednn_linears(sd.unet):
@@ -176,8 +175,9 @@ def sample(
             x,
             denoise,
             stepper,
-            repeller,
+            repulsion if num_particles > 1 else None,
             num_particles=num_particles,
+            seed=seed,
             guidance_window=guidance_window,
             micro_batch_size=micro_batch_size,
             progress=progress,

@@ -1,12 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.embeddings.base import vector_jacobian_product
+from fastrepulse.force import mean_distance, part_duplicates
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.repulsion import MAX_MOVE, Repeller, mean_distance, part_duplicates
+from fastrepulse.particles import Particles
+from fastrepulse.repulsion import MAX_MOVE
 
 WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
 
@@ -16,11 +19,20 @@ def draw(n=6, side=16, seed=0, dtype=torch.float32):
     return torch.randn(n, 4, side, side, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def push_of(repulsion, latents, sigma=1.0, seed=0):
+def particles_of(latents, sigma=1.0, next_sigma=0.9, seed=0, step=0, num_particles=None):
+    """Latents that are noisy and denoised at once, to embed either."""
+    return Particles(
+        latents, lambda: latents, sigma, next_sigma, step, 9, num_particles or len(latents), seed, 3
+    )
+
+
+def push_of(repulsion, latents, **state):
     """R_i of every particle, and what is said of their prompt."""
-    push = Repeller(repulsion, seed, len(latents), micro_batch_size=3).push(latents, sigma, 0)
+    # So weak that nothing is shortened
+    weak = replace(repulsion, strength=1e-6, window=(math.inf, 0.0))
+    push = weak.push(particles_of(latents, **state))
     parts = [slice(i, min(i + 3, len(latents))) for i in range(0, len(latents), 3)]
-    return torch.cat([push.pull_back(part) for part in parts]), push.by_prompt[0]
+    return torch.cat([push.change(part) for part in parts]) * 1e6, push.prompts[0]
 
 
 @pytest.mark.parametrize("side", [8, 16, 17, 20])
@@ -110,17 +122,38 @@ def test_a_bandwidth_of_the_users_own_counts_for_its_size_alone():
 
 @pytest.mark.parametrize("strength", [3.0, -3.0])
 def test_a_push_is_no_longer_than_the_noise_that_is_left(strength):
-    repulsion, change = Repulsion(strength=strength), draw()
-    change[0] = 0.0
+    latents, everywhere = draw(), (math.inf, 0.0)
     sigma, following = 4.0, 3.0
-    moved = sigma * (sigma - following) * repulsion.correction(change, sigma, following)
-    length = moved[1:].square().mean(dim=(1, 2, 3)).sqrt()
-    torch.testing.assert_close(length, torch.full((5,), MAX_MOVE * following))
-    assert torch.equal(moved[1:].sign(), change[1:].sign() * (1 if strength > 0 else -1))
-    assert torch.equal(moved[0], torch.zeros_like(moved[0]))
-    short = 0.01 * change
-    torch.testing.assert_close(repulsion.correction(short, sigma, following), strength * short)
-    assert not repulsion.correction(change, sigma, 0.0).any()
+    weak, _ = push_of(Repulsion("pooled"), latents, sigma=sigma)
+    reach = sigma * (sigma - following) * weak.square().mean(dim=(1, 2, 3)).sqrt().min().item()
+
+    def moved(strength, following=following):
+        repulsion = Repulsion("pooled", strength, window=everywhere)
+        push = repulsion.push(particles_of(latents, sigma=sigma, next_sigma=following))
+        return sigma * (sigma - following) * push.change(slice(0, 6))
+
+    # 100 times as strong as would be needed to reach the bound
+    far = moved(strength * 100 * following / reach)
+    length = far.square().mean(dim=(1, 2, 3)).sqrt()
+    torch.testing.assert_close(length, torch.full((6,), MAX_MOVE * following))
+    cosine = torch.cosine_similarity(far.flatten(1), weak.flatten(1))
+    torch.testing.assert_close(cosine, torch.full((6,), math.copysign(1, strength)))
+    assert not moved(strength, 0.0).any()
+
+
+@pytest.mark.parametrize("name", ["pooled", "random_cnn"])
+def test_a_subset_of_all_is_all_and_a_small_one_is_right_on_average(name):
+    latents = draw(n=12)
+    whole, _ = push_of(Repulsion(name), latents)
+    torch.testing.assert_close(push_of(Repulsion(name, subset=12), latents)[0], whole)
+    assert not torch.allclose(push_of(Repulsion(name, subset=11), latents)[0], whole)
+
+
+def test_a_small_subset_is_right_on_average():
+    latents, drawn = draw(n=12), Repulsion("pooled", subset=6)
+    mean = sum(push_of(drawn, latents, step=step)[0] for step in range(60)) / 60
+    whole, _ = push_of(Repulsion("pooled"), latents)
+    assert torch.cosine_similarity(mean.flatten(), whole.flatten(), dim=0) > 0.95
 
 
 def test_denoised_uses_the_jacobian_of_the_ideal_denoiser():
@@ -154,10 +187,9 @@ def test_exact_duplicates_part_and_the_way_they_do_is_repeatable(copies):
 
 def test_prompts_repel_on_their_own():
     latents = draw(n=10)
-    repeller = Repeller(Repulsion("thirds"), 0, num_particles=5)
-    both = repeller.push(latents, 1.0, 0)
-    alone = push_of(Repulsion("thirds"), latents[5:])[0]
-    torch.testing.assert_close(both.pull_back(slice(5, 10)), alone)
+    both, _ = push_of(Repulsion("thirds"), latents, num_particles=5)
+    alone, _ = push_of(Repulsion("thirds"), latents[5:])
+    torch.testing.assert_close(both[5:], alone)
 
 
 @pytest.mark.parametrize("n", [2, 9, 50])

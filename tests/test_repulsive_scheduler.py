@@ -11,6 +11,7 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler
+from fastrepulse.particles import Particles
 from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
@@ -118,9 +119,8 @@ def test_flow_matching_moves_the_clean_prediction_by_the_repulsion():
     moved = repelling.step(velocity, time, x).prev_sample
     alone = scheduler.step(velocity, time, x).prev_sample
     level = sigma / (1 - sigma)
-    push = fastrepulse.repulsion.Repeller(repulsion, 0, 5).push(x0, level, 1)
-    change = repulsion.correction(push.pull_back(slice(0, 5)), level, following / (1 - following))
-    change = level**2 * change
+    particles = Particles(x0, lambda: x0, level, following / (1 - following), 1, 4, 5, 0)
+    change = level**2 * repulsion.push(particles).change(slice(0, 5))
     torch.testing.assert_close(
         moved - alone, (sigma - following) / sigma * change, rtol=1e-3, atol=1e-5
     )

@@ -10,7 +10,7 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, models, sampling
 from fastrepulse.denoiser import Denoiser, repays_compiling
-from fastrepulse.repulsion import Repeller
+from fastrepulse.particles import Particles
 from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
@@ -182,7 +182,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
     denoise = Denoiser(Small(), text, None, 1.0, micro_batch_size=8, compiled=False)
     prompts = torch.tensor([0, 1, 0, 1, 1, 0, 1])
     latents = torch.randn(7, 4, 2, 2)
-    output = denoise(latents, torch.tensor(1.0), prompts)
+    output = denoise(latents, torch.tensor(1.0), text[prompts])
     torch.testing.assert_close(output, latents * (prompts + 1)[:, None, None, None])
     assert denoise.micro_batch_size == 2
 
@@ -235,11 +235,11 @@ def test_operator_calls_do_not_grow_with_particles():
 
     calls = []
     for n in (4, 12):
-        embedded = Repeller(Repulsion("random_cnn"), 0, n, micro_batch_size=n)
         latents = initial_noise(0, n, (4, 16, 16))
+        particles = Particles(latents, lambda: latents, 5.0, 4.5, 0, 9, n, 0, micro_batch_size=n)  # noqa: B023
         with Count() as count:
-            push = embedded.push(latents, 3.0, 0)
-            push.pull_back(slice(0, n))
+            push = Repulsion("random_cnn").push(particles)
+            push.change(slice(0, n))
         calls.append(count.calls)
     assert calls[0] == calls[1]
 

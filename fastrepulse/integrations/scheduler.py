@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrepulse.repulsion import Repeller, Repulsion
+from fastrepulse.particles import Particles
+from fastrepulse.repulsion import Repulsion
 
 
 class RepulsiveScheduler:
@@ -73,6 +74,7 @@ class _Repels:
     """What is put in front of a scheduler's class."""
 
     repulsion: Repulsion
+    timesteps: Tensor
     _groups: tuple[int | None, tuple[int, int] | None, int]
 
     @classmethod
@@ -100,14 +102,21 @@ class _Repels:
                 "sample": lambda: output,
                 "flow": lambda: x - sigma * output,
             }[kind]()
-            latents = x0 if self.repulsion.on == "denoised" else x / alpha
-            latents = _unpack(latents, latent_size)
-            repeller = Repeller(self.repulsion, seed, size, device=sample.device)
-            push = repeller.push(latents, level, index)
-            change = torch.cat(
-                [push.pull_back(slice(i, i + size)) for i in range(0, len(sample), size)]
+            particles = Particles(
+                denoised=_unpack(x0, latent_size),
+                noisy=lambda: _unpack(x / alpha, latent_size),
+                sigma=level,
+                next_sigma=_next_level(self, index, level),
+                step=index,
+                steps=len(self.timesteps),
+                num_particles=size,
+                seed=seed,
+                device=sample.device,
             )
-            change = self.repulsion.correction(change, level, _next_level(self, index, level))
+            push = self.repulsion.push(particles)
+            if push.change is None:
+                return model_output
+            change = torch.cat([push.change(group) for group in particles.prompts()])
             moved = level**2 * _pack(change, sample)  # of x0
             per_x0 = {
                 "epsilon": -alpha / sigma,

@@ -1,0 +1,167 @@
+"""What particles of earlier runs, and pictures, were like: to be repelled from."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastrepulse.embeddings import Embedding
+from fastrepulse.particles import Particles
+
+
+class Bank:
+    """The embeddings of earlier particles at every noise level, and pictures not to be like.
+
+    Four batches of four with one bank repel each other as a batch of sixteen would, but that the
+    first does not see the last:
+
+        repulsion = Repulsion(bank=Bank())
+        for seed in range(4):
+            sample("a potted plant", 4, repulsion=repulsion, seed=seed)
+
+    All runs need the same steps, size, embedding and number of prompts; particles of the first
+    prompt repel from the earlier ones of the first prompt, and so on. A run is added when its last
+    step is done.
+
+    Args:
+        pictures: Clean latents [M, C, H, W] to repel from in every run (`encode_folder`).
+    """
+
+    def __init__(self, pictures: Tensor | None = None):
+        if pictures is not None and (pictures.ndim != 4 or len(pictures) == 0):
+            raise ValueError(f"pictures must be [M, C, H, W], got {tuple(pictures.shape)}")
+        self.pictures = pictures
+        self.seed: int | None = None
+        self._kind: dict[str, Any] | None = None
+        self._levels: dict[str, Tensor] = {}
+        self._run: dict[str, Tensor] = {}
+        self._embedded_pictures: Tensor | None = None
+
+    def __len__(self) -> int:
+        """How many earlier particles of each prompt there are, at most."""
+        return max((len(rows) for rows in self._levels.values()), default=0)
+
+    def open(self, particles: Particles, name: str, on: str, embedding: Embedding) -> None:
+        """Makes ready for a step.
+
+        Raises:
+            ValueError: If the run is not like those that the bank has.
+        """
+        kind = {
+            "embedding": name,
+            "on": on,
+            "latents": list(particles.denoised.shape[1:]),
+            "steps": particles.steps,
+            "prompts": len(particles.prompts()),
+        }
+        if self._kind is None:
+            self._kind, self.seed = kind, particles.seed
+        if self._kind != kind:
+            unlike = {k: (self._kind[k], kind[k]) for k in kind if self._kind[k] != kind[k]}
+            raise ValueError(
+                "bank must be of the same embedding, steps, size and number of prompts, got "
+                + ", ".join(f"{k} {has!r} and a run of {now!r}" for k, (has, now) in unlike.items())
+            )
+        if self.pictures is not None:
+            self._embed_pictures(particles, on, embedding)
+
+    def recall(self, prompt: int, step: int) -> Tensor | None:
+        """Returns the earlier embeddings [M, d] at a step; None if there are none."""
+        rows = [self._levels.get(_key(prompt, step)), self._embedded_pictures]
+        there = [part for part in rows if part is not None]
+        return torch.cat(there) if there else None
+
+    def remember(self, prompt: int, step: int, embedded: Tensor) -> None:
+        """Keeps embeddings [N, d] of the run that goes on."""
+        self._run[_key(prompt, step)] = embedded
+
+    def close(self) -> None:
+        """Adds the run that has ended."""
+        for key, rows in self._run.items():
+            earlier = self._levels.get(key)
+            self._levels[key] = rows if earlier is None else torch.cat([earlier, rows])
+        self._run = {}
+
+    def save(self, path: str | Path) -> None:
+        """Writes everything to a safetensors file."""
+        tensors = {key: rows.contiguous().cpu() for key, rows in self._levels.items()}
+        if self.pictures is not None:
+            tensors["pictures"] = self.pictures.contiguous().cpu()
+        record = json.dumps({"kind": self._kind, "seed": self.seed})
+        save_file(tensors, path, {"fastrepulse_bank": record})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Bank":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a bank's.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"bank file {str(path)!r} does not exist")
+        try:
+            with safe_open(path, "pt") as file:
+                record = json.loads(file.metadata()["fastrepulse_bank"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"bank file {str(path)!r} is not one: {error}") from None
+        bank = cls(tensors.pop("pictures", None))
+        bank._kind, bank.seed, bank._levels = record["kind"], record["seed"], tensors
+        return bank
+
+    def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:
+        pictures = self.pictures
+        assert pictures is not None and self.seed is not None
+        if on != "denoised":
+            raise ValueError("a bank with pictures needs on='denoised', got 'noisy'")
+        if pictures.shape[1:] != particles.denoised.shape[1:]:
+            raise ValueError(
+                f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
+                f"latents, got {list(pictures.shape[1:])}"
+            )
+        embedding.redraw(self.seed, particles.step)
+        parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
+        self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
+
+
+@torch.no_grad()
+def encode_folder(
+    folder: str | Path, model: Any, size: Sequence[int] | None = None
+) -> Tensor:  # [M, C, H, W]
+    """Returns the latents of all pictures in a folder, cut to the model's size.
+
+    Args:
+        folder: With PNG, JPEG or WebP files.
+        model: What `fastrepulse.models.load_model` returned.
+        size: Height and width in pixels, by default the model's own.
+
+    Raises:
+        ValueError: If there is no picture.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    kinds = {".png", ".jpg", ".jpeg", ".webp"}
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in kinds)
+    if not paths:
+        raise ValueError(f"folder must hold pictures ({', '.join(sorted(kinds))}), got {folder!s}")
+    _, height, width = model.latent_shape(*(size or (None, None)))
+    pixels = width * model.vae_scale_factor, height * model.vae_scale_factor
+    latents = []
+    for path in paths:
+        with Image.open(path) as image:
+            cut = ImageOps.fit(image.convert("RGB"), pixels)
+        picture = torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
+        latents.append(model.encode(picture[None].to(model.device, model.dtype)))
+    return torch.cat(latents)
+
+
+def _key(prompt: int, step: int) -> str:
+    return f"{prompt}.{step}"

@@ -1,0 +1,123 @@
+"""What all methods share that act in an embedding: embed the particles, pull a force back."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastrepulse.embeddings import Embedding
+from fastrepulse.finite import check_finite
+from fastrepulse.kernels import median_bandwidth
+from fastrepulse.particles import Particles, PromptForce
+
+ForceLaw: TypeAlias = Callable[[Tensor, int], tuple[Tensor, PromptForce]]
+"""From the embeddings [N, d] of one prompt, and its number, to the force on each [N, d]."""
+
+
+def embed_together(
+    embedding: Embedding, on: Literal["noisy", "denoised"], particles: Particles, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Returns what is embedded [prompts * N, C, H, W] and its embeddings [prompts * N, d].
+
+    Raises:
+        ValueError: If the embedding does not return [n, d].
+        FloatingPointError: If an embedding is not finite.
+    """
+    latents = particles.denoised if on == "denoised" else particles.noisy()
+    embedding.redraw(seed, particles.step)
+    embedded = []
+    for part in latents.split(particles.micro_batch_size):
+        rows = embedding(part.to(particles.device).float())
+        if rows.ndim != 2 or len(rows) != len(part):
+            raise ValueError(
+                f"the embedding of {len(part)} latents must be [{len(part)}, d], "
+                f"got {tuple(rows.shape)}"
+            )
+        embedded.append(rows.detach())
+    together = torch.cat(embedded)
+    check_finite(together, "the embedding", particles.step)
+    return latents, together
+
+
+def pull_back_forces(
+    embedding: Embedding,
+    on: Literal["noisy", "denoised"],
+    particles: Particles,
+    law: ForceLaw,
+    seed: int | None = None,
+) -> tuple[Callable[[slice], Tensor], list[PromptForce]]:
+    """Embeds the particles, lets those of each prompt act on each other, and pulls the force back.
+
+    Where it is the denoised latents that are embedded the denoiser's Jacobian is taken to be
+    `denoiser_slope` times the identity.
+
+    Args:
+        embedding: phi, a map from latents to [n, d].
+        on: What is embedded.
+        particles: At this step.
+        law: From embeddings to forces.
+        seed: From which the embedding draws; by default that of the particles.
+
+    Returns:
+        J^T F as a function of a slice of the particles, and what was measured for each prompt.
+    """
+    latents, embedded = embed_together(
+        embedding, on, particles, particles.seed if seed is None else seed
+    )
+    forces, measured = [], []
+    for number, own in enumerate(particles.prompts()):
+        force, of_prompt = law(embedded[own], number)
+        if on == "denoised":
+            force = force * denoiser_slope(latents[own], particles.sigma)
+        forces.append(force)
+        measured.append(of_prompt)
+    together = torch.cat(forces)
+
+    def pull_back(part: slice) -> Tensor:
+        change = embedding.pull_back(latents[part].to(particles.device), together[part])
+        check_finite(change, "the repulsion", particles.step, part.start)
+        return change
+
+    return pull_back, measured
+
+
+def denoiser_slope(denoised: Tensor, sigma: float) -> float:
+    """Returns the slope v / (v + sigma^2) of the optimal denoiser of Gaussian data of variance v.
+
+    v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
+    is pushed less far than one that has room; at least 1e-3, so that exact duplicates can part.
+    """
+    variance = max(denoised.var(dim=0).float().mean().item(), 1e-3)
+    return variance / (variance + sigma**2)
+
+
+def mean_distance(embedded: Tensor, rows: int = 1024) -> float:
+    """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
+    if len(embedded) <= rows:
+        return torch.pdist(embedded).mean().item()
+    total = sum(torch.cdist(part, embedded).sum().item() for part in embedded.split(rows))
+    return total / (len(embedded) * (len(embedded) - 1))
+
+
+def root_mean_square(force: Tensor) -> float:
+    """Returns the root mean square over particles of the norm of a force [N, d]."""
+    return force.square().sum(dim=1).mean().sqrt().item()
+
+
+def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed: int) -> Tensor:
+    """Moves embeddings that coincide exactly apart, by a tenth of the kernel's width.
+
+    The force between exact duplicates is zero, so they would stay together for ever. The direction
+    is drawn from the seed; embeddings that are unlike all others are left alone.
+    """
+    _, group, sizes = torch.unique(embedded, dim=0, return_inverse=True, return_counts=True)
+    duplicate = sizes[group] > 1
+    if not duplicate.any():
+        return embedded
+    h = median_bandwidth(embedded).item() if bandwidth == "median" else bandwidth
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    direction = torch.randn(embedded.shape, generator=generator).to(embedded)
+    nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))
+    return torch.where(duplicate[:, None], embedded + nudge, embedded)

@@ -1,0 +1,113 @@
+"""What a method that makes particles differ sees at a step, and what it answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Particles:
+    """All particles of a run at one step; latents hold prompt after prompt.
+
+    Args:
+        denoised: The predicted clean latents x0, [prompts * N, C, H, W].
+        noisy: Returns the noisy latents z = x0 + sigma * noise, of the same shape.
+        sigma: The noise level.
+        next_sigma: The one that the step ends at; 0 after the last.
+        step: The number of the step, from 0.
+        steps: How many there are.
+        num_particles: N >= 2 of each prompt.
+        seed: From which everything random is drawn.
+        micro_batch_size: How many latents go through a network at once.
+        device: Where networks run, whether or not the latents lie there.
+    """
+
+    denoised: Tensor
+    noisy: Callable[[], Tensor]
+    sigma: float
+    next_sigma: float
+    step: int
+    steps: int
+    num_particles: int
+    seed: int
+    micro_batch_size: int = 32
+    device: torch.device | str = "cpu"
+
+    def score(self, part: slice) -> Tensor:
+        """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""
+        z, x0 = self.noisy()[part].to(self.device), self.denoised[part].to(self.device)
+        return (x0.float() - z.float()) / self.sigma**2
+
+    def prompts(self) -> list[slice]:
+        """Returns where each prompt's particles are."""
+        starts = range(0, len(self.denoised), self.num_particles)
+        return [slice(start, start + self.num_particles) for start in starts]
+
+
+@dataclass(frozen=True)
+class PromptForce:
+    """What is known of the particles of one prompt at one step, in embedding space.
+
+    Args:
+        mean_distance: Mean of ||phi_i - phi_j|| over pairs.
+        bandwidth: h of the kernel.
+        force_norm: Root mean square over particles of ||F_i||.
+    """
+
+    mean_distance: float
+    bandwidth: float
+    force_norm: float
+
+
+@dataclass(frozen=True)
+class Push:
+    """What particles do to each other at one step.
+
+    Args:
+        change: Takes a slice of the particles to what is added to their score, float32
+            [n, C, H, W]; None for nothing.
+        prompts: What was measured on the way, for each prompt.
+    """
+
+    change: Callable[[slice], Tensor] | None = None
+    prompts: list[PromptForce] = field(default_factory=list)
+
+
+class Method:
+    """A way to make particles differ: changes their scores, or the text that they are given.
+
+    A subclass is a frozen dataclass of its settings and overrides `push` or `perturb_text`.
+    """
+
+    def push(self, particles: Particles) -> Push:
+        """Returns what to add to the scores at one step."""
+        return Push()
+
+    def perturb_text(self, text: Tensor, first: int, time: float, step: int, seed: int) -> Tensor:
+        """Returns the text embeddings [n, tokens, width] that particles `first`, ... are given.
+
+        Args:
+            text: Those of their prompts.
+            first: The number of the first particle.
+            time: Of the diffusion, from 1 (noise) to 0 (picture).
+            step: The number of the step.
+            seed: From which everything random is drawn.
+        """
+        return text
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the method's name and its settings as JSON can hold them."""
+        raise NotImplementedError
+
+
+def check_window(name: str, window: tuple[float, float]) -> None:
+    """Raises unless a window is two noise levels, the higher one first."""
+    if not isinstance(window, (tuple, list)):
+        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
+    if len(window) != 2 or not window[0] > window[1] >= 0:
+        raise ValueError(
+            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
+        )

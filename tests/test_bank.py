@@ -1,0 +1,146 @@
+import math
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import fastrepulse
+from fastrepulse import Repulsion, embeddings, models
+from fastrepulse.bank import Bank, encode_folder
+from fastrepulse.particles import Particles
+
+EVERYWHERE = (math.inf, 0.0)
+WEAK = 1e-6
+
+
+def particles_of(latents, step=0, steps=1, seed=0, num_particles=None):
+    count = num_particles or len(latents)
+    return Particles(latents, lambda: latents, 2.0, 1.5, step, steps, count, seed)
+
+
+def change_of(repulsion, latents, **state):
+    return repulsion.push(particles_of(latents, **state)).change(slice(0, len(latents)))
+
+
+def draw(n, seed=0):
+    return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", ["pooled", "random_cnn", "latent"])
+def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
+    latents = draw(9)
+    bank = Bank()
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
+    change_of(repulsion, latents[:5])
+    assert len(bank) == 5
+    second = change_of(repulsion, latents[5:], seed=7)
+    assert len(bank) == 9
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
+    torch.testing.assert_close(second, joint[5:])
+
+
+def test_a_run_counts_when_its_last_step_is_done():
+    bank = Bank()
+    repulsion = Repulsion("pooled", window=EVERYWHERE, bank=bank)
+    change_of(repulsion, draw(4), step=0, steps=2)
+    assert len(bank) == 0
+    change_of(repulsion, draw(4), step=1, steps=2)
+    assert len(bank) == 4
+
+
+def test_it_is_the_same_after_a_night_on_the_disk(tmp_path):
+    bank = Bank(pictures=draw(2, seed=3))
+    repulsion = Repulsion("random_cnn", WEAK, window=EVERYWHERE, bank=bank)
+    change_of(repulsion, draw(4))
+    bank.save(tmp_path / "bank.safetensors")
+    loaded = Bank.load(tmp_path / "bank.safetensors")
+    again = Repulsion("random_cnn", WEAK, window=EVERYWHERE, bank=loaded)
+    torch.testing.assert_close(
+        change_of(again, draw(4, seed=1)), change_of(repulsion, draw(4, seed=1))
+    )
+
+
+def test_pictures_repel():
+    latents = draw(3)
+    alone = change_of(Repulsion("pooled", WEAK, window=EVERYWHERE), latents)
+    bank = Bank(pictures=latents[:1] + 0.01)
+    beside = change_of(Repulsion("pooled", WEAK, window=EVERYWHERE, bank=bank), latents)
+    # The first is all but one of the pictures, so it is the one that is pushed otherwise
+    assert (beside - alone)[0].norm() > 0
+    away = (latents[1] - bank.pictures[0]).flatten()
+    assert torch.dot((beside - alone)[1].flatten(), away) > 0
+
+
+def test_split_batches_differ_more_with_a_bank_on_the_shipped_model():
+    embed = embeddings.build("pooled")
+
+    def distance(bank):
+        repulsion = Repulsion("pooled", 40.0, window=(math.inf, 2.0), bank=bank)
+        first, second = (
+            fastrepulse.sample(
+                "a potted plant",
+                3,
+                repulsion=repulsion,
+                seed=seed,
+                num_inference_steps=8,
+                progress=False,
+            ).latents
+            for seed in range(2)
+        )
+        return torch.cdist(embed(first), embed(second)).mean().item()
+
+    assert distance(Bank()) > 1.05 * distance(None)
+
+
+@pytest.mark.parametrize(
+    ("unlike", "named"),
+    [
+        ({"name": "thirds"}, "embedding 'pooled' and a run of 'thirds'"),
+        ({"on": "noisy"}, "on 'denoised' and a run of 'noisy'"),
+        ({"latents": torch.randn(4, 4, 16, 16)}, r"latents \[4, 8, 8\] and a run of \[4, 16, 16\]"),
+        ({"steps": 3}, "steps 1 and a run of 3"),
+        ({"num_particles": 2}, "prompts 1 and a run of 2"),
+    ],
+)
+def test_another_kind_of_run_is_refused(unlike, named):
+    bank = Bank()
+    change_of(Repulsion("pooled", bank=bank, window=EVERYWHERE), draw(4))
+    name, on = unlike.pop("name", "pooled"), unlike.pop("on", "denoised")
+    latents = unlike.pop("latents", draw(4))
+    with pytest.raises(ValueError, match=named):
+        change_of(Repulsion(name, on=on, bank=bank, window=EVERYWHERE), latents, **unlike)
+
+
+def test_bad_banks_are_named(tmp_path):
+    with pytest.raises(TypeError, match="bank must be a Bank or None, got True"):
+        Repulsion(bank=True)
+    with pytest.raises(ValueError, match=r"pictures must be \[M, C, H, W\], got \(3, 3\)"):
+        Bank(torch.zeros(3, 3))
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        Bank.load(tmp_path / "none")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    (tmp_path / "noise").write_bytes(b"noise")
+    for name in ("other", "noise"):
+        with pytest.raises(ValueError, match="is not one"):
+            Bank.load(tmp_path / name)
+    with pytest.raises(ValueError, match="on='denoised', got 'noisy'"):
+        change_of(Repulsion("pooled", on="noisy", window=EVERYWHERE, bank=Bank(draw(1))), draw(3))
+    with pytest.raises(ValueError, match=r"must be \[4, 8, 8\] like the latents"):
+        bank = Bank(torch.zeros(1, 4, 16, 16))
+        change_of(Repulsion("pooled", window=EVERYWHERE, bank=bank), draw(3))
+
+
+def test_pictures_come_from_a_folder(tmp_path):
+    model = models.load_model()
+    with pytest.raises(ValueError, match="folder must hold pictures"):
+        encode_folder(tmp_path, model)
+    image = fastrepulse.sample("a planet", 1, num_inference_steps=4, progress=False).images[0]
+    image.save(tmp_path / "a.png")
+    Image.new("RGB", (100, 50), "red").save(tmp_path / "b.jpg")
+    latents = encode_folder(tmp_path, model)
+    assert latents.shape == (2, 4, 16, 16)
+    decoded = model.decode(latents[:1].detach())[0]
+    original = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    original = original.view(64, 64, 3).permute(2, 0, 1) / 255
+    assert (decoded - original).abs().mean() < 0.02
