@@ -46,18 +46,18 @@ def pull_back_forces(
     on: Literal["noisy", "denoised"],
     particles: Particles,
     law: ForceLaw,
+    slope: Callable[[Tensor, float], float],
     seed: int | None = None,
 ) -> tuple[Callable[[slice], Tensor], list[PromptForce]]:
     """Embeds the particles, lets those of each prompt act on each other, and pulls the force back.
-
-    Where it is the denoised latents that are embedded the denoiser's Jacobian is taken to be
-    `denoiser_slope` times the identity.
 
     Args:
         embedding: phi, a map from latents to [n, d].
         on: What is embedded.
         particles: At this step.
         law: From embeddings to forces.
+        slope: What times the identity the denoiser's Jacobian is taken to be, from denoised latents
+            and the noise level; asked where it is they that are embedded.
         seed: From which the embedding draws; by default that of the particles.
 
     Returns:
@@ -70,7 +70,7 @@ def pull_back_forces(
     for number, own in enumerate(particles.prompts()):
         force, of_prompt = law(embedded[own], number)
         if on == "denoised":
-            force = force * denoiser_slope(latents[own], particles.sigma)
+            force = force * slope(latents[own], particles.sigma)
         forces.append(force)
         measured.append(of_prompt)
     together = torch.cat(forces)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.bank import Bank
-from fastrepulse.force import mean_distance, part_duplicates, pull_back_forces, root_mean_square
+from fastrepulse.force import (
+    denoiser_slope,
+    mean_distance,
+    part_duplicates,
+    pull_back_forces,
+    root_mean_square,
+)
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 from fastrepulse.particles import Method, Particles, PromptForce, Push, check_window
 
@@ -110,7 +116,9 @@ class Repulsion(Method):
             return direction * positions, measured
 
         seed = None if bank is None else bank.seed
-        pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
+        pull_back, prompts = pull_back_forces(
+            embedding, self.on, particles, law, denoiser_slope, seed
+        )
         if self.bank is not None and particles.step == particles.steps - 1:
             self.bank.close()
         return Push(self._shortened(pull_back, particles) if acts else None, prompts)

@@ -1,0 +1,73 @@
+"""CADS: noise on the text, annealed."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastrepulse.methods.embedded import settings_of
+from fastrepulse.particles import Method
+
+
+@dataclass(frozen=True)
+class CADS(Method):
+    """Gives every particle its own noisy text embeddings y, less noisy as it is denoised.
+
+        y_i = sqrt(gamma) y + noise_scale sqrt(1 - gamma) n_i
+        gamma = 1 up to time start, 0 from time end, linear in between
+
+    and then scales y_i back to the mean and standard deviation of y, mixed in by `rescale` (Sadat
+    et al. 2024, "CADS: Unleashing the Diversity of Diffusion Models through Condition-Annealed
+    Sampling", arXiv:2310.17347). Time runs from 1 (noise) to 0 (picture). n_i is drawn anew at
+    each step, from the seed.
+
+    Args:
+        noise_scale: s, at least 0.
+        start: tau_1, the time from which on the text is noisy, in [0, 1).
+        end: tau_2, the time from which on it is nothing but noise, in (start, 1].
+        rescale: psi, in [0, 1].
+    """
+
+    noise_scale: float = 0.25
+    start: float = 0.6
+    end: float = 0.9
+    rescale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
+            raise ValueError(f"noise_scale must be a number of at least 0, got {self.noise_scale}")
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(
+                f"start and end must be times with 0 <= start < end <= 1, "
+                f"got {self.start} and {self.end}"
+            )
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
+
+    def gamma(self, time: float) -> float:
+        """Returns how much of the text is left at a time."""
+        return min(1.0, max(0.0, (self.end - time) / (self.end - self.start)))
+
+    def perturb_text(self, text: Tensor, first: int, time: float, step: int, seed: int) -> Tensor:
+        gamma = self.gamma(time)
+        if gamma == 1:
+            return text
+        # That of a particle does not depend on the micro-batch that it is in
+        drawn = [
+            np.random.Generator(
+                np.random.Philox(key=[seed, first + i], counter=[0, 0, 1, step])
+            ).standard_normal(text.shape[1:], np.float32)
+            for i in range(len(text))
+        ]
+        noise = torch.from_numpy(np.stack(drawn)).to(text)
+        noisy = math.sqrt(gamma) * text + self.noise_scale * math.sqrt(1 - gamma) * noise
+        dims = (1, 2)
+        mean, std = text.mean(dims, keepdim=True), text.std(dims, keepdim=True)
+        scaled = (noisy - noisy.mean(dims, keepdim=True)) / noisy.std(dims, keepdim=True)
+        return self.rescale * (scaled * std + mean) + (1 - self.rescale) * noisy
+
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self)

@@ -1,0 +1,84 @@
+"""SPELL: sparse repellency."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrepulse.methods.embedded import settings_of
+from fastrepulse.particles import Method, Particles, Push
+
+
+@dataclass(frozen=True, eq=False)
+class SPELL(Method):
+    """Moves a predicted picture out of the balls around the others, where it is in one.
+
+        x0_i <- x0_i + overcompensation * sum_j ReLU(r / ||x0_i - x0_j|| - 1) (x0_i - x0_j)
+
+    Kirchhof et al. 2024, "Shielded Diffusion: Generating Novel and Diverse Images using Sparse
+    Repellency", arXiv:2410.06025. j runs over the other particles of the prompt and over protected
+    pictures. Particles further than r from all of them are left alone.
+
+    Args:
+        radius: r as a root mean square over the latent's numbers, above 0: ||x0_i - x0_j|| is
+            divided by the square root of C H W.
+        overcompensation: By how much more than the way out, for the model's pull back; they use
+            1.6.
+        protected: Clean latents [M, C, H, W] to keep away from, or None.
+    """
+
+    radius: float = 1.0
+    overcompensation: float = 1.6
+    protected: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("radius", "overcompensation"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive number, got {value}")
+        if self.protected is not None and self.protected.ndim != 4:
+            raise ValueError(f"protected must be [M, C, H, W], got {tuple(self.protected.shape)}")
+
+    def push(self, particles: Particles) -> Push:
+        protected = None
+        if self.protected is not None:
+            if self.protected.shape[1:] != particles.denoised.shape[1:]:
+                raise ValueError(
+                    f"protected must be {list(particles.denoised.shape[1:])} like the latents, "
+                    f"got {list(self.protected.shape[1:])}"
+                )
+            protected = self.protected.to(particles.device).flatten(1).float()
+        moves = []
+        for own in particles.prompts():
+            x = particles.denoised[own].to(particles.device).flatten(1).float()
+            radius = self.radius * math.sqrt(x.shape[1])
+            move = way_out(x, x, radius)
+            if protected is not None:
+                move = move + way_out(x, protected, radius)
+            moves.append(move)
+        scale = self.overcompensation / particles.sigma**2
+        change = scale * torch.cat(moves).view_as(particles.denoised)
+        return Push(lambda part: change[part])
+
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self)
+
+
+def way_out(
+    x: Tensor,  # [N, D]
+    centres: Tensor,  # [M, D]
+    radius: float,
+    rows: int = 1024,
+) -> Tensor:  # [N, D]
+    """Returns sum_j ReLU(r / ||x_i - c_j|| - 1) (x_i - c_j), with memory of `rows` x M at a time.
+
+    A particle that is a centre itself has no way out of that ball.
+    """
+    moves = []
+    for part in x.split(rows):
+        distance = torch.cdist(part, centres, compute_mode="donot_use_mm_for_euclid_dist")
+        weights = torch.where(distance > 0, (radius / distance.clamp_min(1e-6) - 1).relu(), 0)
+        moves.append(weights.sum(dim=1, keepdim=True) * part - weights @ centres)
+    return torch.cat(moves)
