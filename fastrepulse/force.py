@@ -46,18 +46,17 @@ def pull_back_forces(
     on: Literal["noisy", "denoised"],
     particles: Particles,
     law: ForceLaw,
-    slope: Callable[[Tensor, float], float],
     seed: int | None = None,
 ) -> tuple[Callable[[slice], Tensor], list[PromptForce]]:
     """Embeds the particles, lets those of each prompt act on each other, and pulls the force back.
+
+    Where it is the denoised latents that are embedded the denoiser's Jacobian is left out.
 
     Args:
         embedding: phi, a map from latents to [n, d].
         on: What is embedded.
         particles: At this step.
         law: From embeddings to forces.
-        slope: What times the identity the denoiser's Jacobian is taken to be, from denoised latents
-            and the noise level; asked where it is they that are embedded.
         seed: From which the embedding draws; by default that of the particles.
 
     Returns:
@@ -69,8 +68,6 @@ def pull_back_forces(
     forces, measured = [], []
     for number, own in enumerate(particles.prompts()):
         force, of_prompt = law(embedded[own], number)
-        if on == "denoised":
-            force = force * slope(latents[own], particles.sigma)
         forces.append(force)
         measured.append(of_prompt)
     together = torch.cat(forces)
@@ -81,16 +78,6 @@ def pull_back_forces(
         return change
 
     return pull_back, measured
-
-
-def denoiser_slope(denoised: Tensor, sigma: float) -> float:
-    """Returns the slope v / (v + sigma^2) of the optimal denoiser of Gaussian data of variance v.
-
-    v is the variance of the particles' own predictions, so that a prompt whose pictures are alike
-    is pushed less far than one that has room; at least 1e-3, so that exact duplicates can part.
-    """
-    variance = max(denoised.var(dim=0).float().mean().item(), 1e-3)
-    return variance / (variance + sigma**2)
 
 
 def mean_distance(embedded: Tensor, rows: int = 1024) -> float:

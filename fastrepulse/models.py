@@ -2,8 +2,11 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
 }
+ATTENTIONS = ("auto", "sdpa", "xformers", "math")
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -152,6 +156,33 @@ def load_model(
         return _load(name, device, dtype)
     except SafetensorError as error:
         raise ValueError(f"model {name!r} has damaged weights: {error}") from None
+
+
+@contextmanager
+def attention_of(unet: Any, attention: str) -> Iterator[None]:
+    """Chooses what computes a UNet's attention for a while: one of `ATTENTIONS`.
+
+    Raises:
+        ValueError: If it is not available here.
+    """
+    if attention == "auto":
+        yield
+        return
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    before = dict(unet.attn_processors)
+    if attention == "xformers":
+        if find_spec("xformers") is None:
+            raise ValueError("attention must be available, got 'xformers', which is not installed")
+        if unet.device.type != "cuda":
+            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
+        unet.enable_xformers_memory_efficient_attention()
+    else:
+        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
 
 
 def locate_model(model: str | Path | None) -> str:

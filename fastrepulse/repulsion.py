@@ -7,16 +7,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
 from fastrepulse.bank import Bank
-from fastrepulse.force import (
-    denoiser_slope,
-    mean_distance,
-    part_duplicates,
-    pull_back_forces,
-    root_mean_square,
-)
+from fastrepulse.force import mean_distance, part_duplicates, pull_back_forces, root_mean_square
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 from fastrepulse.particles import Method, Particles, PromptForce, Push, check_window
 
@@ -28,30 +23,30 @@ MAX_MOVE = 0.4
 class Repulsion(Method):
     """How the particles of one prompt repel each other.
 
-    At each noise level inside the window the score of particle i becomes s_i + strength * R_i with
+    At each noise level inside the window the predicted noise of particle i becomes
 
-        R_i = (H W h / m) J(z_i)^T F_i / S_i,    F_i = -grad_{phi_i} S_i
+        eps_i - strength * r_i,    r_i = R_i / rms(R_i),    R_i = J(z_i)^T F_i
 
-    where phi are the embeddings, J their Jacobian, S_i = sum_j exp(-||phi_i - phi_j||^2 / h) and m
-    the median of ||phi_i - phi_j||^2 (A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis,
-    Imperial College London, 2023). The thesis has F_i / N, which fades as N grows in spaces of many
-    dimensions. h F_i / S_i is twice the way from the weighted mean of the particles around i to i
-    (the mean shift, reversed), so that one strength serves any number of particles; m takes out the
-    embedding's scale, and H W makes it a gradient per position, so that one strength serves every
-    size of latent.
+    where phi are the embeddings, J their Jacobian and F_i = -grad_{phi_i} sum_j k(phi_i, phi_j) the
+    force of an RBF kernel k = exp(-||phi_i - phi_j||^2 / h) (A. Pondaven, "Repulsion in Stable
+    Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis adds R_i / N to the score
+    as it comes, and its size then depends on the embedding, on N, on the size of the latents and on
+    the noise level. Here the direction is the force's and the length is given: a strength of 1 is
+    a push as long as the noise that the model predicts, which has a root mean square of 1.
 
     No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
     the model takes the push for noise and keeps what of it looks like a picture, so one that is
     larger than the noise that it expects would stay as noise in the picture. With few steps, which
-    are long, the bound is what sets the push.
+    are long, this bound is what sets the length.
 
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
-        strength: Weight of the repulsion against the score; 0 only measures, below 0 attracts.
+        strength: Length of the push over that of the predicted noise; 0 only measures, below 0
+            attracts.
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
-            For the latter the denoiser's Jacobian is taken to be `denoiser_slope` times the
-            identity: no backward pass through the model.
+            For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
+            backward pass through the model.
         window: Noise levels (from, to) inside which particles repel, from the higher one down.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
@@ -65,9 +60,9 @@ class Repulsion(Method):
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 22.0
+    strength: float = 1.0
     on: Literal["noisy", "denoised"] = "denoised"
-    window: tuple[float, float] = (math.inf, 4.0)
+    window: tuple[float, float] = (math.inf, 1.5)
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
     subset: int | None = None
@@ -106,22 +101,19 @@ class Repulsion(Method):
         bank = self.bank if acts else None
         if bank is not None:
             bank.open(particles, self._name(), self.on, embedding)
-        positions = math.prod(particles.denoised.shape[2:])
 
         def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
             earlier = None if bank is None else bank.recall(prompt, particles.step)
-            direction, measured = self._force(own, earlier, particles)
+            force, measured = self._force(own, earlier, particles)
             if bank is not None:
                 bank.remember(prompt, particles.step, own)
-            return direction * positions, measured
+            return force, measured
 
         seed = None if bank is None else bank.seed
-        pull_back, prompts = pull_back_forces(
-            embedding, self.on, particles, law, denoiser_slope, seed
-        )
+        pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
         if self.bank is not None and particles.step == particles.steps - 1:
             self.bank.close()
-        return Push(self._shortened(pull_back, particles) if acts else None, prompts)
+        return Push(self._scaled(pull_back, particles) if acts else None, prompts)
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""
@@ -144,54 +136,52 @@ class Repulsion(Method):
     def _force(
         self, own: Tensor, earlier: Tensor | None, particles: Particles
     ) -> tuple[Tensor, PromptForce]:
-        """Returns (h / m) F_i / S_i [N, d] of embeddings among themselves and earlier ones."""
+        """Returns F_i [N, d] of embeddings among themselves and earlier ones."""
         everyone = own if earlier is None else torch.cat([own, earlier])
         everyone = part_duplicates(everyone, self.bandwidth, particles.seed)
-        if earlier is None and self.subset is None and self.bandwidth == "median":
-            force, similarity, h = median_rbf_repulsion(everyone)
-            median = h * math.log(len(own))
-            near = own
+        others = self._draw(everyone, particles)
+        if others is own and self.bandwidth == "median":
+            force, _, h = median_rbf_repulsion(own)
+            bandwidth = h.item()
         else:
-            others, share = self._draw(everyone, len(own), particles)
-            median = median_bandwidth(others) * math.log(len(others))
-            h = median / math.log(len(everyone))
-            if self.bandwidth != "median":
-                h = torch.full_like(median, self.bandwidth)
-            force, similarity = rbf_repulsion(everyone[: len(own)], h.item(), others)
-            # What the others drawn stand for; a particle's own share of the sum is 1 by itself
-            drawn = share.to(own)
-            scale = (len(everyone) - 1) / (len(others) - drawn)
-            similarity = 1 + (similarity - drawn) * scale
-            force = force * scale[:, None]
-            near = others[: len(own)]
-        direction = force / similarity[:, None] * (h / median)
-        return direction, PromptForce(mean_distance(near), h.item(), root_mean_square(force))
+            bandwidth = self._bandwidth(others, len(everyone))
+            force, _ = rbf_repulsion(everyone[: len(own)], bandwidth, others)
+            # What the others drawn stand for
+            force = force * (len(everyone) / len(others))
+        distance = mean_distance(others[: len(own)])
+        return force, PromptForce(distance, bandwidth, root_mean_square(force))
 
-    def _draw(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, Tensor]:
-        """Returns those to repel from, and for each of the first n whether it is among them."""
+    def _bandwidth(self, drawn: Tensor, count: int) -> float:
+        """Returns h for `count` particles, of which some are drawn."""
+        if self.bandwidth != "median":
+            return self.bandwidth
+        return median_bandwidth(drawn).item() * math.log(len(drawn)) / math.log(count)
+
+    def _draw(self, everyone: Tensor, particles: Particles) -> Tensor:
+        """Returns those to repel from: all, or a subset drawn anew at each step."""
         if self.subset is None or self.subset >= len(everyone):
-            return everyone, torch.ones(n)
+            return everyone
         seed = (particles.seed * 1_000_003 + particles.step) % 2**63
         order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed))
-        drawn = torch.zeros(len(everyone))
-        drawn[order[: self.subset]] = 1
-        return everyone[order[: self.subset].to(everyone.device)], drawn[:n]
+        return everyone[order[: self.subset].to(everyone.device)]
 
-    def _shortened(
+    def _scaled(
         self, pull_back: Callable[[slice], Tensor], particles: Particles
     ) -> Callable[[slice], Tensor]:
-        """Returns strength * R_i as a function of a slice, shortened where it would move z too far.
+        """Returns what is added to the score of a slice: strength * r_i / sigma, or less.
 
         An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the
         root mean square of that is at most MAX_MOVE * next_sigma.
         """
         sigma, following = particles.sigma, particles.next_sigma
         longest = MAX_MOVE * following / (sigma * (sigma - following))
+        length = math.copysign(min(abs(self.strength) / sigma, longest), self.strength)
 
         def change(part: slice) -> Tensor:
-            pushed = self.strength * pull_back(part)
-            length = pushed.flatten(1).square().mean(dim=1).sqrt()
-            shorten = (longest / length.clamp_min(1e-12)).clamp_max(1)
-            return pushed * shorten[:, None, None, None]
+            pulled = pull_back(part)
+            # By the largest number first: the square of a small force would underflow
+            rows = normalize(pulled.flatten(1), p=math.inf, eps=1e-30)
+            rms = rows.square().mean(dim=1, keepdim=True).sqrt()
+            return (length * rows / rms.clamp_min(1e-6)).view_as(pulled)
 
         return change

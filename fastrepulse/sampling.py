@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse import layers, models
+from fastrepulse import models
 from fastrepulse.denoise_loop import denoise_together
 from fastrepulse.denoiser import (
     Denoiser,
@@ -21,6 +21,7 @@ from fastrepulse.denoiser import (
     choose_storage,
     repays_compiling,
 )
+from fastrepulse.linears import onednn_linears
 from fastrepulse.particles import Method, check_window
 from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import (
@@ -117,8 +118,8 @@ def sample(
     check_window("guidance_window", guidance_window)
     if compile not in ("auto", True, False):
         raise ValueError(f"compile must be 'auto', True or False, got {compile!r}")
-    if attention not in layers.ATTENTIONS:
-        accepted = ", ".join(layers.ATTENTIONS)
+    if attention not in models.ATTENTIONS:
+        accepted = ", ".join(models.ATTENTIONS)
         raise ValueError(f"attention must be one of {accepted}, got {attention!r}")
     if scheduler not in models.SCHEDULERS:
         accepted = ", ".join(models.SCHEDULERS)
@@ -170,7 +171,7 @@ def sample(
     denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
     storage = choose_storage(sd.device, count, latent_shape)
     x = latents.to(storage, sd.dtype) * stepper.init_noise_sigma
-    with layers.attention_of(sd.unet, attention), layers.onednn_linears(sd.unet):
+    with models.attention_of(sd.unet, attention), onednn_linears(sd.unet):
         diagnostics = denoise_together(
             x,
             denoise,

@@ -172,7 +172,6 @@ def spread(method):
         SVGD(3.0),
         SPELL(1.5),
         CADS(),
-        MeanScore(0.5),
     ],
     ids=lambda method: type(method).__name__,
 )

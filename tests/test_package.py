@@ -73,7 +73,7 @@ LAYERS = [
         "fastrepulse.kernels",
         "fastrepulse.embeddings",
         "fastrepulse.schedule",
-        "fastrepulse.layers",
+        "fastrepulse.linears",
         "fastrepulse.particles",
     },
     {"fastrepulse.force", "fastrepulse.bank"},

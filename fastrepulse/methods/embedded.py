@@ -59,7 +59,7 @@ class EmbeddedMethod(Method):
             return force, PromptForce(mean_distance(own), bandwidth, root_mean_square(force))
 
         embedding = embeddings.build(self.embedding)
-        return pull_back_forces(embedding, self.on, particles, law, slope=lambda *_: 1.0)
+        return pull_back_forces(embedding, self.on, particles, law)
 
     def settings(self) -> dict[str, Any]:
         return settings_of(self)

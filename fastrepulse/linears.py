@@ -1,42 +1,12 @@
-"""How the layers of a UNet are computed while it runs here: its attention, its linear layers."""
+"""Linear layers by the faster library of two."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-
-ATTENTIONS = ("auto", "sdpa", "xformers", "math")
-
-
-@contextmanager
-def attention_of(unet: Any, attention: str) -> Iterator[None]:
-    """Chooses what computes a UNet's attention for a while: one of `ATTENTIONS`.
-
-    Raises:
-        ValueError: If it is not available here.
-    """
-    if attention == "auto":
-        yield
-        return
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-
-    before = dict(unet.attn_processors)
-    if attention == "xformers":
-        if find_spec("xformers") is None:
-            raise ValueError("attention must be available, got 'xformers', which is not installed")
-        if unet.device.type != "cuda":
-            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
-        unet.enable_xformers_memory_efficient_attention()
-    else:
-        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(before)
 
 
 @contextmanager
