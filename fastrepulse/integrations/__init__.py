@@ -1,5 +1,6 @@
 """The repulsion inside other people's pipelines and loops."""
 
+from fastrepulse.integrations.callback import RepulsionCallback
 from fastrepulse.integrations.functional import (
     corrected_denoised,
     corrected_epsilon,
@@ -7,4 +8,10 @@ from fastrepulse.integrations.functional import (
 )
 from fastrepulse.integrations.scheduler import RepulsiveScheduler
 
-__all__ = ["RepulsiveScheduler", "corrected_denoised", "corrected_epsilon", "repulsive_force"]
+__all__ = [
+    "RepulsionCallback",
+    "RepulsiveScheduler",
+    "corrected_denoised",
+    "corrected_epsilon",
+    "repulsive_force",
+]
