@@ -111,6 +111,27 @@ def test_prompts_repel_on_their_own_in_groups_of_neighbours():
     assert spread(both[COUNT:]) > 1.02 * spread(alone[COUNT:])
 
 
+@pytest.mark.parametrize(
+    ("family", "short"),
+    [
+        pytest.param(small.stable_diffusion, "dpm++", id="sd-dpm++"),
+        pytest.param(small.stable_diffusion_3, "flow-euler", id="sd3-flow"),
+    ],
+)
+def test_half_precision_stays_what_it_is(family, short):
+    pipeline, call = made(family, short)
+    pipeline.to(torch.bfloat16)
+    call = {k: v.bfloat16() if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    plain = pipeline.scheduler
+    alone = draw(pipeline, call)
+    pipeline.scheduler = RepulsiveScheduler(plain, Repulsion(strength=0))
+    assert torch.equal(draw(pipeline, call), alone)
+    pipeline.scheduler = RepulsiveScheduler(plain, REPULSION)
+    repelled = draw(pipeline, call)
+    assert repelled.dtype == torch.bfloat16
+    assert spread(repelled.float()) > 1.02 * spread(alone.float())
+
+
 def test_pure_noise_is_not_repelled_on():
     pipeline, call = made(small.stable_diffusion_3, "flow-euler")
     plain = pipeline.scheduler
@@ -176,6 +197,16 @@ def test_schedulers_of_other_kinds_are_refused(name):
     arguments = {"num_vec_classes": 4} if name.startswith("VQ") else {}
     with pytest.raises(ValueError, match=f"got {name}"):
         RepulsiveScheduler(getattr(diffusers, name)(**arguments))
+
+
+def test_what_is_no_scheduler_or_predicts_a_variance_is_refused():
+    pipeline, _ = made(small.stable_diffusion, "euler")
+    with pytest.raises(TypeError, match="got StableDiffusionPipeline"):
+        RepulsiveScheduler(pipeline)
+    repelling = RepulsiveScheduler(scheduler_of("ddim"), REPULSION)
+    repelling.set_timesteps(STEPS)
+    with pytest.raises(ValueError, match=r"got \[2, 8, 8, 8\]"):
+        repelling.step(noise(0, 2, 8, 8, 8), repelling.timesteps[0], noise(1, 2, 4, 8, 8), eta=1.0)
 
 
 @pytest.mark.parametrize("short", ["euler", "ddim", "dpm++", "unipc", "heun"])

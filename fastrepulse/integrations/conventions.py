@@ -14,6 +14,8 @@ ELSEWHERE = ("KDPM2", "DPMSolverSDE", "EDM", "CosineDPM", "CMStochastic", "CogVi
 def check_scheduler(scheduler: Any) -> None:
     """Raises unless a scheduler's noise levels and prediction type are known here."""
     name = type(scheduler).__name__
+    if not hasattr(scheduler, "step") or not hasattr(scheduler, "config"):
+        raise TypeError(f"scheduler must be a scheduler of diffusers, got {name}")
     prediction_type(scheduler)
     known = hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod")
     if not known or any(part in name for part in ELSEWHERE):

@@ -46,8 +46,11 @@ class RepulsiveScheduler:
         seed: From which an embedding draws what is random in it.
 
     Raises:
-        ValueError: If the embedding is unknown, the group size is below 2, or the scheduler's
-            prediction type is not known.
+        ValueError: If the embedding is unknown, the group size is below 2, or the scheduler repels
+            already, predicts something unknown, or asks the model between its noise levels; in a
+            step, if the group size does not divide the batch, the latents are of another kind, or
+            the model's output holds a learned variance.
+        TypeError: If the scheduler or the repulsion is something else.
     """
 
     def __new__(
@@ -86,6 +89,11 @@ class _Repels:
         return cls.__mro__[2].from_config(*args, **kwargs)  # type: ignore[attr-defined]
 
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output must be {list(sample.shape)} as the sample is, without a learned "
+                f"variance, got {list(model_output.shape)}"
+            )
         group_size, latent_size, seed = self._groups
         step = step_number(self, timestep)
         alpha, sigma = signal_and_noise(self, step)
