@@ -73,6 +73,26 @@ def test_strength_zero_is_bit_identical_and_strength_moves_apart(family, short, 
     assert spread(repelled) > 1.02 * spread(alone)
 
 
+@pytest.mark.parametrize("short", ["ddim", "dpm++", "unipc"])
+def test_the_push_is_the_same_whatever_the_model_predicts(short):
+    x0, epsilon = noise(0, COUNT, 4, 8, 8), noise(1, COUNT, 4, 8, 8)
+    stepped = {}
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        plain = scheduler_of(short, prediction)
+        plain.set_timesteps(STEPS)
+        alpha, sigma = signal_and_noise(plain, 0)
+        x = alpha * x0 + sigma * epsilon
+        predicted = {"epsilon": epsilon, "v_prediction": alpha * epsilon - sigma * x0, "sample": x0}
+        given = (predicted[prediction], plain.timesteps[0], x)
+        stepped[prediction] = RepulsiveScheduler(plain, REPULSION).step(*given).prev_sample
+        assert (stepped[prediction] - plain.step(*given).prev_sample).abs().max() > 0.03
+    rtol, atol = SAME_COMPUTATION
+    for prediction in ("v_prediction", "sample"):
+        torch.testing.assert_close(
+            stepped[prediction], stepped["epsilon"], rtol=10 * rtol, atol=10 * atol
+        )
+
+
 @pytest.mark.parametrize("short", SCHEDULERS)
 def test_noise_levels_are_those_of_the_scheduler_s_own_forward_process(short):
     count = 2 * STEPS - 1 if "heun" in short else STEPS

@@ -89,11 +89,6 @@ class _Repels:
         return cls.__mro__[2].from_config(*args, **kwargs)  # type: ignore[attr-defined]
 
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output must be {list(sample.shape)} as the sample is, without a learned "
-                f"variance, got {list(model_output.shape)}"
-            )
         group_size, latent_size, seed = self._groups
         step = step_number(self, timestep)
         alpha, sigma = signal_and_noise(self, step)
@@ -102,6 +97,11 @@ class _Repels:
         blind = self.repulsion.on == "noisy" and alpha <= LEAST_SIGNAL
         if blind or not self.repulsion.acts_at(level):
             return model_output
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output must be {list(sample.shape)} as the sample is, without a learned "
+                f"variance, got {list(model_output.shape)}"
+            )
         kind = prediction_type(self)
         x, output = sample.float(), model_output.float()
         norm = (alpha**2 + sigma**2) ** 0.5  # 1 where variance is preserved
