@@ -17,6 +17,8 @@ from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.integrations.conventions import LEAST_SIGNAL, signal_and_noise
 from fastrepulse.repulsion import mean_distance
 
+# diffusers' own, thousands of them
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STEPS = 4
 REPULSION = Repulsion("pooled", 0.5, window=(math.inf, 0.1))
 

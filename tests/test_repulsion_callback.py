@@ -15,6 +15,8 @@ from fastrepulse.integrations.conventions import signal_and_noise
 from fastrepulse.repulsion import mean_distance
 from fastrepulse.sampling import initial_noise
 
+# diffusers' own, thousands of them
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STEPS = 5
 
 
