@@ -1,6 +1,7 @@
 """What particles of earlier runs, and pictures, were like: to be repelled from."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ class Bank:
         for seed in range(4):
             sample("a potted plant", 4, repulsion=repulsion, seed=seed)
 
-    All runs need the same steps, size, embedding and number of prompts; particles of the first
-    prompt repel from the earlier ones of the first prompt, and so on. A run is added when its last
-    step is done.
+    All runs need the same noise levels, size, embedding and number of prompts; particles of the
+    first prompt repel from the earlier ones of the first prompt, and so on. A run is added when its
+    last step is done.
 
     Args:
         pictures: Clean latents [M, C, H, W] to repel from in every run (`encode_folder`).
@@ -38,6 +39,7 @@ class Bank:
         self.pictures = pictures
         self.seed: int | None = None
         self._kind: dict[str, Any] | None = None
+        self._sigmas: dict[int, float] = {}
         self._levels: dict[str, Tensor] = {}
         self._run: dict[str, Tensor] = {}
         self._embedded_pictures: Tensor | None = None
@@ -56,7 +58,6 @@ class Bank:
             "embedding": name,
             "on": on,
             "latents": list(particles.denoised.shape[1:]),
-            "steps": particles.steps,
             "prompts": len(particles.prompts()),
         }
         if self._kind is None:
@@ -64,8 +65,14 @@ class Bank:
         if self._kind != kind:
             unlike = {k: (self._kind[k], kind[k]) for k in kind if self._kind[k] != kind[k]}
             raise ValueError(
-                "bank must be of the same embedding, steps, size and number of prompts, got "
+                "bank must be of the same embedding, size and number of prompts, got "
                 + ", ".join(f"{k} {has!r} and a run of {now!r}" for k, (has, now) in unlike.items())
+            )
+        level = self._sigmas.setdefault(particles.step, particles.sigma)
+        if not math.isclose(level, particles.sigma, rel_tol=1e-3):
+            raise ValueError(
+                f"bank must be of the same noise levels, got one of {level:.4g} at step "
+                f"{particles.step} and a run of {particles.sigma:.4g}"
             )
         if self.pictures is not None:
             self._embed_pictures(particles, on, embedding)
@@ -92,7 +99,8 @@ class Bank:
         tensors = {key: rows.contiguous().cpu() for key, rows in self._levels.items()}
         if self.pictures is not None:
             tensors["pictures"] = self.pictures.contiguous().cpu()
-        record = json.dumps({"kind": self._kind, "seed": self.seed})
+        levels = {str(step): sigma for step, sigma in self._sigmas.items()}
+        record = json.dumps({"kind": self._kind, "seed": self.seed, "sigmas": levels})
         save_file(tensors, path, {"fastrepulse_bank": record})
 
     @classmethod
@@ -114,6 +122,7 @@ class Bank:
             raise ValueError(f"bank file {str(path)!r} is not one: {error}") from None
         bank = cls(tensors.pop("pictures", None))
         bank._kind, bank.seed, bank._levels = record["kind"], record["seed"], tensors
+        bank._sigmas = {int(step): sigma for step, sigma in record["sigmas"].items()}
         return bank
 
     def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:

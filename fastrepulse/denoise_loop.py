@@ -100,7 +100,7 @@ def denoise_together(
                     sigma=sigma,
                     next_sigma=schedule.sigmas[step + 1],
                     step=step,
-                    steps=steps,
+                    last=step == steps - 1,
                     num_particles=num_particles,
                     seed=seed,
                     micro_batch_size=micro_batch_size,

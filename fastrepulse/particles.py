@@ -16,9 +16,9 @@ class Particles:
         denoised: The predicted clean latents x0, [prompts * N, C, H, W].
         noisy: Returns the noisy latents z = x0 + sigma * noise, of the same shape.
         sigma: The noise level.
-        next_sigma: The one that the step ends at; 0 after the last.
+        next_sigma: The one that the step ends at; `sigma` itself where it is not known.
         step: The number of the step, from 0.
-        steps: How many there are.
+        last: Whether it is the last one.
         num_particles: N >= 2 of each prompt.
         seed: From which everything random is drawn.
         micro_batch_size: How many latents go through a network at once.
@@ -30,7 +30,7 @@ class Particles:
     sigma: float
     next_sigma: float
     step: int
-    steps: int
+    last: bool
     num_particles: int
     seed: int
     micro_batch_size: int = 32

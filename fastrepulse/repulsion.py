@@ -111,7 +111,7 @@ class Repulsion(Method):
 
         seed = None if bank is None else bank.seed
         pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
-        if self.bank is not None and particles.step == particles.steps - 1:
+        if self.bank is not None and particles.last:
             self.bank.close()
         return Push(self._scaled(pull_back, particles) if acts else None, prompts)
 
@@ -174,8 +174,10 @@ class Repulsion(Method):
         root mean square of that is at most MAX_MOVE * next_sigma.
         """
         sigma, following = particles.sigma, particles.next_sigma
-        longest = MAX_MOVE * following / (sigma * (sigma - following))
-        length = math.copysign(min(abs(self.strength) / sigma, longest), self.strength)
+        length = abs(self.strength) / sigma
+        if following < sigma:
+            length = min(length, MAX_MOVE * following / (sigma * (sigma - following)))
+        length = math.copysign(length, self.strength)
 
         def change(part: slice) -> Tensor:
             pulled = pull_back(part)

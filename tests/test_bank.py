@@ -14,9 +14,9 @@ EVERYWHERE = (math.inf, 0.0)
 WEAK = 1e-6
 
 
-def particles_of(latents, step=0, steps=1, seed=0, num_particles=None):
+def particles_of(latents, step=0, last=True, seed=0, num_particles=None, sigma=2.0):
     count = num_particles or len(latents)
-    return Particles(latents, lambda: latents, 2.0, 1.5, step, steps, count, seed)
+    return Particles(latents, lambda: latents, sigma, 0.8 * sigma, step, last, count, seed)
 
 
 def change_of(repulsion, latents, **state):
@@ -43,9 +43,9 @@ def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
 def test_a_run_counts_when_its_last_step_is_done():
     bank = Bank()
     repulsion = Repulsion("pooled", window=EVERYWHERE, bank=bank)
-    change_of(repulsion, draw(4), step=0, steps=2)
+    change_of(repulsion, draw(4), step=0, last=False)
     assert len(bank) == 0
-    change_of(repulsion, draw(4), step=1, steps=2)
+    change_of(repulsion, draw(4), step=1)
     assert len(bank) == 4
 
 
@@ -99,7 +99,7 @@ def test_split_batches_differ_more_with_a_bank_on_the_shipped_model():
         ({"name": "thirds"}, "embedding 'pooled' and a run of 'thirds'"),
         ({"on": "noisy"}, "on 'denoised' and a run of 'noisy'"),
         ({"latents": torch.randn(4, 4, 16, 16)}, r"latents \[4, 8, 8\] and a run of \[4, 16, 16\]"),
-        ({"steps": 3}, "steps 1 and a run of 3"),
+        ({"sigma": 3.0}, "one of 2 at step 0 and a run of 3"),
         ({"num_particles": 2}, "prompts 1 and a run of 2"),
     ],
 )

@@ -22,7 +22,15 @@ def draw(n=6, side=16, seed=0, dtype=torch.float32):
 def particles_of(latents, sigma=1.0, next_sigma=0.9, seed=0, step=0, num_particles=None):
     """Latents that are noisy and denoised at once, to embed either."""
     return Particles(
-        latents, lambda: latents, sigma, next_sigma, step, 9, num_particles or len(latents), seed, 3
+        latents,
+        lambda: latents,
+        sigma,
+        next_sigma,
+        step,
+        False,
+        num_particles or len(latents),
+        seed,
+        3,
     )
 
 

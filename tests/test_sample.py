@@ -236,7 +236,7 @@ def test_operator_calls_do_not_grow_with_particles():
     calls = []
     for n in (4, 12):
         latents = initial_noise(0, n, (4, 16, 16))
-        particles = Particles(latents, lambda: latents, 5.0, 4.5, 0, 9, n, 0, micro_batch_size=n)  # noqa: B023
+        particles = Particles(latents, latents.clone, 5.0, 4.5, 0, False, n, 0, micro_batch_size=n)
         with Count() as count:
             push = Repulsion("random_cnn").push(particles)
             push.change(slice(0, n))

@@ -1,0 +1,133 @@
+"""The repulsion for loops that are not diffusers': plain functions of latents and noise levels.
+
+All of them speak the variance-exploding convention z = x0 + sigma * noise.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrepulse.particles import Particles
+from fastrepulse.repulsion import Repulsion
+
+
+def repulsive_force(
+    latents: Tensor,
+    sigma: float,
+    repulsion: Repulsion | str = "random_cnn",
+    *,
+    next_sigma: float | None = None,
+    group_size: int | None = None,
+    step: int = 0,
+    seed: int = 0,
+) -> Tensor:
+    """Returns strength * r_i / sigma, what a `Repulsion` adds to the score of every particle.
+
+    Args:
+        latents: What is embedded, [B, C, H, W]: the predicted clean latents x0, or the noisy z
+            where `repulsion.on` is "noisy".
+        sigma: The noise level of z, above 0.
+        repulsion: A `Repulsion`, or the name of an embedding.
+        next_sigma: The noise level that the step ends at, 0 for the last. It bounds the force and
+            tells a bank when the run is done; without it long steps may leave noise in the picture.
+        group_size: How many neighbours in the batch belong to one prompt and repel each other, at
+            least 2; by default all of them.
+        step: The number of the step, from which an embedding draws what is random in it.
+        seed: The seed of the same.
+
+    Returns:
+        The force, float32 [B, C, H, W]; zero outside the repulsion's window, and for a batch of
+        one, of which there is a warning.
+
+    Raises:
+        ValueError: If the latents are not [B, C, H, W], or the group size is below 2 or does not
+            divide the batch.
+    """
+    repulsion = as_repulsion(repulsion)
+    if latents.ndim != 4:
+        raise ValueError(f"latents must be [B, C, H, W], got {list(latents.shape)}")
+    check_group_size(group_size)
+    batch = len(latents)
+    size = batch if group_size is None else group_size
+    if batch % size:
+        raise ValueError(f"group_size must divide the batch of {batch}, got {size}")
+    if size < 2:
+        warnings.warn("a batch of one has nothing to repel from, so nothing is done", stacklevel=2)
+        return torch.zeros_like(latents, dtype=torch.float32)
+    # ComfyUI samples in inference mode, whose tensors cannot be differentiated: hence the copy
+    with torch.inference_mode(False), torch.no_grad():
+        latents = latents.detach().float().clone()
+        particles = Particles(
+            denoised=latents,
+            noisy=lambda: latents,
+            sigma=sigma,
+            next_sigma=sigma if next_sigma is None else next_sigma,
+            step=step,
+            last=next_sigma == 0,
+            num_particles=size,
+            seed=seed,
+            device=latents.device,
+        )
+        push = repulsion.push(particles)
+        if push.change is None:
+            return torch.zeros_like(latents)
+        return torch.cat([push.change(group) for group in particles.prompts()])
+
+
+def corrected_epsilon(
+    epsilon: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
+) -> Tensor:
+    """Returns the predicted noise after the repulsion: epsilon - strength * r_i.
+
+    Args:
+        epsilon: The predicted noise, after guidance, [B, C, H, W].
+        z: The noisy latents, [B, C, H, W].
+        sigma: Their noise level, above 0.
+        repulsion: A `Repulsion`, or the name of an embedding.
+        how: `next_sigma`, `group_size`, `step` and `seed`, as `repulsive_force` takes them.
+
+    Raises:
+        ValueError: As `repulsive_force` does.
+    """
+    repulsion = as_repulsion(repulsion)
+    embedded = z if repulsion.on == "noisy" else z - sigma * epsilon
+    force = repulsive_force(embedded, sigma, repulsion, **how)
+    return (epsilon - sigma * force).to(epsilon.dtype)
+
+
+def corrected_denoised(
+    denoised: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
+) -> Tensor:
+    """Returns the predicted clean latents after the repulsion: x0 + sigma * strength * r_i.
+
+    Args:
+        denoised: The predicted clean latents x0, after guidance, [B, C, H, W].
+        z: The noisy latents, [B, C, H, W].
+        sigma: Their noise level, above 0.
+        repulsion: A `Repulsion`, or the name of an embedding.
+        how: `next_sigma`, `group_size`, `step` and `seed`, as `repulsive_force` takes them.
+
+    Raises:
+        ValueError: As `repulsive_force` does.
+    """
+    repulsion = as_repulsion(repulsion)
+    embedded = z if repulsion.on == "noisy" else denoised
+    force = repulsive_force(embedded, sigma, repulsion, **how)
+    return (denoised + sigma**2 * force).to(denoised.dtype)
+
+
+def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
+    """Returns the default `Repulsion` of an embedding's name, or the one that is given."""
+    if isinstance(repulsion, str):
+        return Repulsion(embedding=repulsion)
+    if not isinstance(repulsion, Repulsion):
+        raise TypeError(f"repulsion must be a Repulsion or a name, got {repulsion!r}")
+    return repulsion
+
+
+def check_group_size(group_size: int | None) -> None:
+    """Raises unless a group size is None or at least 2."""
+    if group_size is not None and group_size < 2:
+        raise ValueError(f"group_size must be at least 2, got {group_size}")
