@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,27 +141,31 @@ class Bank:
 
 @torch.no_grad()
 def encode_folder(
-    folder: str | Path, model: Any, size: Sequence[int] | None = None
+    folder: str | Path, model: Any, height: int | None = None, width: int | None = None
 ) -> Tensor:  # [M, C, H, W]
     """Returns the latents of all pictures in a folder, cut to the model's size.
 
     Args:
         folder: With PNG, JPEG or WebP files.
         model: What `fastrepulse.models.load_model` returned.
-        size: Height and width in pixels, by default the model's own.
+        height: In pixels, by default the model's own.
+        width: In pixels, by default the model's own.
 
     Raises:
-        ValueError: If there is no picture.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there is no picture in it.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     kinds = {".png", ".jpg", ".jpeg", ".webp"}
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"folder {str(folder)!r} does not exist")
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in kinds)
     if not paths:
         raise ValueError(f"folder must hold pictures ({', '.join(sorted(kinds))}), got {folder!s}")
-    _, height, width = model.latent_shape(*(size or (None, None)))
-    pixels = width * model.vae_scale_factor, height * model.vae_scale_factor
+    _, rows, columns = model.latent_shape(height, width)
+    pixels = columns * model.vae_scale_factor, rows * model.vae_scale_factor
     latents = []
     for path in paths:
         with Image.open(path) as image:

@@ -1,8 +1,10 @@
 """The command line: `fastrepulse sample`, `fastrepulse demo`, `fastrepulse info`."""
 
+import os
 import platform
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -14,6 +16,7 @@ from rich.table import Table
 
 import fastrepulse
 from fastrepulse import backends, embeddings, models
+from fastrepulse.bank import encode_folder
 from fastrepulse.results import check_writable
 from fastrepulse.sampling import DEFAULT_REPULSION
 
@@ -52,6 +55,13 @@ def sample(
     height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a repeatable result.")] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(help="File of earlier runs to repel from too; this one is added to it."),
+    ] = None,
+    unlike: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to repel from; not with --bank.")
+    ] = None,
     micro_batch_size: Annotated[
         int | None, typer.Option(help="Particles in the model at once; left out: by free memory.")
     ] = None,
@@ -64,6 +74,10 @@ def sample(
     repulsion = None
     if embedding != "none":
         repulsion = fastrepulse.Repulsion(embedding, strength, on, window)
+    if bank is not None or unlike is not None:
+        if repulsion is None or (bank is not None and unlike is not None):
+            raise ValueError("bank and unlike need an embedding, and one of them alone")
+        repulsion = replace(repulsion, bank=_open_bank(bank, unlike, model, device, height, width))
     start = time.perf_counter()
     result = fastrepulse.sample(
         prompt,
@@ -83,6 +97,8 @@ def sample(
         out=out,
     )
     seconds = time.perf_counter() - start
+    if bank is not None and repulsion is not None and repulsion.bank is not None:
+        repulsion.bank.save(bank)
     table = Table("pictures", "seed", "repelled in", "time", "folder")
     table.add_row(
         str(len(result.images)),
@@ -92,6 +108,22 @@ def sample(
         escape(str(out)),
     )
     console.print(table)
+
+
+def _open_bank(
+    bank: Path | None,
+    unlike: Path | None,
+    model: str | None,
+    device: str | None,
+    height: int | None,
+    width: int | None,
+) -> fastrepulse.Bank:
+    if unlike is not None:
+        loaded = models.load_model(model, device)
+        return fastrepulse.Bank(encode_folder(unlike, loaded, height, width))
+    assert bank is not None
+    check_writable(bank.parent)
+    return fastrepulse.Bank.load(bank) if bank.exists() else fastrepulse.Bank()
 
 
 @app.command()
@@ -143,6 +175,8 @@ def info() -> None:
 
 def main() -> None:
     """Runs the command line; what goes wrong is one line and an exit code, not a traceback."""
+    # Large tensors on huge pages: page faults are a fifth of the time on the CPU
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.Abort:

@@ -60,7 +60,7 @@ class Repulsion(Method):
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 1.0
+    strength: float = 1.2
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 1.5)
     bandwidth: float | Literal["median"] = "median"

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+import fastrepulse
+
 COMMAND = [sys.executable, "-m", "fastrepulse.cli"]
 
 
@@ -38,9 +40,27 @@ def test_sample_without_repulsion(tmp_path):
     )
 
 
+def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):
+    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "3", "--seed", "0")
+    held = []
+    for _ in range(2):
+        done = run(*few, "--bank", "bank.safetensors", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        held.append(len(fastrepulse.Bank.load(tmp_path / "bank.safetensors")))
+    assert held == [2, 4]
+    alone = run(*few, "--out", "alone", cwd=tmp_path)
+    done = run(*few, "--out", "unlike", "--unlike", "alone", cwd=tmp_path)
+    assert alone.returncode == done.returncode == 0, done.stderr
+    first, second = (tmp_path / folder / "00000.png" for folder in ("alone", "unlike"))
+    assert first.read_bytes() != second.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--bank", "b", "--unlike", "c"), "bank and unlike"),
+        (("--bank", "b", "--embedding", "none"), "bank and unlike"),
+        (("--unlike", "/no/such/folder"), "/no/such/folder"),
         (("-n", "0"), "num_particles"),
         (("--embedding", "colour"), "'colour'"),
         (("--strength", "nan"), "nan"),
