@@ -166,7 +166,8 @@ class Repeller:
             ValueError: If the embedding does not return [n, d].
             FloatingPointError: If an embedding, or later what is pulled back, is not finite.
         """
-        self.embedding.redraw(self.seed, step)
+        noisy = self.repulsion.on == "noisy"
+        self.embedding.prepare(self.seed, step, sigma if noisy else 0.0)
         embedded = torch.cat([self._embed(part) for part in latents.split(self.micro_batch_size)])
         check_finite(embedded, "the embedding", step)
         by_prompt = [

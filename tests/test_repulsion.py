@@ -8,7 +8,18 @@ from fastrepulse.embeddings.base import vector_jacobian_product
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.repulsion import Repeller, mean_distance, part_duplicates
 
-WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
+WIDTHS = {
+    "mean": 1,
+    "decoded_mean": 3,
+    "channel_mean": 4,
+    "halves": 8,
+    "thirds": 48,
+    "pooled": 64,
+    "random_cnn": 64,
+    "style_classifier": 64,
+    "style_thirds": 768,
+    "gram": 2080,
+}
 
 
 def draw(n=6, side=16, seed=0, dtype=torch.float32):
@@ -64,7 +75,7 @@ def test_random_cnn_is_drawn_anew_each_step_and_repeats_with_the_seed():
     embed, latents = embeddings.build("random_cnn"), draw()
     drawn = []
     for seed, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
-        embed.redraw(seed, step)
+        embed.prepare(seed, step, 0.0)
         drawn.append(embed(latents))
     assert torch.equal(drawn[0], drawn[3])
     assert not torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
