@@ -23,18 +23,15 @@ def fit_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
         pictures: What they decode to, [N, 3, s H, s W] in [0, 1].
 
     Raises:
-        ValueError: If the two are not of as many pictures, or the sides no multiples.
+        ValueError: If the two are not of as many pictures, or of unlike shapes.
     """
-    fits = len(latents) == len(pictures) and all(
-        pixels % side == 0
-        for pixels, side in zip(pictures.shape[2:], latents.shape[2:], strict=True)
-    )
-    if not fits:
+    count, _, height, width = latents.shape
+    scale = pictures.shape[-1] // width
+    if not scale or pictures.shape != (count, 3, scale * height, scale * width):
         raise ValueError(
             f"pictures must be [N, 3, s H, s W] of latents {list(latents.shape)}, "
             f"got {list(pictures.shape)}"
         )
-    height, width = latents.shape[2:]
     cells = adaptive_avg_pool2d(pictures.double(), (height, width))
     colours = cells.movedim(1, -1).flatten(0, 2)  # [N H W, 3]
     values = latents.to(colours).movedim(1, -1).flatten(0, 2)  # [N H W, C]
@@ -59,7 +56,7 @@ class DecodedMean(Embedding):
     name = "decoded_mean"
 
     def __init__(self, rgb: Tensor | None = None):
-        self.rgb = torch.tensor(SHIPPED_RGB) if rgb is None else rgb
+        self.rgb = torch.as_tensor(SHIPPED_RGB if rgb is None else rgb)
         if self.rgb.ndim != 2 or len(self.rgb) != 3:
             raise ValueError(f"rgb must be [3, C + 1], got {list(self.rgb.shape)}")
 
