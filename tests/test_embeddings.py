@@ -213,6 +213,24 @@ def test_repulsion_on_the_shipped_model_moves_particles_apart_in_its_embedding(n
     assert distance[1] > 1.02 * distance[0]
 
 
+def test_the_force_reaches_the_latents_through_an_encoder_of_transformers():
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": 12}
+    clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)).eval()
+    embed = image(lambda pictures: clip(resized(pictures, 32)).image_embeds, decode)
+    latents = draw(3)
+    push = Repeller(Repulsion(embed), 0, 3, micro_batch_size=2).push(latents, 2.0, 0)
+    change = push.pull_back(slice(0, 3))
+    assert change.flatten(1).norm(dim=1).min() > 0
+    step = 0.01 * latents.norm() / change.norm()
+    with torch.no_grad():
+        apart, here = (torch.pdist(embed(latents + s * change)).mean() for s in (step, 0))
+    assert apart > here
+
+
 def test_the_shipped_style_weights_are_small():
     assert WEIGHTS.stat().st_size < 1_000_000
 

@@ -12,8 +12,8 @@ class Image(Embedding):
     """An image encoder on decoded latents, d and what it makes different being the encoder's.
 
     Dear: the decoder and the encoder run forward for every particle at each step, and forward and
-    backward once more to pull the force back. Meant for `on="denoised"`: noisy latents decode to
-    noise.
+    backward once more to pull the force back, three times the shipped model's guided step. Meant
+    for `on="denoised"`: noisy latents decode to noise.
     """
 
     name = "image"

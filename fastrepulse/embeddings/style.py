@@ -12,8 +12,8 @@ class Style(Embedding):
     """Features before the last layer of the shipped model's style classifier, d = 64.
 
     Makes colours, backgrounds and shapes different, whatever the subject. The network has 0.1 M
-    weights and costs about a hundredth of the shipped model's forward pass. It was trained on the
-    shipped model's latents, and says nothing of another model's.
+    weights and costs a twentieth of the shipped model's guided step. It was trained on the shipped
+    model's latents at every noise level, and says nothing of another model's.
     """
 
     name = "style_classifier"
