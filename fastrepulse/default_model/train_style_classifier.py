@@ -113,7 +113,7 @@ def main() -> None:
     accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout"))
     print(json.dumps(accuracy, indent=2))
     weights = {
-        key: value.half().contiguous() if value.is_floating_point() else value
+        key: value.half() if value.is_floating_point() else value
         for key, value in classifier.state_dict().items()
     }
     save_file(weights, args.out / "style_classifier.safetensors")
