@@ -134,7 +134,7 @@ class Bank:
                 f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
                 f"latents, got {list(pictures.shape[1:])}"
             )
-        embedding.redraw(self.seed, particles.step)
+        embedding.prepare(self.seed, particles.step, 0.0)
         parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
         self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
 

@@ -26,7 +26,7 @@ def embed_together(
         FloatingPointError: If an embedding is not finite.
     """
     latents = particles.denoised if on == "denoised" else particles.noisy()
-    embedding.redraw(seed, particles.step)
+    embedding.prepare(seed, particles.step, particles.sigma if on == "noisy" else 0.0)
     embedded = []
     for part in latents.split(particles.micro_batch_size):
         rows = embedding(part.to(particles.device).float())

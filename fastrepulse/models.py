@@ -119,7 +119,8 @@ class Model:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns pictures [N, 3, 8 H, 8 W] (by the model's own factor) in [0, 1]."""
-        pictures = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        pictures = self.vae.decode(scaled).sample
         return (pictures / 2 + 0.5).clamp(0, 1)
 
 

@@ -104,10 +104,14 @@ class Repulsion(Method):
 
         def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
             earlier = None if bank is None else bank.recall(prompt, particles.step)
-            force, measured = self._force(own, earlier, particles)
             if bank is not None:
                 bank.remember(prompt, particles.step, own)
-            return force, measured
+            everyone = own if earlier is None else torch.cat([own, earlier])
+            kernels = [self._force(part, len(own), particles) for part in embedding.split(everyone)]
+            force = torch.cat([force for force, _ in kernels], dim=1)
+            bandwidth = sum(h for _, h in kernels) / len(kernels)
+            distance = mean_distance(own[: self.subset])
+            return force, PromptForce(distance, bandwidth, root_mean_square(force))
 
         seed = None if bank is None else bank.seed
         pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
@@ -131,25 +135,20 @@ class Repulsion(Method):
     def _name(self) -> str:
         if isinstance(self.embedding, str):
             return self.embedding
-        return getattr(self.embedding, "__qualname__", type(self.embedding).__qualname__)
+        kind = type(self.embedding).__qualname__
+        return getattr(self.embedding, "__qualname__", getattr(self.embedding, "name", kind))
 
-    def _force(
-        self, own: Tensor, earlier: Tensor | None, particles: Particles
-    ) -> tuple[Tensor, PromptForce]:
-        """Returns F_i [N, d] of embeddings among themselves and earlier ones."""
-        everyone = own if earlier is None else torch.cat([own, earlier])
-        everyone = part_duplicates(everyone, self.bandwidth, particles.seed)
-        others = self._draw(everyone, particles)
-        if others is own and self.bandwidth == "median":
-            force, _, h = median_rbf_repulsion(own)
-            bandwidth = h.item()
-        else:
-            bandwidth = self._bandwidth(others, len(everyone))
-            force, _ = rbf_repulsion(everyone[: len(own)], bandwidth, others)
-            # What the others drawn stand for
-            force = force * (len(everyone) / len(others))
-        distance = mean_distance(others[: len(own)])
-        return force, PromptForce(distance, bandwidth, root_mean_square(force))
+    def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, float]:
+        """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""
+        apart = part_duplicates(everyone, self.bandwidth, particles.seed)
+        others = self._draw(apart, particles)
+        if others is apart and len(apart) == n and self.bandwidth == "median":
+            force, _, h = median_rbf_repulsion(apart)
+            return force, h.item()
+        bandwidth = self._bandwidth(others, len(apart))
+        force, _ = rbf_repulsion(apart[:n], bandwidth, others)
+        # What the others drawn stand for
+        return force * (len(apart) / len(others)), bandwidth
 
     def _bandwidth(self, drawn: Tensor, count: int) -> float:
         """Returns h for `count` particles, of which some are drawn."""

@@ -90,6 +90,28 @@ def test_training_favours_rare_values_in_full_captions_alone(tmp_path):
     assert 0.1 < sparse < 0.35 and 0.05 < empty < 0.15
 
 
+def test_style_labels_are_the_words_for_looks_of_whatever_subject(tmp_path):
+    from fastrepulse.default_model.train_style_classifier import UNNAMED, WORDS, load_labels
+
+    numbers = {subject.name: i for i, subject in enumerate(SUBJECTS)}
+    drawn = {
+        "plant": {"potColor": ["#7dd3fc"], "potVariant": "round", "backgroundColor": ["#0369a1"]},
+        "face": {"faceColor": ["#7dd3fc"], "faceVariant": "circle"},
+        "planet": {"planetColor": ["#47a7e7"], "surfaceVariant": "terra"},
+    }
+    np.savez(tmp_path / "train.npz", subjects=[numbers[name] for name in drawn])
+    (tmp_path / "train.json").write_text(json.dumps(list(drawn.values())))
+    shown = [
+        {a: WORDS[a][i] for a, i in zip(WORDS, row, strict=True) if i != UNNAMED}
+        for row in load_labels(tmp_path, "train").tolist()
+    ]
+    assert shown == [
+        {"colour": "blue", "background": "blue", "shape": "round"},
+        {"colour": "blue", "shape": "round"},
+        {"colour": "blue", "surface": "patchy"},
+    ]
+
+
 @pytest.fixture(scope="module")
 def independent_and_repelled():
     settings = {"num_inference_steps": 15, "seed": 0, "progress": False}

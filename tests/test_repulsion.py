@@ -11,7 +11,18 @@ from fastrepulse.kernels import median_bandwidth
 from fastrepulse.particles import Particles
 from fastrepulse.repulsion import MAX_MOVE
 
-WIDTHS = {"channel_mean": 4, "halves": 8, "thirds": 48, "pooled": 64, "random_cnn": 64}
+WIDTHS = {
+    "mean": 1,
+    "decoded_mean": 3,
+    "channel_mean": 4,
+    "halves": 8,
+    "thirds": 48,
+    "pooled": 64,
+    "random_cnn": 64,
+    "style_classifier": 64,
+    "style_thirds": 768,
+    "gram": 2080,
+}
 
 
 def draw(n=6, side=16, seed=0, dtype=torch.float32):
@@ -85,7 +96,7 @@ def test_random_cnn_is_drawn_anew_each_step_and_repeats_with_the_seed():
     embed, latents = embeddings.build("random_cnn"), draw()
     drawn = []
     for seed, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
-        embed.redraw(seed, step)
+        embed.prepare(seed, step, 0.0)
         drawn.append(embed(latents))
     assert torch.equal(drawn[0], drawn[3])
     assert not torch.allclose(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])

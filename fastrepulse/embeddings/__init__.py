@@ -1,6 +1,29 @@
 """Small spaces in which latents are compared, one family a file."""
 
-from fastrepulse.embeddings import patterns, random_cnn
+from fastrepulse.embeddings import patterns, random_cnn, style
 from fastrepulse.embeddings.base import Embed, Embedding, build, names, register
+from fastrepulse.embeddings.colour import DecodedMean, fit_rgb
+from fastrepulse.embeddings.combine import KernelSum, product
+from fastrepulse.embeddings.efficientnet import efficientnet_lite0
+from fastrepulse.embeddings.gram import Gram
+from fastrepulse.embeddings.images import average_colour, image, resized
 
-__all__ = ["Embed", "Embedding", "build", "names", "patterns", "random_cnn", "register"]
+__all__ = [
+    "DecodedMean",
+    "Embed",
+    "Embedding",
+    "Gram",
+    "KernelSum",
+    "average_colour",
+    "build",
+    "efficientnet_lite0",
+    "fit_rgb",
+    "image",
+    "names",
+    "patterns",
+    "product",
+    "random_cnn",
+    "register",
+    "resized",
+    "style",
+]

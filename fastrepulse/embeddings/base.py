@@ -1,6 +1,6 @@
 """What an embedding is, and the registry from a name to an embedding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -22,8 +22,21 @@ class Embedding:
     def __call__(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def redraw(self, seed: int, step: int) -> None:
-        """Draws what is random in this embedding anew; most have nothing to draw."""
+    def prepare(self, seed: int, step: int, sigma: float) -> None:
+        """Is told, before a step embeds anything, what it may depend on; most ignore it.
+
+        Args:
+            seed: With `step`, from which what is random is drawn anew.
+            step: The number of the step.
+            sigma: The noise level of the latents that will be embedded: 0 for predicted clean ones.
+        """
+
+    def split(self, embedded: Tensor) -> Sequence[Tensor]:
+        """Returns the columns of embeddings [N, d] that have a kernel of their own; most have one.
+
+        The kernels of several are added up: F_i has their forces F_i^p side by side.
+        """
+        return (embedded,)
 
     def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
         """Returns J^T F [N, C, H, W] of a force [N, d], J the Jacobian at the latents.
@@ -42,6 +55,21 @@ def vector_jacobian_product(embed: Embed, latents: Tensor, force: Tensor) -> Ten
     return change
 
 
+def feature_map(embed: Embed, latents: Tensor) -> Tensor:
+    """Returns what an embedding makes of latents before it pools over positions, [N, F, h, w].
+
+    That is its method `feature_map`, or for a function of your own what it returns.
+
+    Raises:
+        ValueError: If these are no feature maps.
+    """
+    maps = getattr(embed, "feature_map", embed)(latents)
+    if maps.ndim != 4:
+        name = getattr(embed, "name", "a function")
+        raise ValueError(f"{name} must make feature maps [N, F, h, w], got {list(maps.shape)}")
+    return maps
+
+
 _REGISTRY: dict[str, type[Embedding]] = {}
 
 
@@ -58,6 +86,8 @@ def names() -> tuple[str, ...]:
 
 class _Function(Embedding):
     """A user's own function as an embedding."""
+
+    name = "a function"
 
     def __init__(self, function: Embed):
         self.function = function

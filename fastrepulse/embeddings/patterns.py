@@ -91,6 +91,22 @@ class Thirds(Patterns):
 
 
 @register
+class Mean(Embedding):
+    """The average of the whole latent, d = 1: makes one mixture of colour and brightness different.
+
+    On a line the nearest neighbours do the pushing: particles spread out over it like a comb.
+    """
+
+    name = "mean"
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        return latents.mean(dim=(1, 2, 3))[:, None]
+
+    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
+        return (force / latents[0].numel())[:, :, None, None].expand(latents.shape)
+
+
+@register
 class Latent(Embedding):
     """The latent itself, d = C H W.
 
@@ -102,6 +118,10 @@ class Latent(Embedding):
 
     def __call__(self, latents: Tensor) -> Tensor:
         return latents.flatten(1)
+
+    def feature_map(self, latents: Tensor) -> Tensor:
+        """Returns the latents [N, C, H, W] as they are."""
+        return latents
 
     def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
         return force.view(latents.shape)

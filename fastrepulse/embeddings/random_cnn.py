@@ -23,10 +23,14 @@ class RandomCNN(Embedding):
     def __init__(self) -> None:
         self._draw = (0, 0)
 
-    def redraw(self, seed: int, step: int) -> None:
+    def prepare(self, seed: int, step: int, sigma: float) -> None:
         self._draw = (seed, step)
 
     def __call__(self, latents: Tensor) -> Tensor:
+        return self.feature_map(latents).mean(dim=(2, 3))
+
+    def feature_map(self, latents: Tensor) -> Tensor:
+        """Returns the features [N, 64, H / 8, W / 8] before they are averaged over positions."""
         seed, step = self._draw
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
         features = latents
@@ -35,4 +39,4 @@ class RandomCNN(Embedding):
             weight = torch.randn(width, features.shape[1], 3, 3, generator=generator)
             weight = weight.to(latents) * math.sqrt(2 / fan_in)
             features = leaky_relu(conv2d(features, weight, stride=2, padding=1), 0.2)
-        return features.mean(dim=(2, 3))
+        return features

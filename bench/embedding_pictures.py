@@ -1,0 +1,74 @@
+"""Draws docs/embeddings.jpg: one row of particles an embedding, all rows from the same noise.
+
+    python bench/embedding_pictures.py --efficientnet efficientnet_lite0.safetensors
+
+Strengths were chosen by eye, as far as the pictures stay clean.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+import fastrepulse
+from fastrepulse import Repulsion
+from fastrepulse.embeddings import Gram, average_colour, efficientnet_lite0, image, product
+from fastrepulse.results import image_grid
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PROMPT = "a potted plant"
+N = 6
+STRENGTHS = {
+    "mean": 6.0,
+    "channel_mean": 6.0,
+    "decoded_mean": 5.0,
+    "halves": 3.0,
+    "thirds": 7.0,
+    "pooled": 12.0,
+    "style_classifier": 5.0,
+    "style_thirds": 6.0,
+    "random_cnn": 10.0,
+    "gram": 5.0,
+    "latent": 14.0,
+}
+
+
+def rows(efficientnet: Path) -> Iterator[tuple[str, Repulsion | None]]:
+    """Yields what is written beside each row, and its repulsion."""
+    yield "independent", None
+    for name, strength in STRENGTHS.items():
+        yield name, Repulsion(name, strength)
+    decode = fastrepulse.load_model().decode
+    like = fastrepulse.sample(PROMPT, 16, repulsion=None, seed=99, progress=False).latents
+    yield "product of thirds\nand random_cnn", Repulsion(product("thirds", "random_cnn", like=like))
+    yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"), 3.0)
+    yield "image: average\ncolour", Repulsion(image(average_colour, decode), 4.0)
+    encoder = efficientnet_lite0(efficientnet)
+    yield "image: EfficientNet-\nLite0", Repulsion(image(encoder, decode), 2.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--efficientnet", type=Path, required=True, help="See docs/embeddings.md")
+    parser.add_argument("--out", type=Path, default=DOCS / "embeddings.jpg")
+    args = parser.parse_args()
+    labels, images = [], []
+    for label, repulsion in rows(args.efficientnet):
+        labels.append(label)
+        result = fastrepulse.sample(PROMPT, N, repulsion=repulsion, seed=0, progress=False)
+        images += result.images
+    grid = image_grid(images, N)
+    left = 180
+    sheet = Image.new("RGB", (left + grid.width, grid.height), "white")
+    sheet.paste(grid, (left, 0))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    height = grid.height / len(labels)
+    for i, label in enumerate(labels):
+        middle = (left - 8, (i + 0.5) * height)
+        draw.multiline_text(middle, label, fill="black", font=font, anchor="rm", align="right")
+    sheet.save(args.out, quality=90, subsampling=0, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

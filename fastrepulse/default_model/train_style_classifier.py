@@ -1,0 +1,123 @@
+"""Trains the default model's style classifier, on latents of rendered pictures at every noise.
+
+python -m fastrepulse.default_model.train_style_classifier --data data --out model
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from fastrepulse.default_model.style_classifier import ASPECTS, WORDS, StyleClassifier
+from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.default_model.train_autoencoder import load_pictures
+from fastrepulse.default_model.train_classifier import UNNAMED
+from fastrepulse.default_model.train_unet import build_scheduler, encode
+
+SIGMAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
+"""Noise levels at which the held-out accuracy is reported."""
+
+
+def load_labels(data: Path, split: str) -> Tensor:
+    """Returns the number of each aspect's word, or UNNAMED, [M, aspects]."""
+    with np.load(data / f"{split}.npz") as arrays:
+        subjects = [SUBJECTS[i] for i in arrays["subjects"]]
+    drawn = json.loads((data / f"{split}.json").read_text())
+    labels = torch.full((len(drawn), len(ASPECTS)), UNNAMED)
+    for i, (subject, options) in enumerate(zip(subjects, drawn, strict=True)):
+        shown = subject.attributes_of(options)
+        for a, (aspect, names) in enumerate(ASPECTS.items()):
+            for name in names:
+                if name in shown:
+                    labels[i, a] = WORDS[aspect].index(shown[name])
+    return labels
+
+
+def draw_sigmas(count: int) -> Tensor:
+    """Draws noise levels of the model's schedule evenly over its timesteps, one in eight zero."""
+    alphas = build_scheduler().alphas_cumprod
+    sigmas = ((1 - alphas) / alphas).sqrt()[torch.randint(len(alphas), (count,))]
+    return torch.where(torch.rand(count) < 1 / 8, 0.0, sigmas)
+
+
+def loss_of(classifier: StyleClassifier, noisy: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+    heads = zip(classifier(noisy, sigma), labels.T, strict=True)
+    named = (
+        cross_entropy(logits, target, ignore_index=UNNAMED, reduction="sum")
+        for logits, target in heads
+    )
+    return torch.stack(list(named)).sum() / len(noisy)
+
+
+@torch.no_grad()
+def evaluate(classifier: StyleClassifier, x0: Tensor, labels: Tensor) -> dict[str, dict]:
+    """Returns each aspect's accuracy at each of `SIGMAS`, and by naming the commonest word."""
+    table = {}
+    for a, aspect in enumerate(ASPECTS):
+        named = labels[:, a] != UNNAMED
+        target = labels[named, a]
+        row = {"chance": round(target.bincount().max().item() / len(target), 3)}
+        for sigma in SIGMAS:
+            noisy = x0[named] + sigma * torch.randn_like(x0[named])
+            levels = torch.full((len(noisy),), sigma)
+            guess = [
+                classifier(*part)[a].argmax(dim=1)
+                for part in zip(noisy.split(256), levels.split(256), strict=True)
+            ]
+            right = (torch.cat(guess) == target).float().mean().item()
+            row[f"sigma {sigma:g}"] = round(right, 3)
+        table[aspect] = row
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False)
+    pictures = load_pictures(args.data / "train.npz")
+    mean, std = encode(vae, pictures, args.out / "latents.safetensors")
+    labels = load_labels(args.data, "train")
+    classifier = StyleClassifier()
+    optimizer = torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.steps)
+    progress = tqdm(range(args.steps), mininterval=10)
+    for step in progress:
+        index = torch.randint(len(mean), (args.batch_size,))
+        sigma = draw_sigmas(args.batch_size)
+        x0 = mean[index].float()
+        x0 = x0 + std[index].float() * torch.randn_like(x0)
+        noisy = x0 + sigma[:, None, None, None] * torch.randn_like(x0)
+        loss = loss_of(classifier, noisy, sigma, labels[index])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 500 == 499:
+            progress.write(f"step {step + 1}: loss {loss.item():.4f}")
+
+    heldout = load_pictures(args.data / "heldout.npz")
+    x0 = encode(vae, heldout, args.out / "heldout_latents.safetensors")[0].float()
+    accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout"))
+    print(json.dumps(accuracy, indent=2))
+    weights = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in classifier.state_dict().items()
+    }
+    save_file(weights, args.out / "style_classifier.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Products and sums of kernels: several embeddings side by side."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastrepulse.embeddings.base import Embed, Embedding, build
+
+
+class Product(Embedding):
+    """Embeddings side by side, d their sum: particles repel that are alike in all of them.
+
+    exp(-||a||^2 / u - ||b||^2 / v) is the product of two kernels and the kernel of the embeddings
+    divided by the square roots of their bandwidths.
+    """
+
+    name = "product"
+
+    def __init__(self, parts: Sequence[Embedding], scales: Sequence[float]):
+        self.parts = parts
+        self.scales = scales
+
+    def prepare(self, seed: int, step: int, sigma: float) -> None:
+        for part in self.parts:
+            part.prepare(seed, step, sigma)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        rows = (scale * part(latents) for part, scale in zip(self.parts, self.scales, strict=True))
+        return torch.cat(list(rows), dim=1)
+
+
+def product(*parts: str | Embed, like: Tensor, weights: Sequence[float] | None = None) -> Product:
+    """Returns the embedding whose kernel is the product of those of its parts.
+
+    Particles are embedded a micro-batch at a time, so no batch can set the scales: they are taken
+    once, from latents that are given. Each part is divided by its root median square distance
+    there, so that parts of equal weight have an equal say.
+
+    Args:
+        parts: Names or functions, as `Repulsion` takes them.
+        like: Latents [M, C, H, W] of the model, M >= 2: `result.latents` of an earlier call.
+        weights: Of each part's distance, above 0; equal by default.
+
+    Raises:
+        ValueError: If there are no parts, not as many weights, a weight is not above 0, `like` is
+            not [M >= 2, C, H, W], or a part does not tell its latents apart.
+    """
+    if not parts:
+        raise ValueError("parts must be at least one embedding, got none")
+    if like.ndim != 4 or len(like) < 2:
+        raise ValueError(f"like must be latents [M >= 2, C, H, W], got {list(like.shape)}")
+    weights = [1.0] * len(parts) if weights is None else list(weights)
+    if len(weights) != len(parts) or not all(math.isfinite(w) and w > 0 for w in weights):
+        raise ValueError(f"weights must be {len(parts)} numbers above 0, got {weights}")
+    built = [build(part) for part in parts]
+    distances = [typical_distance(part, like) for part in built]
+    return Product(built, [w / r for w, r in zip(weights, distances, strict=True)])
+
+
+class KernelSum(Embedding):
+    """Embeddings side by side, each with a kernel of its own, d their sum.
+
+    The kernels are added up, so particles repel that are alike in any of the embeddings:
+
+        R_i = sum_p J_p^T F_i^p
+
+    Args:
+        parts: Names or functions, as `Repulsion` takes them.
+
+    Raises:
+        ValueError: If there are no parts.
+    """
+
+    name = "sum"
+
+    def __init__(self, *parts: str | Embed):
+        if not parts:
+            raise ValueError("parts must be at least one embedding, got none")
+        self.parts = [build(part) for part in parts]
+        self._widths: list[int] = []
+
+    def prepare(self, seed: int, step: int, sigma: float) -> None:
+        for part in self.parts:
+            part.prepare(seed, step, sigma)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        rows = [part(latents) for part in self.parts]
+        self._widths = [row.shape[1] for row in rows]
+        return torch.cat(rows, dim=1)
+
+    def split(self, embedded: Tensor) -> Sequence[Tensor]:
+        return embedded.split(self._widths, dim=1)
+
+
+@torch.no_grad()
+def typical_distance(embedding: Embedding, latents: Tensor) -> float:
+    """Returns the median of ||phi_i - phi_j|| over pairs of latents [M, C, H, W].
+
+    Raises:
+        ValueError: If it is zero or not finite.
+    """
+    distance = torch.pdist(embedding(latents.float())).median().item()
+    if not (math.isfinite(distance) and distance > 0):
+        raise ValueError(
+            f"{embedding.name} must tell the latents apart, their distance is {distance}"
+        )
+    return distance

@@ -1,0 +1,39 @@
+"""Gram matrices of feature maps: which features occur together, wherever they do."""
+
+import torch
+from torch import Tensor
+
+from fastrepulse.embeddings.base import Embed, Embedding, build, feature_map, register
+
+
+@register
+class Gram(Embedding):
+    """The upper triangle of F F^T / (h w) of a feature map F [F, h w], d = F (F + 1) / 2.
+
+    Makes style different: which features occur together, wherever they do (Gatys et al. 2015,
+    arXiv:1508.06576). The map is random_cnn's by default (F = 64, d = 2,080), drawn anew at every
+    step, at little more than its cost.
+
+    Args:
+        embedding: Whose feature map: "random_cnn", "style_classifier", "latent", or a function of
+            your own from latents [N, C, H, W] to maps [N, F, h, w].
+
+    Raises:
+        ValueError: If the embedding has no feature map.
+    """
+
+    name = "gram"
+
+    def __init__(self, embedding: str | Embed = "random_cnn"):
+        self.inner = build(embedding)
+        if isinstance(embedding, (str, Embedding)) and not hasattr(self.inner, "feature_map"):
+            raise ValueError(f"embedding must have a feature map, {self.inner.name!r} has none")
+
+    def prepare(self, seed: int, step: int, sigma: float) -> None:
+        self.inner.prepare(seed, step, sigma)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        features = feature_map(self.inner, latents).flatten(2)  # [N, F, h w]
+        gram = features @ features.mT / features.shape[2]
+        row, column = torch.triu_indices(*gram.shape[1:], device=gram.device)
+        return gram[:, row, column]
