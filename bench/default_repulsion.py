@@ -32,14 +32,11 @@ FIRST_SEED = 100
 """The default was searched for with other seeds than it is judged with."""
 CANDIDATES: list[Repulsion | None] = [
     None,
+    *(Repulsion(strength=strength) for strength in (0.8, 1.2, 1.5, 2.0)),
+    Repulsion(strength=1.5, window=(math.inf, 2.5)),
     *(
-        Repulsion(strength=strength, window=(math.inf, end))
-        for end, strengths in ((4.0, (8.0, 11.0, 14.0)), (2.5, (7.0, 9.0, 11.0)))
-        for strength in strengths
-    ),
-    *(
-        Repulsion(embedding, strength=6.0, window=(math.inf, 4.0))
-        for embedding in ("pooled", "channel_mean", "thirds", "latent")
+        Repulsion(embedding, strength=0.3)
+        for embedding in ("pooled", "channel_mean", "thirds", "latent", "style_classifier", "gram")
     ),
 ]
 

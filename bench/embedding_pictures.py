@@ -20,17 +20,17 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PROMPT = "a potted plant"
 N = 6
 STRENGTHS = {
-    "mean": 6.0,
-    "channel_mean": 6.0,
-    "decoded_mean": 5.0,
-    "halves": 3.0,
-    "thirds": 7.0,
-    "pooled": 12.0,
-    "style_classifier": 5.0,
-    "style_thirds": 6.0,
-    "random_cnn": 10.0,
-    "gram": 5.0,
-    "latent": 14.0,
+    "mean": 0.4,
+    "channel_mean": 0.4,
+    "decoded_mean": 0.4,
+    "halves": 0.4,
+    "thirds": 0.4,
+    "pooled": 0.4,
+    "style_classifier": 0.5,
+    "style_thirds": 0.5,
+    "random_cnn": 1.2,
+    "gram": 1.0,
+    "latent": 0.5,
 }
 
 
@@ -41,11 +41,13 @@ def rows(efficientnet: Path) -> Iterator[tuple[str, Repulsion | None]]:
         yield name, Repulsion(name, strength)
     decode = fastrepulse.load_model().decode
     like = fastrepulse.sample(PROMPT, 16, repulsion=None, seed=99, progress=False).latents
-    yield "product of thirds\nand random_cnn", Repulsion(product("thirds", "random_cnn", like=like))
-    yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"), 3.0)
-    yield "image: average\ncolour", Repulsion(image(average_colour, decode), 4.0)
+    yield "product of thirds\nand random_cnn", Repulsion(
+        product("thirds", "random_cnn", like=like), 0.5
+    )
+    yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"), 0.5)
+    yield "image: average\ncolour", Repulsion(image(average_colour, decode), 0.4)
     encoder = efficientnet_lite0(efficientnet)
-    yield "image: EfficientNet-\nLite0", Repulsion(image(encoder, decode), 2.0)
+    yield "image: EfficientNet-\nLite0", Repulsion(image(encoder, decode), 0.3)
 
 
 def main() -> None:
