@@ -12,8 +12,8 @@ from sampling_peers import PUSHES, diffusers_pipeline, stable_diffusion_2
 
 import fastrepulse
 from fastrepulse import Repulsion, models
+from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Particles
-from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
 N, STEPS = 64, 20

@@ -41,8 +41,9 @@ def rows(efficientnet: Path) -> Iterator[tuple[str, Repulsion | None]]:
         yield name, Repulsion(name, strength)
     decode = fastrepulse.load_model().decode
     like = fastrepulse.sample(PROMPT, 16, repulsion=None, seed=99, progress=False).latents
-    yield "product of thirds\nand random_cnn", Repulsion(
-        product("thirds", "random_cnn", like=like), 0.5
+    yield (
+        "product of thirds\nand random_cnn",
+        Repulsion(product("thirds", "random_cnn", like=like), 0.5),
     )
     yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"), 0.5)
     yield "image: average\ncolour", Repulsion(image(average_colour, decode), 0.4)

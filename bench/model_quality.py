@@ -19,8 +19,8 @@ from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.classifier import judge, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
+from fastrepulse.noise import initial_noise
 from fastrepulse.results import image_grid
-from fastrepulse.sampling import initial_noise
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -19,7 +19,8 @@ from fastrepulse import Bank, Repulsion
 from fastrepulse.default_model.classifier import features_of, prompt_accuracy
 from fastrepulse.demo import PROMPTS
 from fastrepulse.metrics import vendi_score
-from fastrepulse.sampling import DEFAULT_REPULSION, initial_noise
+from fastrepulse.noise import initial_noise
+from fastrepulse.sampling import DEFAULT_REPULSION
 
 N, BATCH = 16, 4
 FIRST_SEED = 200

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,26 +10,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastrepulse.corrections import Correction
 from fastrepulse.denoiser import Denoiser
 from fastrepulse.finite import check_finite
+from fastrepulse.noise import particle_noise
 from fastrepulse.particles import Method, Particles, Push
 from fastrepulse.results import StepDiagnostics
 from fastrepulse.schedule import NoiseSchedule
 
 
-def denoise_together(
-    x: Tensor,
-    denoise: Denoiser,
-    scheduler: Any,
-    method: Method | None,
-    *,
-    num_particles: int,
-    seed: int,
-    guidance_window: tuple[float, float],
-    micro_batch_size: int,
-    progress: bool,
-) -> list[StepDiagnostics]:
-    """Denoises particles in place: s_i <- s_i + what the method adds at every noise level.
+class DenoiseLoop:
+    """Denoises particles in place: s_i <- s_i + what the method adds, at every noise level.
 
     Everything but the embeddings goes micro-batch by micro-batch, so that memory beyond one of them
     is that of three sets of latents: what the scheduler holds, what the model says, and the clean
@@ -41,77 +33,156 @@ def denoise_together(
         scheduler: A diffusers scheduler with its timesteps set.
         method: The repulsion, or another; None for independent particles.
         num_particles: N, for each prompt.
-        seed: From which the method draws what is random in it.
+        seed: From which everything random is drawn.
         guidance_window: Noise levels (from, to) inside which there is guidance.
         micro_batch_size: How many particles go through the model at once.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        What happened at each step.
-
-    Raises:
-        FloatingPointError: If a value stops being finite; names the step and the particle.
+        corrections: Steps to take at a noise level before the one that leaves it.
+        start: The number of the step to begin with.
     """
-    schedule = NoiseSchedule.of(scheduler)
-    starts = range(0, len(x), micro_batch_size)
-    parts = [slice(start, min(start + micro_batch_size, len(x))) for start in starts]
-    # Some schedulers remember past outputs, so each micro-batch has its own
-    schedulers = [copy.deepcopy(scheduler) for _ in parts]
-    prompts = torch.arange(len(x), device=denoise.device) // num_particles
-    output, denoised = torch.empty_like(x), torch.empty_like(x)
-    diagnostics = []
-    steps = len(scheduler.timesteps)
-    # Counted in particles and steps, shown in whole images
-    total, scale = steps * len(x), 1 / steps
-    look = (
-        "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
-    )
-    with tqdm(
-        desc="denoise",
-        total=total,
-        unit_scale=scale,
-        unit="img",
-        bar_format=look,
-        disable=not progress,
-    ) as bar:
-        for step, timestep in enumerate(scheduler.timesteps):
-            sigma = schedule.sigmas[step]
-            guided = guidance_window[0] >= sigma >= guidance_window[1]
-            time = float(timestep) / scheduler.config.num_train_timesteps
-            square_score = 0.0
-            for part, own in zip(parts, schedulers, strict=True):
-                held = x[part].to(denoise.device)
-                text = denoise.text[prompts[part]]
-                if method is not None:
-                    text = method.perturb_text(text, part.start, time, step, seed)
-                said = denoise(own.scale_model_input(held, timestep), timestep, text, guided)
-                check_finite(said, "the model's output", step, part.start)
-                z = schedule.noisy(held, step)
-                clean = schedule.denoised(z, said, step)
-                square_score += schedule.score(z, clean, step).float().square().sum().item()
-                output[part], denoised[part] = said, clean
-                bar.update(part.stop - part.start)
 
-            push = Push()
-            if method is not None:
-                particles = Particles(
-                    denoised=denoised,
-                    noisy=partial(schedule.noisy, x, step),
-                    sigma=sigma,
-                    next_sigma=schedule.sigmas[step + 1],
-                    step=step,
-                    last=step == steps - 1,
-                    num_particles=num_particles,
-                    seed=seed,
-                    micro_batch_size=micro_batch_size,
-                    device=denoise.device,
-                )
-                push = method.push(particles)
-            diagnostics.append(StepDiagnostics.of(sigma, math.sqrt(square_score / len(x)), push))
+    def __init__(
+        self,
+        x: Tensor,
+        denoise: Denoiser,
+        scheduler: Any,
+        method: Method | None,
+        *,
+        num_particles: int,
+        seed: int,
+        guidance_window: tuple[float, float],
+        micro_batch_size: int,
+        corrections: Sequence[Correction] = (),
+        start: int = 0,
+    ):
+        self.x = x
+        self.denoise = denoise
+        self.scheduler = scheduler
+        self.method = method
+        self.num_particles = num_particles
+        self.seed = seed
+        self.guidance_window = guidance_window
+        self.micro_batch_size = micro_batch_size
+        self.corrections = corrections
+        self.start = start
+        self.schedule = NoiseSchedule.of(scheduler)
+        starts = range(0, len(x), micro_batch_size)
+        self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
+        # Some schedulers remember past outputs, so each micro-batch has its own
+        self.schedulers = [copy.deepcopy(scheduler) for _ in self.parts]
+        for own in self.schedulers:
+            if start and hasattr(own, "set_begin_index"):
+                own.set_begin_index(start)
+        self.prompts = torch.arange(len(x), device=denoise.device) // num_particles
+        self.output, self.denoised = torch.empty_like(x), torch.empty_like(x)
+        self.square_score = 0.0
 
-            for part, own in zip(parts, schedulers, strict=True):
-                held, said = x[part].to(denoise.device), output[part].to(denoise.device)
-                if push.change is not None:
-                    said = schedule.add_to_score(said, push.change(part), step)
-                x[part] = own.step(said, timestep, held).prev_sample
-    return diagnostics
+    def run(self, stop: int | None = None, progress: bool = False) -> list[StepDiagnostics]:
+        """Takes all steps from `start` to `stop`, by default to the end.
+
+        Returns:
+            What happened at each step.
+
+        Raises:
+            FloatingPointError: If a value stops being finite; names the step and the particle.
+        """
+        steps = range(self.start, len(self.scheduler.timesteps) if stop is None else stop)
+        diagnostics = []
+        with self._progress_bar(steps, progress) as self._bar:
+            for step in steps:
+                for number, correction in enumerate(self._corrections_at(step)):
+                    self.predict(step)
+                    self._correct(step, number, correction, self._push(step))
+                self.predict(step)
+                push = self._push(step)
+                score_norm = math.sqrt(self.square_score / len(self.x))
+                diagnostics.append(StepDiagnostics.of(self.schedule.sigmas[step], score_norm, push))
+                self._advance(step, push)
+        return diagnostics
+
+    def predict(self, step: int) -> None:
+        """Asks the model what it sees in all particles."""
+        timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
+        guided = self.guidance_window[0] >= sigma >= self.guidance_window[1]
+        time = float(timestep) / self.scheduler.config.num_train_timesteps
+        self.square_score = 0.0
+        for part, scheduler in zip(self.parts, self.schedulers, strict=True):
+            held = self.x[part].to(self.denoise.device)
+            text = self.denoise.text[self.prompts[part]]
+            if self.method is not None:
+                text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
+            said = self.denoise(scheduler.scale_model_input(held, timestep), timestep, text, guided)
+            check_finite(said, "the model's output", step, part.start)
+            z = self.schedule.noisy(held, step)
+            clean = self.schedule.denoised(z, said, step)
+            score = self.schedule.score(z, clean, step)
+            self.square_score += score.float().square().sum().item()
+            self.output[part], self.denoised[part] = said, clean
+            self._bar.update(part.stop - part.start)
+
+    def _push(self, step: int) -> Push:
+        """Lets the method say what the particles do to each other."""
+        if self.method is None:
+            return Push()
+        particles = Particles(
+            denoised=self.denoised,
+            noisy=partial(self.schedule.noisy, self.x, step),
+            sigma=self.schedule.sigmas[step],
+            next_sigma=self.schedule.sigmas[step + 1],
+            step=step,
+            last=step == len(self.scheduler.timesteps) - 1,
+            num_particles=self.num_particles,
+            seed=self.seed,
+            micro_batch_size=self.micro_batch_size,
+            device=self.denoise.device,
+        )
+        return self.method.push(particles)
+
+    def _advance(self, step: int, push: Push) -> None:
+        """Goes one noise level down."""
+        timestep = self.scheduler.timesteps[step]
+        for part, scheduler in zip(self.parts, self.schedulers, strict=True):
+            held, said = (a[part].to(self.denoise.device) for a in (self.x, self.output))
+            if push.change is not None:
+                said = self.schedule.add_to_score(said, push.change(part), step)
+            self.x[part] = scheduler.step(said, timestep, held).prev_sample
+
+    def _correct(self, step: int, number: int, correction: Correction, push: Push) -> None:
+        """Takes a step that stays at its noise level."""
+        sigma, following = self.schedule.sigmas[step : step + 2]
+        for part in self.parts:
+            held, clean = (a[part].to(self.denoise.device) for a in (self.x, self.denoised))
+            z = self.schedule.noisy(held, step)
+            change = None if push.change is None else push.change(part)
+            noise = None
+            if correction.noisy():
+                # Steps at one level come one after the other in the stream
+                count = step * 10_000 + number
+                shape = held.shape[1:]
+                noise = particle_noise(self.seed, self._numbers(part), shape, "correction", count)
+                noise = noise.to(z)
+            score = self.schedule.score(z, clean, step)
+            moved = correction.move(z, score, change, noise, sigma, following)
+            self.x[part] = self.schedule.held(moved.to(held.dtype), step)
+
+    def _corrections_at(self, step: int) -> list[Correction]:
+        """Returns the corrections at a step, each as often as it is taken."""
+        sigma = self.schedule.sigmas[step]
+        acting = [correction for correction in self.corrections if correction.acts_at(sigma)]
+        return [correction for correction in acting for _ in range(correction.steps)]
+
+    def _numbers(self, part: slice) -> list[int]:
+        """Returns the number of each particle of a slice within its prompt."""
+        return [i % self.num_particles for i in range(part.start, part.stop)]
+
+    def _progress_bar(self, steps: range, progress: bool) -> Any:
+        # Counted in particles and evaluations of the model, shown in whole images
+        passes = sum(1 + len(self._corrections_at(step)) for step in steps)
+        return tqdm(
+            desc="denoise",
+            total=passes * len(self.x),
+            unit_scale=1 / max(passes, 1),
+            unit="img",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} "
+            "[{elapsed}<{remaining}, {rate_fmt}]",
+            disable=not progress,
+        )

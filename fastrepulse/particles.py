@@ -86,12 +86,14 @@ class Method:
         """Returns what to add to the scores at one step."""
         return Push()
 
-    def perturb_text(self, text: Tensor, first: int, time: float, step: int, seed: int) -> Tensor:
-        """Returns the text embeddings [n, tokens, width] that particles `first`, ... are given.
+    def perturb_text(
+        self, text: Tensor, particles: list[int], time: float, step: int, seed: int
+    ) -> Tensor:
+        """Returns the text embeddings [n, tokens, width] that some particles are given.
 
         Args:
             text: Those of their prompts.
-            first: The number of the first particle.
+            particles: The number of each within its prompt.
             time: Of the diffusion, from 1 (noise) to 0 (picture).
             step: The number of the step.
             seed: From which everything random is drawn.

@@ -5,16 +5,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse import models
-from fastrepulse.denoise_loop import denoise_together
+from fastrepulse.corrections import Correction
+from fastrepulse.denoise_loop import DenoiseLoop
 from fastrepulse.denoiser import (
     Denoiser,
     choose_micro_batch_size,
@@ -22,6 +22,7 @@ from fastrepulse.denoiser import (
     repays_compiling,
 )
 from fastrepulse.linears import onednn_linears
+from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Method, check_window
 from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import (
@@ -55,6 +56,8 @@ def sample(
     generator: torch.Generator | None = None,
     latents: Tensor | None = None,
     guidance_window: tuple[float, float] = (math.inf, 0.0),
+    corrections: Sequence[Correction] = (),
+    shared_until: float | None = None,
     micro_batch_size: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
@@ -88,6 +91,9 @@ def sample(
         latents: Initial noise of unit variance [prompts * N, C, H, W], in place of the seed's.
         guidance_window: Noise levels (from, to) inside which there is guidance; outside, the model
             runs without it, in half the time (Kynkäänniemi et al. 2024, arXiv:2404.07724).
+        corrections: Steps to take at each noise level before the one that leaves it.
+        shared_until: A noise level down to which all particles of a prompt are one, that of the
+            first particle; there its predicted picture is given to all, each with its own noise.
         micro_batch_size: How many particles go through the model at once, by default by the memory
             that is free; the result does not depend on it beyond rounding.
         compile: Whether to run the model through `torch.compile`, which takes a minute the first
@@ -116,6 +122,11 @@ def sample(
     _check_texts(prompts, negative_prompt)
     _check_numbers(num_particles, num_inference_steps, guidance_scale, micro_batch_size)
     check_window("guidance_window", guidance_window)
+    corrections = tuple(corrections)
+    if not all(isinstance(correction, Correction) for correction in corrections):
+        raise TypeError(f"corrections must be a sequence of Correction, got {corrections!r}")
+    if shared_until is not None and not shared_until > 0:
+        raise ValueError(f"shared_until must be None or a noise level above 0, got {shared_until}")
     if compile not in ("auto", True, False):
         raise ValueError(f"compile must be 'auto', True or False, got {compile!r}")
     if attention not in models.ATTENTIONS:
@@ -155,6 +166,8 @@ def sample(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": float(guidance_scale),
         "guidance_window": [None if math.isinf(level) else level for level in guidance_window],
+        "corrections": [correction.settings() for correction in corrections],
+        "shared_until": shared_until,
         "negative_prompt": negative_prompt,
         "height": latent_shape[1] * sd.vae_scale_factor,
         "width": latent_shape[2] * sd.vae_scale_factor,
@@ -171,20 +184,52 @@ def sample(
     denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
     storage = choose_storage(sd.device, count, latent_shape)
     x = latents.to(storage, sd.dtype) * stepper.init_noise_sigma
+    particles = repulsion if num_particles > 1 else None
+    how: dict[str, Any] = {
+        "seed": seed,
+        "guidance_window": guidance_window,
+        "micro_batch_size": micro_batch_size,
+        "corrections": corrections,
+    }
     with models.attention_of(sd.unet, attention), onednn_linears(sd.unet):
-        diagnostics = denoise_together(
-            x,
-            denoise,
-            stepper,
-            repulsion if num_particles > 1 else None,
-            num_particles=num_particles,
-            seed=seed,
-            guidance_window=guidance_window,
-            micro_batch_size=micro_batch_size,
-            progress=progress,
+        start = 0
+        if shared_until is not None:
+            ones = DenoiseLoop(
+                x[::num_particles].clone(), denoise, stepper, None, num_particles=1, **how
+            )
+            x, start = branch(ones, shared_until, latents.to(x))
+        loop = DenoiseLoop(
+            x, denoise, stepper, particles, num_particles=num_particles, start=start, **how
         )
+        diagnostics = loop.run(progress=progress)
     result = SampleResult([], x, diagnostics, settings)
     return decode(sd, result, folder, micro_batch_size, progress)
+
+
+def branch(ones: DenoiseLoop, sigma: float, noise: Tensor) -> tuple[Tensor, int]:
+    """Takes one particle of each prompt down to a noise level and gives its picture to all.
+
+    Args:
+        ones: The loop of the single particles.
+        sigma: The noise level.
+        noise: Of unit variance, for all particles [prompts * N, C, H, W].
+
+    Returns:
+        The noisy latents of all particles, as the scheduler holds them, and the step to go on with.
+
+    Raises:
+        ValueError: If the noise level is below the last one.
+    """
+    schedule = ones.schedule
+    steps = range(len(ones.scheduler.timesteps))
+    start = next((step for step in steps if schedule.sigmas[step] <= sigma), None)
+    if start is None:
+        lowest = schedule.sigmas[steps[-1]]
+        raise ValueError(f"shared_until must be at least {lowest:.3g} here, got {sigma}")
+    ones.run(stop=start)
+    ones.predict(start)
+    clean = ones.denoised.repeat_interleave(len(noise) // len(ones.x), dim=0)
+    return schedule.held(clean + schedule.sigmas[start] * noise, start), start
 
 
 def decode(
@@ -214,15 +259,6 @@ def decode(
     saved = replace(result, images=SavedImages(paths))
     saved.save_summary(folder)
     return saved
-
-
-def initial_noise(seed: int, num_particles: int, shape: Sequence[int]) -> Tensor:
-    """Draws unit noise [N, *shape]; that of particle i depends on (seed, i) alone."""
-    noise = [
-        np.random.Generator(np.random.Philox(key=[seed, i])).standard_normal(shape, np.float32)
-        for i in range(num_particles)
-    ]
-    return torch.from_numpy(np.stack(noise))
 
 
 def _choose_seed(seed: int | None, generator: torch.Generator | None) -> int:

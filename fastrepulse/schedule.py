@@ -51,6 +51,12 @@ class NoiseSchedule:
             return sample
         return sample * (1 + self.sigmas[step] ** 2) ** 0.5
 
+    def held(self, z: Tensor, step: int) -> Tensor:
+        """Returns what the scheduler holds for z."""
+        if self.variance_exploding:
+            return z
+        return z / (1 + self.sigmas[step] ** 2) ** 0.5
+
     def denoised(self, z: Tensor, model_output: Tensor, step: int) -> Tensor:
         """Returns the predicted clean latents x0."""
         sigma = self.sigmas[step]

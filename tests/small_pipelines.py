@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from fastrepulse.sampling import initial_noise
+from fastrepulse.noise import initial_noise
 
 COUNT = 3
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -18,7 +18,7 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, integrations
 from fastrepulse.force import mean_distance
-from fastrepulse.sampling import initial_noise
+from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import NoiseSchedule
 
 FOLDER = Path(integrations.__file__).parent / "comfyui"

@@ -13,7 +13,7 @@ import fastrepulse
 from fastrepulse.default_model.classifier import judge, to_tensor
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures, compare
-from fastrepulse.sampling import initial_noise
+from fastrepulse.noise import initial_noise
 
 NAMED = [pytest.param(subject, id=subject.name) for subject in SUBJECTS]
 

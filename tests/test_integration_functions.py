@@ -14,8 +14,8 @@ from tolerances import AGAINST_FLOAT64
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.force import mean_distance
 from fastrepulse.integrations import corrected_denoised, corrected_epsilon, repulsive_force
+from fastrepulse.noise import initial_noise
 from fastrepulse.repulsion import MAX_MOVE
-from fastrepulse.sampling import initial_noise
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)

@@ -135,15 +135,17 @@ def test_cads_gamma_by_hand(time, gamma):
 def test_cads_keeps_the_texts_scale_and_draws_for_each_particle_alone():
     text = 3 + 2 * draw(4).view(4, 8, 8)[:1].expand(4, -1, -1)
     method = CADS(noise_scale=0.5)
-    noisy = method.perturb_text(text, 0, 0.75, 3, seed=1)
+    noisy = method.perturb_text(text, [0, 1, 2, 3], 0.75, 3, seed=1)
     for reduce in (torch.mean, torch.std):
         torch.testing.assert_close(reduce(noisy, (1, 2)), reduce(text, (1, 2)))
     assert torch.pdist(noisy.flatten(1)).min() > 0
-    torch.testing.assert_close(method.perturb_text(text[2:], 2, 0.75, 3, seed=1), noisy[2:])
-    assert not torch.allclose(method.perturb_text(text, 0, 0.75, 4, seed=1), noisy)
-    assert not torch.allclose(method.perturb_text(text, 0, 0.75, 3, seed=2), noisy)
-    assert torch.equal(method.perturb_text(text, 0, 0.5, 3, seed=1), text)
-    nothing_rescaled = CADS(noise_scale=0.5, rescale=0.0).perturb_text(text, 0, 0.95, 0, seed=1)
+    torch.testing.assert_close(method.perturb_text(text[2:], [2, 3], 0.75, 3, seed=1), noisy[2:])
+    assert not torch.allclose(method.perturb_text(text, [0, 1, 2, 3], 0.75, 4, seed=1), noisy)
+    assert not torch.allclose(method.perturb_text(text, [0, 1, 2, 3], 0.75, 3, seed=2), noisy)
+    assert torch.equal(method.perturb_text(text, [0, 1, 2, 3], 0.5, 3, seed=1), text)
+    nothing_rescaled = CADS(noise_scale=0.5, rescale=0.0).perturb_text(
+        text, [0, 1, 2, 3], 0.95, 0, seed=1
+    )
     assert nothing_rescaled.mean().abs() < 0.1  # nothing but noise
 
 

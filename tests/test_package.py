@@ -74,9 +74,10 @@ LAYERS = [
         "fastrepulse.embeddings",
         "fastrepulse.schedule",
         "fastrepulse.linears",
+        "fastrepulse.noise",
         "fastrepulse.particles",
     },
-    {"fastrepulse.force", "fastrepulse.bank"},
+    {"fastrepulse.force", "fastrepulse.bank", "fastrepulse.corrections"},
     {
         "fastrepulse.denoiser",
         "fastrepulse.repulsion",

@@ -13,7 +13,7 @@ from fastrepulse import Repulsion, embeddings, models
 from fastrepulse.force import mean_distance
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
 from fastrepulse.integrations.conventions import signal_and_noise
-from fastrepulse.sampling import initial_noise
+from fastrepulse.noise import initial_noise
 
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

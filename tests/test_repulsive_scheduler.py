@@ -11,8 +11,8 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler
+from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Particles
-from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
 STEPS = 6

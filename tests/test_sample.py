@@ -10,8 +10,8 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, models, sampling
 from fastrepulse.denoiser import Denoiser, repays_compiling
+from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Particles
-from fastrepulse.sampling import initial_noise
 
 PROMPT = "a potted plant"
 STEPS = 6

@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fastrepulse.methods.embedded import settings_of
+from fastrepulse.noise import particle_noise
 from fastrepulse.particles import Method
 
 
@@ -51,18 +50,13 @@ class CADS(Method):
         """Returns how much of the text is left at a time."""
         return min(1.0, max(0.0, (self.end - time) / (self.end - self.start)))
 
-    def perturb_text(self, text: Tensor, first: int, time: float, step: int, seed: int) -> Tensor:
+    def perturb_text(
+        self, text: Tensor, particles: list[int], time: float, step: int, seed: int
+    ) -> Tensor:
         gamma = self.gamma(time)
         if gamma == 1:
             return text
-        # That of a particle does not depend on the micro-batch that it is in
-        drawn = [
-            np.random.Generator(
-                np.random.Philox(key=[seed, first + i], counter=[0, 0, 1, step])
-            ).standard_normal(text.shape[1:], np.float32)
-            for i in range(len(text))
-        ]
-        noise = torch.from_numpy(np.stack(drawn)).to(text)
+        noise = particle_noise(seed, particles, text.shape[1:], "text", step).to(text)
         noisy = math.sqrt(gamma) * text + self.noise_scale * math.sqrt(1 - gamma) * noise
         dims = (1, 2)
         mean, std = text.mean(dims, keepdim=True), text.std(dims, keepdim=True)

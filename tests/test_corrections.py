@@ -1,0 +1,137 @@
+import math
+
+import pytest
+import torch
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import Correction, Repulsion, embeddings
+from fastrepulse.denoiser import Denoiser
+from fastrepulse.force import mean_distance
+
+STEPS = 6
+RTOL, ATOL = SAME_COMPUTATION
+
+
+def draw(n=3, prompt="a planet", **settings):
+    settings = {"num_inference_steps": STEPS, "seed": 0, "progress": False} | settings
+    return fastrepulse.sample(prompt, n, **{"repulsion": None} | settings)
+
+
+def ones(value):
+    return torch.full((2, 1, 2, 2), float(value))
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [
+        # sigma 4, next 3: eta = 4
+        (Correction("score"), 10 + 4 * 1),
+        (Correction("langevin"), 10 + 4 * 1 + 4 * 2 + math.sqrt(8) * 3),
+        (Correction("random"), 10 + math.sqrt(8) * 3),
+        (Correction("repulsive"), 10 + 4 * 2),
+        (Correction("repulsive", noise=True), 10 + 4 * 2 + math.sqrt(8) * 3),
+        (Correction("score", step_size=0.5), 10 + 8 * 1),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Correction) else None,
+)
+def test_a_step_by_hand(correction, expected):
+    noise = ones(3) if correction.noisy() else None
+    moved = correction.move(ones(10), ones(1), ones(2), noise, 4.0, 3.0)
+    torch.testing.assert_close(moved, ones(expected))
+
+
+def test_a_score_step_of_the_automatic_size_is_a_step_of_euler():
+    """Of a model that always sees the same picture, whose next level would be sigma_next."""
+    x0, z = ones(2), ones(10)
+    score = (x0 - z) / 4.0**2
+    moved = Correction("score").move(z, score, None, None, 4.0, 3.0)
+    torch.testing.assert_close(moved, x0 + 3 / 4 * (z - x0))
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
+def test_langevin_steps_draw_other_pictures_of_the_same_kind(scheduler):
+    plain = draw(scheduler=scheduler).latents
+    window = (math.inf, 2.0)
+    corrected = draw(
+        scheduler=scheduler, corrections=[Correction(steps=2, step_size=0.1, window=window)]
+    ).latents
+    assert (plain - corrected).abs().mean() > 0.1
+    assert corrected.std().item() == pytest.approx(plain.std().item(), rel=0.3)
+
+
+def test_corrections_repeat_with_the_seed_and_know_nothing_of_other_particles():
+    settings = {"corrections": [Correction(step_size=0.1)]}
+    few, many = draw(2, **settings).latents, draw(4, micro_batch_size=3, **settings).latents
+    torch.testing.assert_close(many[:2], few, rtol=RTOL, atol=10 * ATOL)
+    both = draw(2, ["a planet", "a potted plant"], **settings).latents
+    torch.testing.assert_close(both[:2], few, rtol=RTOL, atol=10 * ATOL)
+    other = draw(2, seed=1, **settings).latents
+    assert not torch.allclose(other, few, atol=0.1)
+
+
+def test_each_step_asks_the_model_once(monkeypatch):
+    calls = []
+    ask = Denoiser.__call__
+    monkeypatch.setattr(
+        Denoiser, "__call__", lambda self, *given: calls.append(1) or ask(self, *given)
+    )
+    draw(corrections=[Correction(steps=3, window=(math.inf, 2.0)), Correction("random")])
+    levels = [step.sigma for step in draw().diagnostics]
+    del calls[-STEPS:]
+    assert len(calls) == STEPS + 3 * sum(sigma >= 2.0 for sigma in levels) + STEPS
+
+
+def test_repulsive_steps_move_apart():
+    def spread(corrections):
+        repulsion = Repulsion("thirds", strength=0.1, window=(math.inf, 2.0))
+        latents = draw(4, repulsion=repulsion, corrections=corrections).latents
+        return mean_distance(embeddings.build("thirds")(latents))
+
+    once = Correction("repulsive", steps=2, window=(math.inf, 2.0))
+    assert spread([once]) > 1.01 * spread([])
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
+def test_particles_that_were_one_stay_alike(scheduler):
+    def spread(shared_until):
+        latents = draw(5, scheduler=scheduler, shared_until=shared_until).latents
+        return torch.pdist(latents.flatten(1)).mean()
+
+    # The earlier they part, the more they differ
+    assert spread(1.0) < 0.7 * spread(None)
+    assert spread(1.0) < spread(5.0) < 1.1 * spread(None)
+
+
+def test_a_single_particle_that_was_shared_is_as_it_would_be():
+    """Its picture with its own noise again is what it was."""
+    latents = draw(1, shared_until=100.0).latents
+    assert torch.isfinite(latents).all()
+    first = draw(1).latents
+    assert torch.cosine_similarity(latents.flatten(), first.flatten(), dim=0) > 0.5
+
+
+def test_settings_are_kept():
+    result = draw(2, corrections=[Correction("random", 2, 0.1)], shared_until=3.0)
+    assert result.settings["shared_until"] == 3.0
+    (kept,) = result.settings["corrections"]
+    assert kept["kind"] == "random" and kept["steps"] == 2 and kept["step_size"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: Correction("noise"), ValueError, "'noise'"),
+        (lambda: Correction(steps=0), ValueError, "got 0"),
+        (lambda: Correction(steps=1.5), ValueError, "got 1.5"),
+        (lambda: Correction(step_size=0.0), ValueError, "got 0.0"),
+        (lambda: Correction("score", noise=True), ValueError, "kind='score'"),
+        (lambda: Correction(window=(1.0, 2.0)), ValueError, "window"),
+        (lambda: draw(corrections=["langevin"]), TypeError, "langevin"),
+        (lambda: draw(shared_until=-1.0), ValueError, "got -1.0"),
+        (lambda: draw(shared_until=1e-9), ValueError, "shared_until must be at least"),
+    ],
+)
+def test_bad_arguments_are_named(make, error, named):
+    with pytest.raises(error, match=named):
+        make()
