@@ -61,16 +61,21 @@ def main() -> None:
         labels.append(label)
         result = fastrepulse.sample(PROMPT, N, repulsion=repulsion, seed=0, progress=False)
         images += result.images
-    grid = image_grid(images, N)
+    sheet(labels, images, N).save(args.out, quality=90, subsampling=0, optimize=True)
+
+
+def sheet(labels: list[str], images: list[Image.Image], columns: int) -> Image.Image:
+    """Returns rows of pictures, each with its label at the left."""
+    grid = image_grid(images, columns)
     left = 180
-    sheet = Image.new("RGB", (left + grid.width, grid.height), "white")
-    sheet.paste(grid, (left, 0))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
+    page = Image.new("RGB", (left + grid.width, grid.height), "white")
+    page.paste(grid, (left, 0))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
     height = grid.height / len(labels)
     for i, label in enumerate(labels):
         middle = (left - 8, (i + 0.5) * height)
         draw.multiline_text(middle, label, fill="black", font=font, anchor="rm", align="right")
-    sheet.save(args.out, quality=90, subsampling=0, optimize=True)
+    return page
 
 
 if __name__ == "__main__":

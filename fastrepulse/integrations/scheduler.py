@@ -94,7 +94,7 @@ class _Repels:
         step = step_number(self, timestep)
         alpha, sigma = signal_and_noise(self, step)
         level = sigma / alpha
-        # Pure noise says nothing of a picture, and the push on it would grow without bound
+        # Pure noise says nothing of a picture
         blind = self.repulsion.on == "noisy" and alpha <= LEAST_SIGNAL
         if blind or not self.repulsion.acts_at(level):
             return model_output

@@ -1,0 +1,55 @@
+"""Draws docs/methods.jpg: one row of particles a method, all rows from the same noise.
+
+python bench/method_pictures.py
+"""
+
+import argparse
+from pathlib import Path
+
+from embedding_pictures import sheet
+
+import fastrepulse
+from fastrepulse import Correction, Repulsion
+from fastrepulse.methods import (
+    CADS,
+    SPARKE,
+    SPELL,
+    SVGD,
+    MeanScore,
+    ParticleGuidance,
+    VendiGuidance,
+)
+
+N = 8
+LANGEVIN = Correction("langevin", step_size=0.1, window=(8.0, 1.0))
+ROWS = {
+    "independent": {"repulsion": None},
+    "Repulsion\n(random_cnn)": {"repulsion": Repulsion()},
+    "Repulsion\n(thirds)": {"repulsion": Repulsion("thirds", 0.4)},
+    "Particle Guidance": {"repulsion": ParticleGuidance(60.0)},
+    "SVGD": {"repulsion": SVGD(3.0)},
+    "SPELL": {"repulsion": SPELL(1.0)},
+    "SPARKE": {"repulsion": SPARKE(60.0)},
+    "Vendi guidance": {"repulsion": VendiGuidance(60.0)},
+    "CADS": {"repulsion": CADS(0.25)},
+    "interval guidance": {"repulsion": None, "guidance_window": (6.0, 0.0)},
+    "mean score": {"repulsion": MeanScore(0.3)},
+    "Langevin steps": {"repulsion": None, "corrections": [LANGEVIN]},
+    "shared until 2": {"repulsion": None, "shared_until": 2.0},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    parser.add_argument("--out", type=Path, default=docs / "methods.jpg")
+    args = parser.parse_args()
+    images = []
+    for settings in ROWS.values():
+        result = fastrepulse.sample("a potted plant", N, seed=0, progress=False, **settings)
+        images += result.images
+    sheet(list(ROWS), images, N).save(args.out, quality=85)
+
+
+if __name__ == "__main__":
+    main()
