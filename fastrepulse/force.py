@@ -7,13 +7,28 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fastrepulse.embeddings import Embedding
+from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.finite import check_finite
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.particles import Particles, PromptForce
+from fastrepulse.particles import Particles, PromptForce, check_window
 
 ForceLaw: TypeAlias = Callable[[Tensor, int], tuple[Tensor, PromptForce]]
 """From the embeddings [N, d] of one prompt, and its number, to the force on each [N, d]."""
+
+
+def check_settings(
+    embedding: str | Embed,
+    strength: float,
+    on: Literal["noisy", "denoised"],
+    window: tuple[float, float],
+) -> None:
+    """Raises unless these are settings that a method in an embedding can have."""
+    build(embedding)
+    if not math.isfinite(strength):
+        raise ValueError(f"strength must be a finite number, got {strength}")
+    if on not in ("noisy", "denoised"):
+        raise ValueError(f"on must be 'noisy' or 'denoised', got {on!r}")
+    check_window("window", window)
 
 
 def embed_together(

@@ -11,9 +11,15 @@ from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
 from fastrepulse.bank import Bank
-from fastrepulse.force import mean_distance, part_duplicates, pull_back_forces, root_mean_square
+from fastrepulse.force import (
+    check_settings,
+    mean_distance,
+    part_duplicates,
+    pull_back_forces,
+    root_mean_square,
+)
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
-from fastrepulse.particles import Method, Particles, PromptForce, Push, check_window
+from fastrepulse.particles import Method, Particles, PromptForce, Push
 
 MAX_MOVE = 0.4
 """How far one step's push may move a particle, in units of the noise that is left after it."""
@@ -68,12 +74,7 @@ class Repulsion(Method):
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        embeddings.build(self.embedding)
-        if not math.isfinite(self.strength):
-            raise ValueError(f"strength must be a finite number, got {self.strength}")
-        if self.on not in ("noisy", "denoised"):
-            raise ValueError(f"on must be 'noisy' or 'denoised', got {self.on!r}")
-        check_window("window", self.window)
+        check_settings(self.embedding, self.strength, self.on, self.window)
         if self.bandwidth != "median" and not (
             isinstance(self.bandwidth, (int, float))
             and math.isfinite(self.bandwidth)

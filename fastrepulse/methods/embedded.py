@@ -8,8 +8,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.force import mean_distance, part_duplicates, pull_back_forces, root_mean_square
-from fastrepulse.particles import Method, Particles, PromptForce, Push, check_window
+from fastrepulse.force import (
+    check_settings,
+    mean_distance,
+    part_duplicates,
+    pull_back_forces,
+    root_mean_square,
+)
+from fastrepulse.particles import Method, Particles, PromptForce, Push
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,7 @@ class EmbeddedMethod(Method):
     window: tuple[float, float] = (math.inf, 1.0)
 
     def __post_init__(self) -> None:
-        embeddings.build(self.embedding)
-        if not math.isfinite(self.strength):
-            raise ValueError(f"strength must be a finite number, got {self.strength}")
-        if self.on not in ("noisy", "denoised"):
-            raise ValueError(f"on must be 'noisy' or 'denoised', got {self.on!r}")
-        check_window("window", self.window)
+        check_settings(self.embedding, self.strength, self.on, self.window)
 
     def gradient(self, embedded: Tensor) -> tuple[Tensor, float]:
         """Returns what pushes the embeddings [N, d] of a prompt apart, and the bandwidth."""
