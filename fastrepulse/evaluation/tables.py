@@ -1,0 +1,99 @@
+"""The figures as Markdown, CSV and JSON."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastrepulse.evaluation.measure import Estimate, Row
+from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def interval(estimate: Estimate, form: str = ".2f") -> str:
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _gain(row: Row) -> str:
+    known = row.setting in (INDEPENDENT, FULL_CAPTIONS)
+    return "" if known else interval(row.gain, "+.2f")
+
+
+def _apart(space: str, name: str) -> Callable[[Row], str]:
+    return lambda row: f"{getattr(row.to_diverse[space], name):.3g}"
+
+
+DIVERSITY: list[Column] = [
+    ("method", lambda row: row.setting.method),
+    ("strength", lambda row: row.setting.strength),
+    ("Vendi score", lambda row: interval(row.vendi)),
+    ("over independent", _gain),
+    ("similarity", lambda row: f"{row.similarity.mean:.3f}"),
+    ("prompt accuracy", lambda row: f"{row.accuracy.mean:.1%}"),
+    ("attribute coverage", lambda row: f"{row.attributes.mean:.1%}"),
+    ("Fréchet", lambda row: f"{row.frechet:.1f}"),
+    ("kernel", lambda row: f"{row.kernel:.1f}"),
+    ("recall", lambda row: f"{row.recall:.1%}"),
+    ("coverage", lambda row: f"{row.coverage:.1%}"),
+]
+"""How diverse, and how good: the columns of the first table."""
+
+
+def space_columns(rows: Sequence[Row]) -> list[Column]:
+    """Returns the columns of the second table: distances to the set of maximum diversity."""
+    return [
+        *DIVERSITY[:2],
+        *(
+            (f"{space}, {title}", _apart(space, name))
+            for space in rows[0].to_diverse
+            for name, title in (("frechet", "Fréchet"), ("kernel", "kernel"))
+        ),
+    ]
+
+
+def compared(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows that are held against the set of maximum diversity: all but itself."""
+    return [row for row in rows if row.to_diverse]
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Returns a table in Markdown."""
+    lines = [[title for title, _ in columns], ["---"] * len(columns)]
+    lines += [[cell(row) for _, cell in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """Returns a row as a flat record: intervals as `_low` and `_high`."""
+    record: dict[str, Any] = {"method": row.setting.method, "strength": row.setting.strength}
+    for name in ("vendi", "similarity", "accuracy", "attributes", "gain"):
+        estimate = getattr(row, name)
+        record |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    for name in ("frechet", "kernel", "recall", "coverage"):
+        record[name] = getattr(row, name)
+    for space, distance in row.to_diverse.items():
+        record |= {f"{space}_{name}": value for name, value in asdict(distance).items()}
+    return record
+
+
+def write_tables(folder: Path, notes: Sequence[str], rows: Sequence[Row]) -> None:
+    """Writes `table.md`, `table.csv` and `table.json`."""
+    diverse = compared(rows)
+    parts = [
+        "# Diversity and quality on the shipped model\n",
+        *(f"{note}\n" for note in notes),
+        markdown(DIVERSITY, rows),
+        "## Distance to the set of maximum diversity\n",
+        markdown(space_columns(diverse), diverse),
+    ]
+    (folder / "table.md").write_text("\n".join(parts), "utf-8")
+    records = [flat(row) for row in rows]
+    (folder / "table.json").write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        fields = max((list(record) for record in records), key=len)
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(records)
