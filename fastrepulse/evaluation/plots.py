@@ -61,7 +61,8 @@ def plot_against_vendi(
                 axis.errorbar(
                     [row.vendi.mean for row in own],
                     [v.mean if isinstance(v, Estimate) else v for v in y],
-                    xerr=_errors([row.vendi for row in own]),
+                    # Of the paired difference: prompts differ more than methods do
+                    xerr=_errors([row.gain for row in own]),
                     yerr=_errors([v for v in y if isinstance(v, Estimate)]),
                     color=colours.get(method, "0.35"),
                     label=method,

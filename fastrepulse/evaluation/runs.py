@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse import __version__
 from fastrepulse.default_model.classifier import judge_backbone
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures
@@ -122,7 +121,6 @@ class RunLog:
 
     def _key(self, setting: Setting, seed: int) -> dict[str, Any]:
         key = {
-            "version": __version__,
             **setting.key(),
             "num_particles": self.num_particles,
             "num_inference_steps": self.num_inference_steps,

@@ -23,7 +23,11 @@ def _gain(row: Row) -> str:
 
 
 def _apart(space: str, name: str) -> Callable[[Row], str]:
-    return lambda row: f"{getattr(row.to_diverse[space], name):.3g}"
+    def cell(row: Row) -> str:
+        value = getattr(row.to_diverse[space], name)
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+    return cell
 
 
 DIVERSITY: list[Column] = [
