@@ -34,7 +34,13 @@ from fastrepulse.evaluation.report import verdict
 from fastrepulse.evaluation.runs import RunLog, full_captions
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.methods import CADS
-from fastrepulse.metrics import Distance, frechet_distance, to_pictures, vendi_score
+from fastrepulse.metrics import (
+    Distance,
+    frechet_distance,
+    kernel_distance,
+    to_pictures,
+    vendi_score,
+)
 
 N, STEPS, SEEDS = 3, 2, 2
 TINY = {"num_seeds": SEEDS, "num_particles": N, "num_inference_steps": STEPS, "compile": False}
@@ -177,6 +183,21 @@ def test_figures_are_those_of_the_pictures(finished):
     assert set(rows["independent"].to_diverse) == {"content", "location", "style"}
 
 
+def test_nearer_is_paired_by_seed(finished):
+    log = RunLog(finished[0], N, STEPS)
+    rows = {row.setting.title: row for row in finished[1]}
+    for space, nearer in rows[DEFAULT.title].nearer.items():
+        gains = []
+        for seed in range(SEEDS):
+            ours, independent, diverse = (
+                log.find(setting, seed).features()[space]
+                for setting in (DEFAULT, INDEPENDENT, FULL_CAPTIONS)
+            )
+            gains.append(kernel_distance(independent, diverse) - kernel_distance(ours, diverse))
+        assert nearer == Estimate.of(gains)
+    assert all(by == Estimate(0, 0, 0) for by in rows["independent"].nearer.values())
+
+
 def test_tables_say_the_same(finished):
     folder, rows = finished
     records = json.loads((folder / "table.json").read_text())
@@ -268,7 +289,19 @@ def row(method, strength, vendi, accuracy, frechet=1.0):
     distance = {"content": Distance(frechet, frechet)}
     setting = DEFAULT if method == "default" else Setting(method, strength)
     return Row(
-        setting, estimate, share, share, share, estimate, 1.0, 1.0, 1.0, 1.0, distance, pairs
+        setting,
+        vendi=estimate,
+        similarity=share,
+        accuracy=share,
+        attributes=share,
+        gain=estimate,
+        frechet=1.0,
+        kernel=1.0,
+        recall=1.0,
+        coverage=1.0,
+        to_diverse=distance,
+        nearer={"content": Estimate.of([1 - frechet])},
+        pairs=pairs,
     )
 
 
@@ -289,7 +322,7 @@ def test_which_settings_are_better_than_the_default(other, is_better):
     assert better_than(default, rows) == ([other] if is_better else [])
     lines = verdict(rows)
     assert lines[1].startswith("At an accuracy" if is_better else "No other method")
-    assert "1 of 1 spaces: content" in lines[2]
+    assert lines[2].endswith("in 1 of 1 spaces: content.")
 
 
 IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')

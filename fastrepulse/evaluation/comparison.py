@@ -65,7 +65,7 @@ def evaluate(
     log = RunLog(folder, num_particles, num_inference_steps)
     runs = run_all(log, wanted, range(num_seeds), compile, progress)
 
-    rows = measure(runs, rendered)
+    rows = measure(runs, rendered, progress)
     ceiling = rendered_vendi(rendered, num_particles)
     notes = _notes(num_seeds, num_particles, num_inference_steps, ceiling)
     write_tables(folder, notes, rows)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from fastrepulse.evaluation.runs import Run
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, Setting
@@ -66,6 +67,8 @@ class Row:
         coverage: Share of rendered pictures with a picture in their ball, in [0, 1].
         to_diverse: Distances to the set of maximum diversity by the name of the space; empty for
             that set itself.
+        nearer: By how much less the kernel distance to that set is than that of independent
+            samples, seed by seed.
         pairs: The Vendi scores that the estimates are of, one for each seed and prompt.
     """
 
@@ -80,16 +83,18 @@ class Row:
     recall: float
     coverage: float
     to_diverse: dict[str, Distance]
+    nearer: dict[str, Estimate]
     pairs: list[float]
 
     def gain_over(self, other: "Row") -> Estimate:
         """Returns by how much the Vendi score is higher, paired by prompt and noise."""
-        return Estimate.of([a - b for a, b in zip(self.pairs, other.pairs, strict=True)])
+        return Estimate.of(_differences(self.pairs, other.pairs))
 
 
 def measure(
     runs: Mapping[str, Sequence[Run]],
     rendered: Tensor,  # [subjects, M, d]
+    progress: bool = True,
 ) -> list[Row]:
     """Returns a row for each setting, in the order of the runs.
 
@@ -97,32 +102,46 @@ def measure(
         runs: Of the same seeds for each setting, by its title; among them those of independent
             samples and of full captions.
         rendered: The judge's features of rendered pictures.
+        progress: Whether to show a progress bar.
     """
     reference = rendered.flatten(0, 1)
-    diverse = _features(runs[FULL_CAPTIONS.title])
+    diverse = [run.features() for run in runs[FULL_CAPTIONS.title]]
+    all_diverse = _joined(diverse)
     base = [figures["vendi"] for run in runs[INDEPENDENT.title] for figures in run.figures]
+    base_apart = _kernel_distances([run.features() for run in runs[INDEPENDENT.title]], diverse)
     rows = []
-    for own in runs.values():
-        setting, features = own[0].setting, _features(own)
+    for own in tqdm(runs.values(), desc="measure", disable=not progress):
+        setting = own[0].setting
+        by_seed = [run.features() for run in own]
+        features = _joined(by_seed)
         figures = [figures for run in own for figures in run.figures]
         estimates = {name: Estimate.of([f[name] for f in figures]) for name in PER_PROMPT}
         pairs = [f["vendi"] for f in figures]
         near = neighbourhood(features["content"], reference)
+        to_diverse: dict[str, Distance] = {}
+        nearer: dict[str, Estimate] = {}
         with warnings.catch_warnings():
             # All sets are of one size, and the report says when it is too small
             warnings.simplefilter("ignore", SmallSetWarning)
             frechet = frechet_distance(features["content"], reference, allow_small_sets=True)
-            apart = {} if setting == FULL_CAPTIONS else distances(features, diverse)
+            if setting != FULL_CAPTIONS:
+                to_diverse = distances(features, all_diverse)
+                apart = _kernel_distances(by_seed, diverse)
+                nearer = {
+                    space: Estimate.of(_differences(base_apart[space], apart[space]))
+                    for space in apart
+                }
         rows.append(
             Row(
                 setting,
                 **estimates,
-                gain=Estimate.of([a - b for a, b in zip(pairs, base, strict=True)]),
+                gain=Estimate.of(_differences(pairs, base)),
                 frechet=frechet,
                 kernel=kernel_distance(features["content"], reference),
                 recall=near.recall,
                 coverage=near.coverage,
-                to_diverse=apart,
+                to_diverse=to_diverse,
+                nearer=nearer,
                 pairs=pairs,
             )
         )
@@ -163,7 +182,19 @@ def better_than(row: Row, rows: Sequence[Row], tolerance: float = 0.01) -> list[
     ]
 
 
-def _features(runs: Sequence[Run]) -> dict[str, Tensor]:
-    """Returns the features of all pictures of some runs, by the name of the space."""
-    each = [run.features() for run in runs]
-    return {space: torch.cat([features[space] for features in each]) for space in each[0]}
+Features = dict[str, Tensor]
+"""Features [n, d] by the name of the space."""
+
+
+def _joined(features: Sequence[Features]) -> Features:
+    return {space: torch.cat([each[space] for each in features]) for space in features[0]}
+
+
+def _kernel_distances(a: Sequence[Features], b: Sequence[Features]) -> dict[str, list[float]]:
+    """Returns the kernel distances of sets of the same seed, by the name of the space."""
+    pairs = list(zip(a, b, strict=True))
+    return {space: [kernel_distance(x[space], y[space]) for x, y in pairs] for space in a[0]}
+
+
+def _differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]

@@ -75,7 +75,14 @@ QUICK = [
     setting
     for setting in SETTINGS
     if setting.title
-    in ("independent", DEFAULT.title, "repulsion, 2", "Particle Guidance, 30", "CADS, 0.25")
+    in (
+        INDEPENDENT.title,
+        DEFAULT.title,
+        "repulsion, 2",
+        "Particle Guidance, 30",
+        "CADS, 0.25",
+        "interval guidance, 6 to 0",
+    )
 ]
 """What `--quick` compares."""
 

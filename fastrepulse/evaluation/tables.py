@@ -22,10 +22,21 @@ def _gain(row: Row) -> str:
     return "" if known else interval(row.gain, "+.2f")
 
 
+def number(value: float) -> str:
+    """Returns three digits, and thousands in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _apart(space: str, name: str) -> Callable[[Row], str]:
+    return lambda row: number(getattr(row.to_diverse[space], name))
+
+
+def _nearer(space: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
-        value = getattr(row.to_diverse[space], name)
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        by = row.nearer[space]
+        if row.setting == INDEPENDENT or by.low == by.high:
+            return ""
+        return f"{number(by.mean)} [{number(by.low)}, {number(by.high)}]"
 
     return cell
 
@@ -48,14 +59,15 @@ DIVERSITY: list[Column] = [
 
 def space_columns(rows: Sequence[Row]) -> list[Column]:
     """Returns the columns of the second table: distances to the set of maximum diversity."""
-    return [
-        *DIVERSITY[:2],
-        *(
-            (f"{space}, {title}", _apart(space, name))
-            for space in rows[0].to_diverse
-            for name, title in (("frechet", "Fréchet"), ("kernel", "kernel"))
-        ),
-    ]
+    columns = DIVERSITY[:2]
+    for space in rows[0].to_diverse:
+        columns = [
+            *columns,
+            (f"{space}: Fréchet", _apart(space, "frechet")),
+            ("kernel", _apart(space, "kernel")),
+            ("nearer by", _nearer(space)),
+        ]
+    return columns
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
@@ -70,16 +82,20 @@ def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+ENDS = {"": "mean", "_low": "low", "_high": "high"}
+
+
 def flat(row: Row) -> dict[str, Any]:
     """Returns a row as a flat record: intervals as `_low` and `_high`."""
     record: dict[str, Any] = {"method": row.setting.method, "strength": row.setting.strength}
     for name in ("vendi", "similarity", "accuracy", "attributes", "gain"):
-        estimate = getattr(row, name)
-        record |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+        record |= {f"{name}{end}": getattr(getattr(row, name), at) for end, at in ENDS.items()}
     for name in ("frechet", "kernel", "recall", "coverage"):
         record[name] = getattr(row, name)
     for space, distance in row.to_diverse.items():
+        by = row.nearer[space]
         record |= {f"{space}_{name}": value for name, value in asdict(distance).items()}
+        record |= {f"{space}_nearer{end}": getattr(by, name) for end, name in ENDS.items()}
     return record
 
 
