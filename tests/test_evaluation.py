@@ -224,11 +224,11 @@ def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
     log = RunLog(finished[0], N, STEPS)
     runs = [log.find(setting, 0) for setting in FEW]
     grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
-    assert grid.shape == (3 * 66 - 2, 110 + 2 * 66 - 2, 3)
+    assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
     for row, run in enumerate(runs):
         sheet = np.asarray(run.sheet())
         assert sheet.shape == (64 * len(PROMPTS), 64 * N, 3)
-        shown = grid[row * 66 : row * 66 + 64, 110 + 66 : 110 + 66 + 64]
+        shown = grid[row * 66 : row * 66 + 64, 90 + 66 : 90 + 66 + 64]
         assert (shown == sheet[128:192, 64:128]).all()
 
 

@@ -98,7 +98,7 @@ def _notes(num_seeds: int, num_particles: int, steps: int, rendered: float) -> l
             "can be compared with each other here, not with those of other sizes."
         )
     notes.append(
-        f"Made on {platform.machine()} with {torch.get_num_threads()} CPU threads, "
+        f"Made on {platform.machine()}, CPU threads: {torch.get_num_threads()}, "
         f"torch {torch.__version__}."
     )
     return notes

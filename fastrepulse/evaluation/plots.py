@@ -1,8 +1,10 @@
 """Plots of diversity against quality, and grids of pictures."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastrepulse.evaluation.measure import Estimate, Row
@@ -11,27 +13,42 @@ from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 
 try:
     import matplotlib
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError(
         'fastrepulse evaluate needs matplotlib: pip install "fastrepulse[evaluate]"'
     ) from error
 
-Panel = tuple[str, Callable[[Row], Estimate | float]]
 
-QUALITY: list[Panel] = [
-    ("prompt accuracy", lambda row: row.accuracy),
-    ("Fréchet distance to rendered pictures", lambda row: row.frechet),
+@dataclass(frozen=True)
+class Panel:
+    """What is on the y axis of a plot.
+
+    Args:
+        title: Over the plot.
+        value: Reads it from a row.
+        share: Whether it is one in [0, 1], drawn the wider the nearer it is to 1.
+    """
+
+    title: str
+    value: Callable[[Row], Estimate | float]
+    share: bool = False
+
+
+QUALITY = [
+    Panel("prompt accuracy", lambda row: row.accuracy, share=True),
+    Panel("Fréchet distance to rendered pictures", lambda row: row.frechet),
 ]
-
-
-def _apart(space: str) -> Callable[[Row], float]:
-    return lambda row: row.to_diverse[space].frechet
 
 
 def space_panels(rows: Sequence[Row]) -> list[Panel]:
     """Returns a panel for each space: the distance to the set of maximum diversity."""
-    return [(f"{space}: Fréchet distance", _apart(space)) for space in rows[0].to_diverse]
+
+    def apart(space: str) -> Callable[[Row], float]:
+        return lambda row: row.to_diverse[space].frechet
+
+    return [Panel(f"{space}: Fréchet distance", apart(space)) for space in rows[0].to_diverse]
 
 
 def plot_against_vendi(
@@ -47,18 +64,20 @@ def plot_against_vendi(
     """
     methods = list(dict.fromkeys(row.setting.method for row in rows))
     others = [m for m in methods if m not in (INDEPENDENT.method, FULL_CAPTIONS.method)]
-    palette = matplotlib.color_sequences["tab10"]
+    # Without the grey, which the two sets of no method have
+    tab10 = [colour for colour in matplotlib.color_sequences["tab10"] if len(set(colour)) > 1]
+    palette = [*tab10, *matplotlib.color_sequences["Dark2"]]
     colours = {m: palette[i % len(palette)] for i, m in enumerate(others)}
     # So that names stay text, and a run makes the same file again
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastrepulse"}):
-        figure = Figure(figsize=(5.2 * len(panels) + 1.6, 4.4), layout="constrained")
+        figure = Figure(figsize=(4 * len(panels) + 3, 4.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (title, value) in zip(axes, panels, strict=True):
+        for axis, panel in zip(axes, panels, strict=True):
             for method in methods:
                 own = [row for row in rows if row.setting.method == method]
                 ours = method == DEFAULT.method
-                y = [value(row) for row in own]
-                axis.errorbar(
+                y = [panel.value(row) for row in own]
+                drawn = axis.errorbar(
                     [row.vendi.mean for row in own],
                     [v.mean if isinstance(v, Estimate) else v for v in y],
                     # Of the paired difference: prompts differ more than methods do
@@ -73,9 +92,11 @@ def plot_against_vendi(
                     alpha=1 if ours else 0.8,
                     zorder=3 if ours else 2,
                 )
+                for bars in drawn.lines[2]:
+                    bars.set_alpha(0.35)
             default = next((row for row in rows if row.setting == DEFAULT), None)
             if default is not None:
-                at = value(default)
+                at = panel.value(default)
                 axis.plot(
                     default.vendi.mean,
                     at.mean if isinstance(at, Estimate) else at,
@@ -88,13 +109,26 @@ def plot_against_vendi(
                 )
             axis.axvline(rendered_vendi, color="0.6", linestyle=":", label="rendered pictures")
             axis.set_xlabel("Vendi score")
-            axis.set_title(title, fontsize=11)
+            axis.set_title(panel.title, fontsize=11)
+            if panel.share:
+                _spread_near_one(axis)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
         metadata = {"Date": None} if file.suffix == ".svg" else None
         figure.savefig(file, dpi=130, metadata=metadata)
+
+
+def _spread_near_one(axis: Axes) -> None:
+    """Scales the y axis by the logarithm of what is missing to 1: there most settings are."""
+    axis.set_yscale(
+        "function", functions=(lambda y: -np.log(1.01 - y), lambda y: 1.01 - np.exp(-y))
+    )
+    low = min(0.9, axis.dataLim.y0)
+    ticks = [tick for tick in (0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1) if tick >= low - 0.1]
+    axis.set_ylim(low - 0.02, 1.001)
+    axis.set_yticks(ticks, [f"{tick:.0%}" for tick in ticks])
 
 
 def _errors(estimates: Sequence[Estimate]) -> list[list[float]] | None:
@@ -106,7 +140,7 @@ def _errors(estimates: Sequence[Estimate]) -> list[list[float]] | None:
 
 
 def strength_grid(
-    runs: Sequence[Run], prompt: int, num_particles: int, columns: int = 10
+    runs: Sequence[Run], prompt: int, num_particles: int, columns: int = 8
 ) -> Image.Image:
     """Lays out pictures of one prompt: a row for each run, under each other from the same noise.
 
@@ -116,16 +150,16 @@ def strength_grid(
         num_particles: N of the runs.
         columns: How many particles are shown, the first ones.
     """
-    columns, label, gap = min(columns, num_particles), 110, 2
+    columns, label, gap = min(columns, num_particles), 90, 2
     sheets = [run.sheet() for run in runs]
     side = sheets[0].width // num_particles
     size = (label + columns * (side + gap) - gap, len(runs) * (side + gap) - gap)
     grid = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=15)
+    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
     for row, (run, sheet) in enumerate(zip(runs, sheets, strict=True)):
         top = row * (side + gap)
         name = run.setting.strength or run.setting.method
-        draw.text((label - 12, top + side // 2), name, fill="#333", font=font, anchor="rm")
+        draw.text((label - 8, top + side // 2), name, fill="#333", font=font, anchor="rm")
         for column in range(columns):
             box = (column * side, prompt * side, (column + 1) * side, (prompt + 1) * side)
             grid.paste(sheet.crop(box), (label + column * (side + gap), top))

@@ -17,7 +17,7 @@ from fastrepulse.evaluation.tables import DIVERSITY, Column, compared, interval,
 
 STYLE = """
 body { font: 15px/1.55 system-ui, sans-serif; color: #222; margin: 0 auto; padding: 2rem;
-       max-width: 1180px; }
+       max-width: 1260px; }
 h1 { font-size: 1.7rem; margin: 0 0 .4rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
@@ -34,7 +34,7 @@ tr.default { background: #e8f1fa; font-weight: 600; }
 img { max-width: 100%; }
 details { border-top: 1px solid #ddd; padding: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
-.grids { display: flex; flex-wrap: wrap; gap: 0 2rem; }
+.grids { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
 """
 
 
@@ -69,9 +69,9 @@ def write_report(
 {_table(DIVERSITY, rows)}
 <h2>Distance to the set of maximum diversity</h2>
 <p>That set is as many independent samples of captions that name every attribute; independent
-samples of the sparse prompts are the set of minimum diversity. Lower is nearer. “Nearer by” is how
-much less the kernel distance is than that of independent samples, seed by seed, with its 95%
-interval.</p>
+samples of the sparse prompts are the set of minimum diversity. Lower is nearer. With several seeds,
+“nearer by” is how much less the kernel distance is than that of independent samples, seed by seed,
+with its 95% interval.</p>
 {_picture(folder / "spaces.svg", "Vendi score against distances in three spaces")}
 {_table(space_columns(diverse), diverse)}
 <h2>Pictures</h2>
@@ -148,12 +148,13 @@ def _grids(runs: Mapping[str, Sequence[Run]], prompt: int, num_particles: int) -
     """Returns a grid for each method, with independent samples above, of the first seed."""
     first = {title: own[0] for title, own in runs.items()}
     independent = first[INDEPENDENT.title]
-    methods = dict.fromkeys(run.setting.method for run in first.values())
+    methods = list(dict.fromkeys(run.setting.method for run in first.values()))
+    # Above every other one; and what is there for comparison comes last
+    methods.remove(INDEPENDENT.method)
+    methods.sort(key=FULL_CAPTIONS.method.__eq__)
     shown = []
     for method in methods:
         own = [run for run in first.values() if run.setting.method == method]
-        if method == INDEPENDENT.method:
-            continue
         rows = own if method == FULL_CAPTIONS.method else [independent, *own]
         grid = strength_grid(rows, prompt, num_particles)
         shown.append(f"<div><h3>{escape(method)}</h3>{_inline(grid, method)}</div>")

@@ -34,9 +34,8 @@ def _apart(space: str, name: str) -> Callable[[Row], str]:
 def _nearer(space: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         by = row.nearer[space]
-        if row.setting == INDEPENDENT or by.low == by.high:
-            return ""
-        return f"{number(by.mean)} [{number(by.low)}, {number(by.high)}]"
+        known = row.setting == INDEPENDENT
+        return "" if known else f"{number(by.mean)} [{number(by.low)}, {number(by.high)}]"
 
     return cell
 
@@ -60,12 +59,14 @@ DIVERSITY: list[Column] = [
 def space_columns(rows: Sequence[Row]) -> list[Column]:
     """Returns the columns of the second table: distances to the set of maximum diversity."""
     columns = DIVERSITY[:2]
+    # A single seed has no interval
+    several = any(by.low < by.high for row in rows for by in row.nearer.values())
     for space in rows[0].to_diverse:
         columns = [
             *columns,
             (f"{space}: Fréchet", _apart(space, "frechet")),
             ("kernel", _apart(space, "kernel")),
-            ("nearer by", _nearer(space)),
+            *([("nearer by", _nearer(space))] if several else []),
         ]
     return columns
 
