@@ -1,4 +1,4 @@
-"""The command line: `fastrepulse sample`, `fastrepulse demo`, `fastrepulse info`."""
+"""The command line: `fastrepulse sample`, `demo`, `evaluate`, `info`."""
 
 import os
 import platform
@@ -149,6 +149,40 @@ def demo(
 
 
 @app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for runs, tables, plots and the report.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few settings and one seed, in five minutes.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
+    ] = None,
+    num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
+    methods: Annotated[
+        str | None, typer.Option(help="Names of the table, with commas; left out: all.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Rendered pictures; left out: features that ship.")
+    ] = None,
+) -> None:
+    """Compares repulsion with other methods on the shipped model; goes on where it stopped."""
+    from fastrepulse import evaluation
+
+    settings = evaluation.QUICK if quick else evaluation.SETTINGS
+    if methods is not None:
+        settings = evaluation.select(settings, [name.strip() for name in methods.split(",")])
+    evaluation.evaluate(
+        out,
+        settings,
+        num_seeds=seeds if seeds is not None else 1 if quick else 10,
+        num_particles=num_particles,
+        data=data,
+        compile=not quick,
+    )
+    console.print(f"The report: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+@app.command()
 def info() -> None:
     """Says what is installed and what it would run on."""
     import torch
@@ -183,7 +217,7 @@ def main() -> None:
         _fail("stopped", 130)
     except typer.TyperException as error:
         _fail(error.format_message(), 2)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         _fail(str(error), 2)
     except (FloatingPointError, RuntimeError) as error:
         _fail(str(error), 1)

@@ -88,6 +88,7 @@ LAYERS = [
     {"fastrepulse.denoise_loop"},
     {"fastrepulse.sampling"},
     {"fastrepulse.demo"},
+    {"fastrepulse.evaluation"},
     {"fastrepulse.cli", "fastrepulse", "fastrepulse.integrations"},
 ]
 

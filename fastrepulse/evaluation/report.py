@@ -1,0 +1,177 @@
+"""One HTML page with tables, plots and pictures inside, that opens from disk."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from fastrepulse.demo import PROMPTS
+from fastrepulse.evaluation.measure import Row, better_than
+from fastrepulse.evaluation.plots import strength_grid
+from fastrepulse.evaluation.runs import Run
+from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.evaluation.tables import DIVERSITY, Column, compared, interval, space_columns
+
+STYLE = """
+body { font: 15px/1.55 system-ui, sans-serif; color: #222; margin: 0 auto; padding: 2rem;
+       max-width: 1260px; }
+h1 { font-size: 1.7rem; margin: 0 0 .4rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+p { max-width: 50rem; margin: .5rem 0; }
+.verdict { border-left: 4px solid #1f77b4; background: #f3f7fb; padding: .6rem 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th { text-align: right; font-weight: 600; border-bottom: 2px solid #999; vertical-align: bottom; }
+th, td { padding: .25rem .7rem; }
+td { text-align: right; white-space: nowrap; border-bottom: 1px solid #eee; }
+th:first-child, td:first-child { text-align: left; }
+tr.first td { border-top: 1px solid #bbb; }
+tr.default { background: #e8f1fa; font-weight: 600; }
+img { max-width: 100%; }
+details { border-top: 1px solid #ddd; padding: .5rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+.grids { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
+"""
+
+
+def write_report(
+    folder: Path,
+    notes: Sequence[str],
+    rows: Sequence[Row],
+    runs: Mapping[str, Sequence[Run]],
+    num_particles: int,
+) -> Path:
+    """Writes `report.html`, with the plots that lie in the folder; returns its path."""
+    diverse = compared(rows)
+    grids = [
+        f"<details{' open' if i == 0 else ''}><summary>{escape(prompt)}</summary>"
+        f'<div class="grids">{_grids(runs, i, num_particles)}</div></details>'
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>fastrepulse: diversity and quality</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>Diversity and quality on the shipped model</h1>
+{"".join(f"<p>{escape(note)}</p>" for note in notes)}
+{"".join(f'<p class="verdict">{escape(line)}</p>' for line in verdict(rows))}
+<h2>Diversity against quality</h2>
+{_picture(folder / "quality.svg", "Vendi score against accuracy and Fréchet distance")}
+{_table(DIVERSITY, rows)}
+<h2>Distance to the set of maximum diversity</h2>
+<p>That set is as many independent samples of captions that name every attribute; independent
+samples of the sparse prompts are the set of minimum diversity. Lower is nearer. With several seeds,
+“nearer by” is how much less the kernel distance is than that of independent samples, seed by seed,
+with its 95% interval.</p>
+{_picture(folder / "spaces.svg", "Vendi score against distances in three spaces")}
+{_table(space_columns(diverse), diverse)}
+<h2>Pictures</h2>
+<p>A row a strength; pictures under each other start from the same noise.</p>
+{"".join(grids)}
+</body>
+</html>
+"""
+    path = folder / "report.html"
+    path.write_text(page, "utf-8")
+    return path
+
+
+def verdict(rows: Sequence[Row]) -> list[str]:
+    """Says where the default repulsion stands: what it gains, and what is better."""
+    default = next((row for row in rows if row.setting == DEFAULT), None)
+    if default is None:
+        return []
+    independent = next(row for row in rows if row.setting == INDEPENDENT)
+    lines = [
+        f"The default repulsion has a Vendi score {interval(default.gain, '+.2f')} over that of "
+        f"independent samples ({independent.vendi.mean:.2f}), at a prompt accuracy of "
+        f"{default.accuracy.mean:.1%} ({independent.accuracy.mean:.1%})."
+    ]
+    better = better_than(default, rows)
+    if better:
+        names = "; ".join(
+            f"{row.setting.title} by {interval(row.gain_over(default))}" for row in better
+        )
+        lines.append(
+            f"At an accuracy at most 1 point lower, these of other methods have a higher Vendi "
+            f"score: {names}."
+        )
+    else:
+        lines.append(
+            "No other method here has a higher Vendi score, beyond its confidence interval, at an "
+            "accuracy at most 1 point lower."
+        )
+    nearer = [
+        # The interval of a single seed has no width, and says nothing
+        f"{space} (beyond its interval)" if 0 < by.low < by.high else space
+        for (space, distance), by in zip(
+            default.to_diverse.items(), default.nearer.values(), strict=True
+        )
+        if distance.frechet < independent.to_diverse[space].frechet
+    ]
+    lines.append(
+        "By the Fréchet distance it is nearer to the set of maximum diversity than independent "
+        f"samples in {len(nearer)} of {len(default.to_diverse)} spaces"
+        f"{': ' + ', '.join(nearer) if nearer else ''}."
+    )
+    return lines
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    lines, before = [], None
+    for row in rows:
+        kinds = [
+            name
+            for name, holds in (
+                ("first", row.setting.method != before),
+                ("default", row.setting == DEFAULT),
+            )
+            if holds
+        ]
+        before = row.setting.method
+        cells = "".join(f"<td>{escape(cell(row))}</td>" for _, cell in columns)
+        lines.append(f'<tr class="{" ".join(kinds)}">{cells}</tr>')
+    head = "".join(f"<th>{escape(title)}</th>" for title, _ in columns)
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+
+
+def _grids(runs: Mapping[str, Sequence[Run]], prompt: int, num_particles: int) -> str:
+    """Returns a grid for each method, with independent samples above, of the first seed."""
+    first = {title: own[0] for title, own in runs.items()}
+    independent = first[INDEPENDENT.title]
+    methods = list(dict.fromkeys(run.setting.method for run in first.values()))
+    # Above every other one; and what is there for comparison comes last
+    methods.remove(INDEPENDENT.method)
+    methods.sort(key=FULL_CAPTIONS.method.__eq__)
+    shown = []
+    for method in methods:
+        own = [run for run in first.values() if run.setting.method == method]
+        rows = own if method == FULL_CAPTIONS.method else [independent, *own]
+        grid = strength_grid(rows, prompt, num_particles)
+        shown.append(f"<div><h3>{escape(method)}</h3>{_inline(grid, method)}</div>")
+    return "".join(shown)
+
+
+def _inline(image: Image.Image, alt: str) -> str:
+    buffer = BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return _data_uri("image/jpeg", buffer.getvalue(), alt, image.width)
+
+
+def _picture(file: Path, alt: str) -> str:
+    return _data_uri("image/svg+xml", file.read_bytes(), alt)
+
+
+def _data_uri(kind: str, content: bytes, alt: str, width: int | None = None) -> str:
+    data = base64.b64encode(content).decode()
+    size = f' width="{width}"' if width else ""
+    return f'<img alt="{escape(alt)}"{size} src="data:{kind};base64,{data}">'

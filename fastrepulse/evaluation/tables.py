@@ -1,0 +1,120 @@
+"""The figures as Markdown, CSV and JSON."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastrepulse.evaluation.measure import Estimate, Row
+from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT
+
+Column = tuple[str, Callable[[Row], str]]
+
+
+def interval(estimate: Estimate, form: str = ".2f") -> str:
+    return f"{estimate.mean:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
+
+
+def _gain(row: Row) -> str:
+    known = row.setting in (INDEPENDENT, FULL_CAPTIONS)
+    return "" if known else interval(row.gain, "+.2f")
+
+
+def number(value: float) -> str:
+    """Returns three digits, and thousands in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _apart(space: str, name: str) -> Callable[[Row], str]:
+    return lambda row: number(getattr(row.to_diverse[space], name))
+
+
+def _nearer(space: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        by = row.nearer[space]
+        known = row.setting == INDEPENDENT
+        return "" if known else f"{number(by.mean)} [{number(by.low)}, {number(by.high)}]"
+
+    return cell
+
+
+DIVERSITY: list[Column] = [
+    ("method", lambda row: row.setting.method),
+    ("strength", lambda row: row.setting.strength),
+    ("Vendi score", lambda row: interval(row.vendi)),
+    ("over independent", _gain),
+    ("similarity", lambda row: f"{row.similarity.mean:.3f}"),
+    ("prompt accuracy", lambda row: f"{row.accuracy.mean:.1%}"),
+    ("attribute coverage", lambda row: f"{row.attributes.mean:.1%}"),
+    ("Fréchet", lambda row: f"{row.frechet:.1f}"),
+    ("kernel", lambda row: f"{row.kernel:.1f}"),
+    ("recall", lambda row: f"{row.recall:.1%}"),
+    ("coverage", lambda row: f"{row.coverage:.1%}"),
+]
+"""How diverse, and how good: the columns of the first table."""
+
+
+def space_columns(rows: Sequence[Row]) -> list[Column]:
+    """Returns the columns of the second table: distances to the set of maximum diversity."""
+    columns = DIVERSITY[:2]
+    # A single seed has no interval
+    several = any(by.low < by.high for row in rows for by in row.nearer.values())
+    for space in rows[0].to_diverse:
+        columns = [
+            *columns,
+            (f"{space}: Fréchet", _apart(space, "frechet")),
+            ("kernel", _apart(space, "kernel")),
+            *([("nearer by", _nearer(space))] if several else []),
+        ]
+    return columns
+
+
+def compared(rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows that are held against the set of maximum diversity: all but itself."""
+    return [row for row in rows if row.to_diverse]
+
+
+def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
+    """Returns a table in Markdown."""
+    lines = [[title for title, _ in columns], ["---"] * len(columns)]
+    lines += [[cell(row) for _, cell in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+ENDS = {"": "mean", "_low": "low", "_high": "high"}
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """Returns a row as a flat record: intervals as `_low` and `_high`."""
+    record: dict[str, Any] = {"method": row.setting.method, "strength": row.setting.strength}
+    for name in ("vendi", "similarity", "accuracy", "attributes", "gain"):
+        record |= {f"{name}{end}": getattr(getattr(row, name), at) for end, at in ENDS.items()}
+    for name in ("frechet", "kernel", "recall", "coverage"):
+        record[name] = getattr(row, name)
+    for space, distance in row.to_diverse.items():
+        by = row.nearer[space]
+        record |= {f"{space}_{name}": value for name, value in asdict(distance).items()}
+        record |= {f"{space}_nearer{end}": getattr(by, name) for end, name in ENDS.items()}
+    return record
+
+
+def write_tables(folder: Path, notes: Sequence[str], rows: Sequence[Row]) -> None:
+    """Writes `table.md`, `table.csv` and `table.json`."""
+    diverse = compared(rows)
+    parts = [
+        "# Diversity and quality on the shipped model\n",
+        *(f"{note}\n" for note in notes),
+        markdown(DIVERSITY, rows),
+        "## Distance to the set of maximum diversity\n",
+        markdown(space_columns(diverse), diverse),
+    ]
+    (folder / "table.md").write_text("\n".join(parts), "utf-8")
+    records = [flat(row) for row in rows]
+    (folder / "table.json").write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        fields = max((list(record) for record in records), key=len)
+        writer = csv.DictWriter(file, fields)
+        writer.writeheader()
+        writer.writerows(records)
