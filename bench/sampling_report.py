@@ -80,7 +80,7 @@ def run_of(n: int) -> dict[str, float]:
         "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "settings = dict(num_inference_steps=1, seed=0, progress=False, compile=False)\n"
         "model = fastrepulse.load_model()\n"
-        "repulsion = Repulsion(window=(float('inf'), 0.0))\n"
+        "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0))\n"
         "fastrepulse.sample('a planet', 64, model=model, repulsion=repulsion, **settings)\n"
         "before, start = peak(), time.perf_counter()\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
