@@ -100,6 +100,7 @@ Heads heads_of(const Tensor& x) {
 }
 
 Tensor attention_kernel(Tensor q, Tensor k, Tensor v, double scale) {
+  STD_TORCH_CHECK(scale >= 0, "scale must be at least 0");
   const Heads queries = heads_of(q), keys = heads_of(k), values = heads_of(v);
   const AttentionShape shape{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3)};
   for (const Tensor& x : {k, v}) {

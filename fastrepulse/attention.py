@@ -26,7 +26,7 @@ def attention(
 
     It is torch's own where the native library does not serve.
     """
-    if serves(q.device, q.dtype):
+    if serves(q.device, q.dtype) and scale >= 0:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         return torch.ops.fastrepulse.attention_kernel(q, k, v, scale).transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)

@@ -170,7 +170,9 @@ def test_a_compiled_unet_is_one_graph(unet):
     expected = unet(*inputs).sample
     torch._dynamo.reset()
     counters.clear()
-    compiled = torch.compile(lambda *given: unet(*given).sample, fullgraph=True)
+    compiled = torch.compile(
+        lambda *given: unet(*given).sample, fullgraph=True, backend="aot_eager"
+    )
     for _ in range(2):
         with models.attention_of(unet, "auto"):
             got = compiled(*inputs)
