@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastrepulse.attention import NativeAttention, serves
+from fastrepulse.attention import NativeAttention, is_faster
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model" / "weights"
 SCHEDULERS = {
@@ -168,7 +168,7 @@ def attention_of(unet: Any, attention: str) -> Iterator[None]:
     Raises:
         ValueError: If it is not available here.
     """
-    if attention == "auto" and not serves(unet.device, unet.dtype):
+    if attention == "auto" and not is_faster(unet.device, unet.dtype):
         yield
         return
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0

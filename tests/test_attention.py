@@ -10,9 +10,12 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from fastrepulse import models, native, sample
-from fastrepulse.attention import NativeAttention, attention
+from fastrepulse.attention import NativeAttention, attention, is_faster
 
-RTOL, ATOL = AGAINST_FLOAT64[torch.float32]
+CPU = torch.device("cpu")
+needs_avx512 = pytest.mark.skipif(
+    not is_faster(CPU, torch.float32), reason="only with AVX-512 is torch's attention exchanged"
+)
 TOKENS = [(1, 1), (7, 24), (24, 7), (77, 77), (256, 1), (256, 24), (256, 256), (65, 1000)]
 TOKENS += [(1000, 77), (1000, 1000), (1, 256)]
 DIMS = [1, 8, 32, 33, 40, 64, 80, 160, 256]
@@ -116,7 +119,9 @@ def test_every_instruction_set(capability):
         "from test_attention import *\n"
         "for n, m, d in ((70, 100, 33), (256, 24, 32), (5, 300, 64)):\n"
         "    assert_right(*draw(n, m, d), d**-0.5)\n"
-        "print(native.cpu_capability())"
+        "capability = native.cpu_capability()\n"
+        "assert is_faster(CPU, torch.float32) == (capability == 'avx512')\n"
+        "print(capability)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, os.path.dirname(__file__)],
@@ -152,6 +157,7 @@ def inputs_of_unet():
     return latents, torch.tensor(500), torch.randn(2, 77, 128, generator=generator)
 
 
+@needs_avx512
 @torch.no_grad()
 def test_a_unets_attention_is_exchanged_for_a_while(unet):
     before, inputs = dict(unet.attn_processors), inputs_of_unet()
@@ -164,6 +170,7 @@ def test_a_unets_attention_is_exchanged_for_a_while(unet):
     assert "fastrepulse::attention" in ran and "aten::scaled_dot_product_attention" not in ran
 
 
+@needs_avx512
 @torch.no_grad()
 def test_a_compiled_unet_is_one_graph(unet):
     inputs = inputs_of_unet()
