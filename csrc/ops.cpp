@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "attention.h"
 #include "median_sq_distance.h"
 #include "rbf_repulsion.h"
 
@@ -91,6 +92,28 @@ Tensor median_sq_distance_kernel(Tensor x, int64_t rank) {
   return median;
 }
 
+Heads heads_of(const Tensor& x) {
+  STD_TORCH_CHECK(x.dim() == 4 && (x.stride(3) == 1 || x.size(3) == 1) &&
+                      x.scalar_type() == ScalarType::Float,
+                  "heads must be [B, heads, tokens, dim] of float32, with dim contiguous");
+  return {static_cast<const float*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+Tensor attention_kernel(Tensor q, Tensor k, Tensor v, double scale) {
+  STD_TORCH_CHECK(scale >= 0, "scale must be at least 0");
+  const Heads queries = heads_of(q), keys = heads_of(k), values = heads_of(v);
+  const AttentionShape shape{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3)};
+  for (const Tensor& x : {k, v}) {
+    STD_TORCH_CHECK(x.size(0) == shape.batch && x.size(1) == shape.heads &&
+                        x.size(2) == shape.keys && x.size(3) == shape.dim && shape.keys > 0,
+                    "keys and values must be [B, heads, keys, dim], keys >= 1");
+  }
+  Tensor out = torch::stable::new_empty(q, {shape.batch, shape.queries, shape.heads, shape.dim});
+  attention(queries, keys, values, shape, static_cast<float>(scale),
+            static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
 // Which instruction set the CPU kernels run on here.
 std::string cpu_capability() { return instruction_set().name; }
 
@@ -103,12 +126,14 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
       " -> (Tensor, Tensor)");
   m.def("median_sq_distance_kernel(Tensor x, int rank) -> Tensor");
   m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
+  m.def("attention_kernel(Tensor q, Tensor k, Tensor v, float scale) -> Tensor");
   m.def("cpu_capability() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::rbf_repulsion_kernel));
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
+  m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CompositeExplicitAutograd, m) {

@@ -210,6 +210,39 @@ void weights(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms
 }
 
 template <class T>
+void softmax_weights(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T* sums, T* factors,
+                     int rows, int cols) {
+  for (int j = 0; j < cols; j += kLanes<T>) {
+    const Values<T> before = load(maxima + j);
+    Values<T> maximum = before;
+    for (int i = 0; i < rows; ++i) {
+      const Values<T> score = load(tile + i * tile_row + j);
+      maximum = score > maximum ? score : maximum;
+    }
+    const Values<T> factor = exp2_of<T>((before - maximum) * exponent_scale);
+    Values<T> sum = load(sums + j) * factor;
+    for (int i = 0; i < rows; ++i) {
+      const Values<T> below = load(tile + i * tile_row + j) - maximum;
+      const Values<T> weight = exp2_of<T>(below * exponent_scale);
+      store(tile + i * tile_row + j, weight);
+      sum += weight;
+    }
+    store(maxima + j, maximum);
+    store(sums + j, sum);
+    store(factors + j, factor);
+  }
+}
+
+template <class T>
+void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < cols; j += kLanes<T>) {
+      store(x + i * x_row + j, load(x + i * x_row + j) * factors[i]);
+    }
+  }
+}
+
+template <class T>
 void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols) {
   constexpr int kBlock = 16;
   for (int c0 = 0; c0 < cols; c0 += kBlock) {
@@ -226,7 +259,7 @@ void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int r
 
 template <class T>
 constexpr TileOps<T> kTileOps = {multiply<T>, squared_norms<T>, squared_distances<T>, weights<T>,
-                                 transpose<T>};
+                                 softmax_weights<T>, scale_rows<T>, transpose<T>};
 
 }  // namespace
 

@@ -5,12 +5,15 @@
 
 namespace fastrepulse {
 
-// Every pointer may be unaligned; `rows` and `cols` are multiples of `kTileStep`.
+// Every pointer may be unaligned; `rows` and `cols` are multiples of `kTileStep`, except where an
+// operation says otherwise.
 constexpr int kTileStep = 16;
+constexpr int kRowStep = 8;
 
 template <class T>
 struct TileOps {
-  // c[i][j] (+)= sum_k a[i * a_row + k * a_k] * b[k][j], summed in the order of k.
+  // c[i][j] (+)= sum_k a[i * a_row + k * a_k] * b[k][j], summed in the order of k. `rows` is a
+  // multiple of `kRowStep`.
   void (*multiply)(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b, ptrdiff_t b_row, T* c,
                    ptrdiff_t c_row, int rows, int depth, int cols, bool accumulate);
 
@@ -28,6 +31,15 @@ struct TileOps {
   void (*weights)(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
                   const T* col_weights, T exponent_scale, T* row_sums, T* col_sums, int rows,
                   int cols);
+
+  // Turns any number of rows of scores, column by column, into weights
+  // 2^(exponent_scale * (score - maximum)) and adds them to `sums`. The maximum so far rises to the
+  // largest score first; `factors` is what sums so far are scaled by.
+  void (*softmax_weights)(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T* sums,
+                          T* factors, int rows, int cols);
+
+  // x[i][j] *= factors[i], for any number of rows.
+  void (*scale_rows)(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols);
 
   // to[c][r] = from[r][c]
   void (*transpose)(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols);

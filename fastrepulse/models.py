@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fastrepulse.attention import NativeAttention, is_faster
+
 DEFAULT_MODEL = Path(__file__).parent / "default_model" / "weights"
 SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
@@ -166,13 +168,19 @@ def attention_of(unet: Any, attention: str) -> Iterator[None]:
     Raises:
         ValueError: If it is not available here.
     """
-    if attention == "auto":
+    if attention == "auto" and not is_faster(unet.device, unet.dtype):
         yield
         return
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
     before = dict(unet.attn_processors)
-    if attention == "xformers":
+    if attention == "auto":
+        chosen = {
+            name: NativeAttention(plain) if type(plain) is AttnProcessor2_0 else plain
+            for name, plain in before.items()
+        }
+        unet.set_attn_processor(chosen)
+    elif attention == "xformers":
         if find_spec("xformers") is None:
             raise ValueError("attention must be available, got 'xformers', which is not installed")
         if unet.device.type != "cuda":

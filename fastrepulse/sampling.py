@@ -99,7 +99,8 @@ def sample(
         compile: Whether to run the model through `torch.compile`, which takes a minute the first
             time; "auto" does where the run is long enough to repay it.
         attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
-            needs that package and a GPU; "auto" leaves it to diffusers.
+            needs that package and a GPU; "auto" is the native library's in float32 on a CPU
+            with AVX-512, and elsewhere what diffusers chooses.
         out: A folder that the pictures are written to as they are decoded, with the grid and
             `sample.json`, in place of being held in memory.
         device: By default a CUDA GPU if there is one, else the CPU.

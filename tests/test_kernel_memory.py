@@ -7,6 +7,7 @@ import pytest
 
 GUARDED = """
 import ctypes, mmap, sys, torch
+from fastrepulse.attention import attention
 from fastrepulse.kernels import median_sq_distance, rbf_repulsion
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -37,6 +38,9 @@ for dtype in (torch.float64, torch.float32, torch.float16):
         rbf_repulsion(x, 1.0)
         rbf_repulsion(x, 1.0, y, w)
         median_sq_distance(y)
+for n, m, d in ((1, 1, 1), (70, 7, 33), (65, 130, 64)):
+    q, k, v = (against_a_guard(torch.randn(2, t, 3, d)).transpose(1, 2) for t in (n, m, m))
+    attention(q, k, v, 1.0)
 print("inside")
 """
 

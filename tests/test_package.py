@@ -74,6 +74,7 @@ LAYERS = [
         "fastrepulse.embeddings",
         "fastrepulse.schedule",
         "fastrepulse.linears",
+        "fastrepulse.attention",
         "fastrepulse.noise",
         "fastrepulse.particles",
     },
