@@ -92,6 +92,10 @@ class Repulsion(Method):
         """Says whether particles repel at a noise level."""
         return self.strength != 0 and self.window[0] >= sigma >= self.window[1]
 
+    def watches(self, sigma: float) -> bool:
+        """Says whether it has to see a step: where it acts, and with a bank the last one too."""
+        return self.acts_at(sigma) or self.bank is not None
+
     def push(self, particles: Particles) -> Push:
         """Returns what the particles of each prompt do to each other at one step.
 

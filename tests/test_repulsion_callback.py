@@ -9,7 +9,7 @@ import small_pipelines as small
 import torch
 from small_pipelines import COUNT, made, noise, scheduler_of
 
-from fastrepulse import Repulsion, embeddings, models
+from fastrepulse import Bank, Repulsion, embeddings, models
 from fastrepulse.force import mean_distance
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
 from fastrepulse.integrations.conventions import signal_and_noise
@@ -142,3 +142,10 @@ def test_a_pipeline_that_does_not_hand_over_its_latents_is_refused():
             callback_on_step_end=RepulsionCallback(Repulsion("pooled", on="noisy")),
             callback_on_step_end_tensor_inputs=["prompt_embeds"],
         )
+
+
+def test_a_bank_is_closed_by_the_last_step():
+    scheduler, bank = scheduler_of("euler"), Bank()
+    repulsion = Repulsion("pooled", 0.3, on="noisy", window=(100.0, 0.1), bank=bank)
+    loop(scheduler, RepulsionCallback(repulsion))
+    assert len(bank) == COUNT

@@ -9,7 +9,7 @@ import torch
 from tolerances import SAME_COMPUTATION
 
 import fastrepulse
-from fastrepulse import Repulsion, models
+from fastrepulse import Bank, Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Particles
@@ -145,6 +145,19 @@ def test_packed_latents_are_unpacked_for_the_embedding():
             repelling.step(as_held(velocity), scheduler.timesteps[1], as_held(x)).prev_sample
         )
     torch.testing.assert_close(results[1], pack(results[0]))
+
+
+@pytest.mark.parametrize(
+    "name", ["EulerDiscreteScheduler", "DDIMScheduler", "HeunDiscreteScheduler"]
+)
+def test_a_bank_grows_with_each_call_and_changes_the_next(pipeline, kind):
+    bank = Bank()
+    scheduler = plain(pipeline, f"{kind}DiscreteScheduler")
+    repelling = RepulsiveScheduler(scheduler, Repulsion("thirds", 0.4, bank=bank))
+    first = draw(pipeline, repelling)
+    assert len(bank) == len(first)
+    assert not torch.allclose(draw(pipeline, repelling), first, atol=1e-3)
+    assert len(bank) == 2 * len(first)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ class RepulsionCallback:
         step = int((times == timestep).nonzero()[0]) + 1
         if step < len(times):
             callback_kwargs["latents"] = self._nudge(callback_kwargs["latents"], pipe, step)
+        elif self.repulsion.bank is not None:
+            self.repulsion.bank.close()
         return callback_kwargs
 
     def _nudge(self, latents: Tensor, pipe: Any, step: int) -> Tensor:

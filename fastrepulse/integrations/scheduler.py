@@ -96,7 +96,7 @@ class _Repels:
         level = sigma / alpha
         # Pure noise says nothing of a picture
         blind = self.repulsion.on == "noisy" and alpha <= LEAST_SIGNAL
-        if blind or not self.repulsion.acts_at(level):
+        if blind or not self.repulsion.watches(level):
             return model_output
         if model_output.shape != sample.shape:
             raise ValueError(
