@@ -147,9 +147,7 @@ def test_packed_latents_are_unpacked_for_the_embedding():
     torch.testing.assert_close(results[1], pack(results[0]))
 
 
-@pytest.mark.parametrize(
-    "name", ["EulerDiscreteScheduler", "DDIMScheduler", "HeunDiscreteScheduler"]
-)
+@pytest.mark.parametrize("kind", ["Euler", "Heun"])
 def test_a_bank_grows_with_each_call_and_changes_the_next(pipeline, kind):
     bank = Bank()
     scheduler = plain(pipeline, f"{kind}DiscreteScheduler")
