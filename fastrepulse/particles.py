@@ -19,7 +19,7 @@ class Particles:
         next_sigma: The one that the step ends at; `sigma` itself where it is not known.
         step: The number of the step, from 0.
         last: Whether it is the last one.
-        num_particles: N >= 2 of each prompt.
+        num_particles: N of each prompt.
         seed: From which everything random is drawn.
         micro_batch_size: How many latents go through a network at once.
         device: Where networks run, whether or not the latents lie there.
@@ -81,6 +81,11 @@ class Method:
 
     A subclass is a frozen dataclass of its settings and overrides `push` or `perturb_text`.
     """
+
+    @property
+    def acts_on_one(self) -> bool:
+        """Whether it does something where a prompt has a single particle."""
+        return False
 
     def push(self, particles: Particles) -> Push:
         """Returns what to add to the scores at one step."""

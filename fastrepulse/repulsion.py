@@ -96,6 +96,10 @@ class Repulsion(Method):
         """Says whether it has to see a step: where it acts, and with a bank the last one too."""
         return self.acts_at(sigma) or self.bank is not None
 
+    @property
+    def acts_on_one(self) -> bool:
+        return self.bank is not None
+
     def push(self, particles: Particles) -> Push:
         """Returns what the particles of each prompt do to each other at one step.
 
@@ -112,6 +116,8 @@ class Repulsion(Method):
             if bank is not None:
                 bank.remember(prompt, particles.step, own)
             everyone = own if earlier is None else torch.cat([own, earlier])
+            if len(everyone) == 1:
+                return torch.zeros_like(own), PromptForce(math.nan, math.nan, 0.0)
             kernels = [self._force(part, len(own), particles) for part in embedding.split(everyone)]
             force = torch.cat([force for force, _ in kernels], dim=1)
             bandwidth = sum(h for _, h in kernels) / len(kernels)

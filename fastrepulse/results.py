@@ -18,7 +18,7 @@ from fastrepulse.particles import Push
 
 @dataclass(frozen=True)
 class StepDiagnostics:
-    """What happened at one step, averaged over prompts; NaN where nothing was embedded.
+    """What happened at one step, averaged over prompts; NaN where there are no pairs.
 
     Args:
         sigma: The noise level.

@@ -185,7 +185,7 @@ def sample(
     denoise = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, compile)
     storage = choose_storage(sd.device, count, latent_shape)
     x = latents.to(storage, sd.dtype) * stepper.init_noise_sigma
-    particles = repulsion if num_particles > 1 else None
+    acts = repulsion is not None and (num_particles > 1 or repulsion.acts_on_one)
     how: dict[str, Any] = {
         "seed": seed,
         "guidance_window": guidance_window,
@@ -200,7 +200,13 @@ def sample(
             )
             x, start = branch(ones, shared_until, latents.to(x))
         loop = DenoiseLoop(
-            x, denoise, stepper, particles, num_particles=num_particles, start=start, **how
+            x,
+            denoise,
+            stepper,
+            repulsion if acts else None,
+            num_particles=num_particles,
+            start=start,
+            **how,
         )
         diagnostics = loop.run(progress=progress)
     result = SampleResult([], x, diagnostics, settings)

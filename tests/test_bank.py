@@ -40,6 +40,39 @@ def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
     torch.testing.assert_close(second, joint[5:])
 
 
+@pytest.mark.parametrize("name", ["pooled", "random_cnn"])
+def test_single_particles_repel_from_those_before(name):
+    latents = draw(4)
+    bank = Bank()
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
+    assert not change_of(repulsion, latents[:1]).any()
+    for own in latents[1:3].split(1):
+        change_of(repulsion, own)
+    last = change_of(repulsion, latents[3:])
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
+    torch.testing.assert_close(last, joint[3:])
+
+
+def test_one_picture_at_a_time_with_a_bank_on_the_shipped_model():
+    repulsion = Repulsion("pooled", 1.0, bank=Bank())
+
+    def draw_one(repulsion, seed):
+        how = {"num_inference_steps": 8, "progress": False, "seed": seed}
+        return fastrepulse.sample("a potted plant", 1, repulsion=repulsion, **how)
+
+    alone = [draw_one(None, seed).latents for seed in range(3)]
+    together = [draw_one(repulsion, seed) for seed in range(3)]
+    assert len(repulsion.bank) == 3
+    assert together[1].diagnostics[0].bandwidth > 0
+    torch.testing.assert_close(together[0].latents, alone[0])
+    embed = embeddings.build("pooled")
+
+    def distance(latents):
+        return torch.pdist(embed(torch.cat(latents))).mean().item()
+
+    assert distance([one.latents for one in together]) > 1.05 * distance(alone)
+
+
 def test_a_run_counts_when_its_last_step_is_done():
     bank = Bank()
     repulsion = Repulsion("pooled", window=EVERYWHERE, bank=bank)

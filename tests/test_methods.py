@@ -132,6 +132,19 @@ def test_cads_gamma_by_hand(time, gamma):
     assert CADS().gamma(time) == pytest.approx(gamma)
 
 
+def test_a_single_particle_is_changed_where_the_method_needs_no_others():
+    def draw_one(method):
+        how = {"num_inference_steps": 3, "seed": 0, "progress": False}
+        return fastrepulse.sample("a planet", 1, repulsion=method, **how).latents
+
+    alone = draw_one(None)
+    protected = torch.zeros(1, *alone.shape[1:])
+    for method in (CADS(), SPELL(radius=3.0, protected=protected)):
+        assert not torch.allclose(draw_one(method), alone)
+    for method in (SPELL(), ParticleGuidance(), SVGD()):
+        assert torch.equal(draw_one(method), alone)
+
+
 def test_cads_keeps_the_texts_scale_and_draws_for_each_particle_alone():
     text = 3 + 2 * draw(4).view(4, 8, 8)[:1].expand(4, -1, -1)
     method = CADS(noise_scale=0.5)

@@ -39,7 +39,7 @@ def repulsive_force(
 
     Returns:
         The force, float32 [B, C, H, W]; zero outside the repulsion's window, and for a batch of
-        one, of which there is a warning.
+        one without a bank, of which there is a warning.
 
     Raises:
         ValueError: If the latents are not [B, C, H, W], or the group size is below 2 or does not
@@ -53,7 +53,7 @@ def repulsive_force(
     size = batch if group_size is None else group_size
     if batch % size:
         raise ValueError(f"group_size must divide the batch of {batch}, got {size}")
-    if size < 2:
+    if size < 2 and not repulsion.acts_on_one:
         warnings.warn("a batch of one has nothing to repel from, so nothing is done", stacklevel=2)
         return torch.zeros_like(latents, dtype=torch.float32)
     # ComfyUI samples in inference mode, whose tensors cannot be differentiated: hence the copy

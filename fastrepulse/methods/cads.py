@@ -46,6 +46,10 @@ class CADS(Method):
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale must be in [0, 1], got {self.rescale}")
 
+    @property
+    def acts_on_one(self) -> bool:
+        return True
+
     def gamma(self, time: float) -> float:
         """Returns how much of the text is left at a time."""
         return min(1.0, max(0.0, (self.end - time) / (self.end - self.start)))

@@ -41,6 +41,10 @@ class SPELL(Method):
         if self.protected is not None and self.protected.ndim != 4:
             raise ValueError(f"protected must be [M, C, H, W], got {tuple(self.protected.shape)}")
 
+    @property
+    def acts_on_one(self) -> bool:
+        return self.protected is not None
+
     def push(self, particles: Particles) -> Push:
         protected = None
         if self.protected is not None:
