@@ -105,7 +105,7 @@ def test_sample_full_size(benchmark, variant):
 def test_push(benchmark, variant, embedding):
     latents = initial_noise(0, N, (4, 16, 16))
     repulsion = Repulsion(embedding, on="noisy")
-    particles = Particles(latents, lambda: latents, 5.0, 4.0, 0, False, N, 0)
+    particles = Particles(latents, lambda part: latents[part], 5.0, 4.0, 0, False, N, 0)
 
     def ours():
         push = repulsion.push(particles)

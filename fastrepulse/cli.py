@@ -48,6 +48,9 @@ def sample(
     window: Annotated[
         tuple[float, float], typer.Option(help="Noise levels (from, to), the higher one first.")
     ] = DEFAULT_REPULSION.window,
+    spread: Annotated[
+        float, typer.Option(help="Of the push in the noisy latents, at all noise levels.")
+    ] = DEFAULT_REPULSION.spread,
     num_inference_steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
     guidance_scale: Annotated[float, typer.Option(help="1 and below switches it off.")] = 5.0,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
@@ -73,7 +76,7 @@ def sample(
     """Draws pictures of a prompt that differ from each other."""
     repulsion = None
     if embedding != "none":
-        repulsion = fastrepulse.Repulsion(embedding, strength, on, window)
+        repulsion = fastrepulse.Repulsion(embedding, strength, on, window, spread)
     if bank is not None or unlike is not None:
         if repulsion is None or (bank is not None and unlike is not None):
             raise ValueError("bank and unlike need an embedding, and one of them alone")

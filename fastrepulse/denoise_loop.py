@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -125,7 +124,7 @@ class DenoiseLoop:
             return Push()
         particles = Particles(
             denoised=self.denoised,
-            noisy=partial(self.schedule.noisy, self.x, step),
+            noisy=lambda part: self.schedule.noisy(self.x[part], step),
             sigma=self.schedule.sigmas[step],
             next_sigma=self.schedule.sigmas[step + 1],
             step=step,

@@ -33,21 +33,22 @@ def check_settings(
 
 def embed_together(
     embedding: Embedding, on: Literal["noisy", "denoised"], particles: Particles, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Returns what is embedded [prompts * N, C, H, W] and its embeddings [prompts * N, d].
+) -> tuple[Callable[[slice], Tensor], Tensor]:
+    """Returns what is embedded, as a function of a slice, and all embeddings [prompts * N, d].
 
     Raises:
         ValueError: If the embedding does not return [n, d].
         FloatingPointError: If an embedding is not finite.
     """
-    latents = particles.denoised if on == "denoised" else particles.noisy()
+    latents = particles.noisy if on == "noisy" else particles.denoised.__getitem__
     embedding.prepare(seed, particles.step, particles.sigma if on == "noisy" else 0.0)
     embedded = []
-    for part in latents.split(particles.micro_batch_size):
-        rows = embedding(part.to(particles.device).float())
-        if rows.ndim != 2 or len(rows) != len(part):
+    for part in particles.micro_batches():
+        own = latents(part).to(particles.device).float()
+        rows = embedding(own)
+        if rows.ndim != 2 or len(rows) != len(own):
             raise ValueError(
-                f"the embedding of {len(part)} latents must be [{len(part)}, d], "
+                f"the embedding of {len(own)} latents must be [{len(own)}, d], "
                 f"got {tuple(rows.shape)}"
             )
         embedded.append(rows.detach())
@@ -88,7 +89,7 @@ def pull_back_forces(
     together = torch.cat(forces)
 
     def pull_back(part: slice) -> Tensor:
-        change = embedding.pull_back(latents[part].to(particles.device), together[part])
+        change = embedding.pull_back(latents(part).to(particles.device), together[part])
         check_finite(change, "the repulsion", particles.step, part.start)
         return change
 

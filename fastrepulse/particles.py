@@ -14,7 +14,7 @@ class Particles:
 
     Args:
         denoised: The predicted clean latents x0, [prompts * N, C, H, W].
-        noisy: Returns the noisy latents z = x0 + sigma * noise, of the same shape.
+        noisy: Returns the noisy latents z = x0 + sigma * noise of a slice of the particles.
         sigma: The noise level.
         next_sigma: The one that the step ends at; `sigma` itself where it is not known.
         step: The number of the step, from 0.
@@ -26,7 +26,7 @@ class Particles:
     """
 
     denoised: Tensor
-    noisy: Callable[[], Tensor]
+    noisy: Callable[[slice], Tensor]
     sigma: float
     next_sigma: float
     step: int
@@ -38,8 +38,14 @@ class Particles:
 
     def score(self, part: slice) -> Tensor:
         """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""
-        z, x0 = self.noisy()[part].to(self.device), self.denoised[part].to(self.device)
+        z, x0 = self.noisy(part).to(self.device), self.denoised[part].to(self.device)
         return (x0.float() - z.float()) / self.sigma**2
+
+    def micro_batches(self, of: slice | None = None) -> list[slice]:
+        """Returns the slices that go through a network at once, of all particles or of some."""
+        first, last = (of.start, of.stop) if of else (0, len(self.denoised))
+        size = self.micro_batch_size
+        return [slice(i, min(i + size, last)) for i in range(first, last, size)]
 
     def prompts(self) -> list[slice]:
         """Returns where each prompt's particles are."""

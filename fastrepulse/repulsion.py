@@ -1,7 +1,7 @@
 """The repulsion: which embedding, how strong, when."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Repulsion(Method):
 
     At each noise level inside the window the predicted noise of particle i becomes
 
-        eps_i - strength * r_i,    r_i = R_i / rms(R_i),    R_i = J(z_i)^T F_i
+        eps_i - strength * r_i - spread * d_i,    r_i = R_i / rms(R_i),    R_i = J(z_i)^T F_i
 
     where phi are the embeddings, J their Jacobian and F_i = -grad_{phi_i} sum_j k(phi_i, phi_j) the
     force of an RBF kernel k = exp(-||phi_i - phi_j||^2 / h) (A. Pondaven, "Repulsion in Stable
@@ -39,6 +39,11 @@ class Repulsion(Method):
     as it comes, and its size then depends on the embedding, on N, on the size of the latents and on
     the noise level. Here the direction is the force's and the length is given: a strength of 1 is
     a push as long as the noise that the model predicts, which has a root mean square of 1.
+
+    d_i is the direction in which the particle differs from the mean of all in the noisy latents,
+    (z_i - mean z) / rms, which is what an RBF repulsion of the latents themselves comes to in many
+    dimensions, where all are about as far from each other. This weak push acts at all noise levels
+    and makes details differ that the embedding does not see.
 
     No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
     the model takes the push for noise and keeps what of it looks like a picture, so one that is
@@ -54,6 +59,8 @@ class Repulsion(Method):
             For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
             backward pass through the model.
         window: Noise levels (from, to) inside which particles repel, from the higher one down.
+        spread: Length of the push in the noisy latents, in the same unit, at least 0; there is none
+            unless `strength` is above 0.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
         bank: Particles of earlier runs, or pictures, to repel from too; a finished run is added.
@@ -69,12 +76,15 @@ class Repulsion(Method):
     strength: float = 1.2
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 1.5)
+    spread: float = 0.1
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
     subset: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self.embedding, self.strength, self.on, self.window)
+        if not (math.isfinite(self.spread) and self.spread >= 0):
+            raise ValueError(f"spread must be a finite number of at least 0, got {self.spread}")
         if self.bandwidth != "median" and not (
             isinstance(self.bandwidth, (int, float))
             and math.isfinite(self.bandwidth)
@@ -88,13 +98,18 @@ class Repulsion(Method):
         if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
             raise ValueError(f"subset must be None or an int of at least 2, got {self.subset!r}")
 
+    @property
+    def spreads(self) -> bool:
+        """Whether particles move away from their mean, at all noise levels."""
+        return self.strength > 0 and self.spread > 0
+
     def acts_at(self, sigma: float) -> bool:
-        """Says whether particles repel at a noise level."""
+        """Says whether the embeddings repel at a noise level."""
         return self.strength != 0 and self.window[0] >= sigma >= self.window[1]
 
     def watches(self, sigma: float) -> bool:
         """Says whether it has to see a step: where it acts, and with a bank the last one too."""
-        return self.acts_at(sigma) or self.bank is not None
+        return self.acts_at(sigma) or self.spreads or self.bank is not None
 
     @property
     def acts_on_one(self) -> bool:
@@ -128,7 +143,10 @@ class Repulsion(Method):
         pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
         if self.bank is not None and particles.last:
             self.bank.close()
-        return Push(self._scaled(pull_back, particles) if acts else None, prompts)
+        pushes = [(self.strength, pull_back)] if acts else []
+        if self.spreads:
+            pushes.append((self.spread, away_from_mean(particles)))
+        return Push(bounded(pushes, particles) if pushes else None, prompts)
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""
@@ -136,6 +154,7 @@ class Repulsion(Method):
         return {
             "embedding": self._name(),
             "strength": float(self.strength),
+            "spread": float(self.spread),
             "on": self.on,
             "window": window,
             "bandwidth": self.bandwidth,
@@ -175,25 +194,54 @@ class Repulsion(Method):
         order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed))
         return everyone[order[: self.subset].to(everyone.device)]
 
-    def _scaled(
-        self, pull_back: Callable[[slice], Tensor], particles: Particles
-    ) -> Callable[[slice], Tensor]:
-        """Returns what is added to the score of a slice: strength * r_i / sigma, or less.
 
-        An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the
-        root mean square of that is at most MAX_MOVE * next_sigma.
-        """
-        sigma, following = particles.sigma, particles.next_sigma
-        length = abs(self.strength) / sigma
-        if following < sigma:
-            length = min(length, MAX_MOVE * following / (sigma * (sigma - following)))
-        length = math.copysign(length, self.strength)
+def away_from_mean(particles: Particles) -> Callable[[slice], Tensor]:
+    """Returns z_i - mean z over the particles of i's prompt, as a function of a slice."""
 
-        def change(part: slice) -> Tensor:
-            pulled = pull_back(part)
-            # By the largest number first: the square of a small force would underflow
-            rows = normalize(pulled.flatten(1), p=math.inf, eps=1e-30)
-            rms = rows.square().mean(dim=1, keepdim=True).sqrt()
-            return (length * rows / rms.clamp_min(1e-6)).view_as(pulled)
+    def z(part: slice) -> Tensor:
+        return particles.noisy(part).to(particles.device).float()
 
-        return change
+    sums = [
+        torch.stack([z(part).sum(dim=0) for part in particles.micro_batches(own)]).sum(dim=0)
+        for own in particles.prompts()
+    ]
+    means = torch.stack(sums) / particles.num_particles  # [prompts, C, H, W]
+
+    def away(part: slice) -> Tensor:
+        prompts = torch.arange(part.start, part.stop) // particles.num_particles
+        return z(part) - means[prompts]
+
+    return away
+
+
+def bounded(
+    pushes: Sequence[tuple[float, Callable[[slice], Tensor]]], particles: Particles
+) -> Callable[[slice], Tensor]:
+    """Returns what is added to the score of a slice: sum of length * direction / sigma, or less.
+
+    An Euler step moves z by sigma (sigma - next_sigma) times what is added to the score; the root
+    mean square of that is at most MAX_MOVE * next_sigma.
+
+    Args:
+        pushes: A length and a direction each, which need not be of unit length.
+        particles: At this step.
+    """
+    sigma, following = particles.sigma, particles.next_sigma
+    factor = 1 / sigma
+    if following < sigma:
+        total = sum(abs(length) for length, _ in pushes)
+        factor = min(factor, MAX_MOVE * following / (sigma * (sigma - following) * total))
+
+    def change(part: slice) -> Tensor:
+        moves = [factor * length * unit(direction(part)) for length, direction in pushes]
+        return torch.stack(moves).sum(dim=0)
+
+    return change
+
+
+def unit(latents: Tensor) -> Tensor:
+    """Returns latents [n, C, H, W] with a root mean square of 1 each; zeros stay."""
+    # By the largest number first: the square of a small one would underflow
+    rows = normalize(latents.flatten(1), p=math.inf, eps=1e-30)
+    rms = rows.square().mean(dim=1, keepdim=True).sqrt()
+    return (rows / rms.clamp_min(1e-6)).view_as(latents)

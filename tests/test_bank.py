@@ -16,7 +16,9 @@ WEAK = 1e-6
 
 def particles_of(latents, step=0, last=True, seed=0, num_particles=None, sigma=2.0):
     count = num_particles or len(latents)
-    return Particles(latents, lambda: latents, sigma, 0.8 * sigma, step, last, count, seed)
+    return Particles(
+        latents, lambda part: latents[part], sigma, 0.8 * sigma, step, last, count, seed
+    )
 
 
 def change_of(repulsion, latents, **state):
@@ -31,12 +33,12 @@ def draw(n, seed=0):
 def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
     latents = draw(9)
     bank = Bank()
-    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0, bank=bank)
     change_of(repulsion, latents[:5])
     assert len(bank) == 5
     second = change_of(repulsion, latents[5:], seed=7)
     assert len(bank) == 9
-    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0), latents)
     torch.testing.assert_close(second, joint[5:])
 
 
@@ -44,12 +46,12 @@ def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
 def test_single_particles_repel_from_those_before(name):
     latents = draw(4)
     bank = Bank()
-    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0, bank=bank)
     assert not change_of(repulsion, latents[:1]).any()
     for own in latents[1:3].split(1):
         change_of(repulsion, own)
     last = change_of(repulsion, latents[3:])
-    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0), latents)
     torch.testing.assert_close(last, joint[3:])
 
 

@@ -33,7 +33,9 @@ from fastrepulse.particles import Particles
 
 
 def particles_of(latents, sigma):
-    return Particles(latents, lambda: latents, sigma, 0.9 * sigma, 0, False, len(latents), 0)
+    return Particles(
+        latents, lambda part: latents[part], sigma, 0.9 * sigma, 0, False, len(latents), 0
+    )
 
 
 def draw(n=5, height=16, width=16, channels=4, seed=0):
@@ -155,7 +157,7 @@ def test_a_product_is_the_product_of_kernels_and_its_parts_are_told_the_step():
 
 def test_the_forces_of_a_sum_of_kernels_add_up():
     latents, names = draw(7), ("thirds", "pooled")
-    push = Repulsion(KernelSum(*names)).push(particles_of(latents, 2.0))
+    push = Repulsion(KernelSum(*names), spread=0.0).push(particles_of(latents, 2.0))
     expected = 0
     for name in names:
         embed = build(name)

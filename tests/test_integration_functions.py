@@ -19,7 +19,7 @@ from fastrepulse.repulsion import MAX_MOVE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)
-REPULSION = Repulsion("pooled", 2.0)
+REPULSION = Repulsion("pooled", 2.0, spread=0.0)
 
 
 def documented(name):
@@ -33,11 +33,11 @@ def documented(name):
 def test_force_by_hand_for_two_particles():
     latents = torch.zeros(2, 1, 2, 2)
     latents[1] = 1.0
-    repulsion = Repulsion("channel_mean", 3.0, on="noisy")
-    force = repulsive_force(latents, 5.0, repulsion)
+    repulsion = Repulsion("channel_mean", 3.0, on="noisy", spread=0.0)
+    force = repulsive_force(latents, latents, 5.0, repulsion)
     # Straight apart, 3 times as long as the noise, of which the score is 1 / 5
     torch.testing.assert_close(force[1], torch.full((1, 2, 2), 3.0 / 5.0))
-    bounded = repulsive_force(latents, 5.0, repulsion, next_sigma=4.0)
+    bounded = repulsive_force(latents, latents, 5.0, repulsion, next_sigma=4.0)
     torch.testing.assert_close(bounded[1], torch.full((1, 2, 2), MAX_MOVE * 4 / (5 * (5 - 4))))
     torch.testing.assert_close(force[0], -force[1])
 
@@ -50,7 +50,7 @@ def test_the_three_functions_say_the_same(on, dtype):
     epsilon = initial_noise(1, 6, (4, 8, 8)).to(dtype)
     z = x0.float() + sigma * epsilon.float()
     how = {"group_size": 3, "step": 2, "seed": 7}
-    force = repulsive_force(z if on == "noisy" else x0, sigma, repulsion, **how)
+    force = repulsive_force(x0, z, sigma, repulsion, **how)
     denoised = corrected_denoised(x0, z, sigma, repulsion, **how)
     corrected = corrected_epsilon(epsilon, z, sigma, repulsion, **how)
     assert force.dtype == torch.float32
@@ -63,31 +63,33 @@ def test_the_three_functions_say_the_same(on, dtype):
 
 
 def test_groups_repel_on_their_own():
-    latents = initial_noise(0, 6, (4, 8, 8))
-    both = repulsive_force(latents, 5.0, REPULSION, group_size=3)
-    torch.testing.assert_close(both[3:], repulsive_force(latents[3:], 5.0, REPULSION))
+    x0, z = initial_noise(0, 6, (4, 8, 8)), 5 * initial_noise(1, 6, (4, 8, 8))
+    repulsion = Repulsion("pooled")
+    both = repulsive_force(x0, z, 5.0, repulsion, group_size=3)
+    torch.testing.assert_close(both[3:], repulsive_force(x0[3:], z[3:], 5.0, repulsion))
 
 
 def test_nothing_outside_the_window_nor_for_a_batch_of_one():
     latents = initial_noise(0, 4, (4, 8, 8))
-    assert not repulsive_force(latents, 1.4, REPULSION).any()
+    assert not repulsive_force(latents, latents, 1.4, REPULSION).any()
     with pytest.warns(UserWarning, match="batch of one has nothing to repel from"):
-        assert not repulsive_force(latents[:1], 5.0, REPULSION).any()
+        assert not repulsive_force(latents[:1], latents[:1], 5.0, REPULSION).any()
 
 
 def test_latents_of_inference_mode_and_of_a_graph_are_taken():
     latents = initial_noise(0, 4, (4, 16, 16))
-    expected = repulsive_force(latents, 5.0, "random_cnn")
+    expected = repulsive_force(latents, latents, 5.0)
     with torch.inference_mode():
-        assert torch.equal(repulsive_force(latents * 1, 5.0, "random_cnn"), expected)
-    tracked = repulsive_force(latents.clone().requires_grad_(), 5.0, "random_cnn")
+        assert torch.equal(repulsive_force(latents * 1, latents * 1, 5.0), expected)
+    tracked = latents.clone().requires_grad_()
+    tracked = repulsive_force(tracked, tracked, 5.0)
     assert torch.equal(tracked, expected) and not tracked.requires_grad
 
 
 @pytest.mark.parametrize(
     ("latents", "arguments", "error", "named"),
     [
-        pytest.param((6, 16), {}, ValueError, r"latents must be .* got \[6, 16\]", id="shape"),
+        pytest.param((6, 16), {}, ValueError, r"denoised must be .* got \[6, 16\]", id="shape"),
         pytest.param((6, 4, 8, 8), {"group_size": 4}, ValueError, "batch of 6, got 4", id="divide"),
         pytest.param((6, 4, 8, 8), {"group_size": 1}, ValueError, "at least 2, got 1", id="one"),
         pytest.param((6, 4, 8, 8), {"repulsion": 3}, TypeError, "got 3", id="type"),
@@ -96,7 +98,12 @@ def test_latents_of_inference_mode_and_of_a_graph_are_taken():
 )
 def test_bad_arguments_are_named(latents, arguments, error, named):
     with pytest.raises(error, match=named):
-        repulsive_force(torch.zeros(latents), 5.0, **arguments)
+        repulsive_force(torch.zeros(latents), torch.zeros(latents), 5.0, **arguments)
+
+
+def test_latents_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"z must be \[2, 4, 8, 8\] .* got \[2, 4, 8, 16\]"):
+        repulsive_force(torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 16), 5.0)
 
 
 def test_importing_the_integrations_loads_no_other_library():

@@ -28,7 +28,7 @@ def draw(n=5, seed=0, side=4):
 def particles_of(noisy, denoised=None, num_particles=None, sigma=SIGMA):
     denoised = noisy if denoised is None else denoised
     count = num_particles or len(noisy)
-    return Particles(denoised, lambda: noisy, sigma, 0.8 * sigma, 0, False, count, 0, 3)
+    return Particles(denoised, lambda part: noisy[part], sigma, 0.8 * sigma, 0, False, count, 0, 3)
 
 
 def change_of(method, noisy, denoised=None, **state):

@@ -9,7 +9,7 @@ from fastrepulse.embeddings.base import vector_jacobian_product
 from fastrepulse.force import mean_distance, part_duplicates
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.particles import Particles
-from fastrepulse.repulsion import MAX_MOVE
+from fastrepulse.repulsion import MAX_MOVE, away_from_mean
 
 WIDTHS = {
     "mean": 1,
@@ -34,7 +34,7 @@ def particles_of(latents, sigma=1.0, next_sigma=0.9, seed=0, step=0, num_particl
     """Latents that are noisy and denoised at once, to embed either."""
     return Particles(
         latents,
-        lambda: latents,
+        lambda part: latents[part],
         sigma,
         next_sigma,
         step,
@@ -48,7 +48,7 @@ def particles_of(latents, sigma=1.0, next_sigma=0.9, seed=0, step=0, num_particl
 def push_of(repulsion, latents, **state):
     """r_i of every particle, and what is said of their prompt."""
     # So weak that nothing is cut short
-    weak = replace(repulsion, strength=1e-3, window=(math.inf, 0.0))
+    weak = replace(repulsion, strength=1e-3, window=(math.inf, 0.0), spread=0.0)
     particles = particles_of(latents, **state)
     push = weak.push(particles)
     parts = [slice(i, min(i + 3, len(latents))) for i in range(0, len(latents), 3)]
@@ -142,7 +142,7 @@ def test_a_bandwidth_of_the_users_own_counts_for_its_size_alone():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_every_push_is_as_long_as_the_strength_says(name, scale):
     embed = embeddings.build(name)
-    scaled = Repulsion(lambda z: embed(z) * scale, strength=0.2, window=(math.inf, 0.0))
+    scaled = Repulsion(lambda z: embed(z) * scale, 0.2, window=(math.inf, 0.0), spread=0.0)
     change = scaled.push(particles_of(draw(), sigma=4.0, next_sigma=3.9)).change(slice(0, 6))
     length = change.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(length, torch.full((6,), 0.2 / 4.0))
@@ -154,7 +154,7 @@ def test_a_push_is_no_longer_than_the_noise_that_is_left(strength):
     weak, _ = push_of(Repulsion("pooled"), latents, sigma=sigma)
 
     def moved(following):
-        repulsion = Repulsion("pooled", strength, window=(math.inf, 0.0))
+        repulsion = Repulsion("pooled", strength, window=(math.inf, 0.0), spread=0.0)
         push = repulsion.push(particles_of(latents, sigma=sigma, next_sigma=following))
         return sigma * (sigma - following) * push.change(slice(0, 6))
 
@@ -164,6 +164,46 @@ def test_a_push_is_no_longer_than_the_noise_that_is_left(strength):
     cosine = torch.cosine_similarity(far.flatten(1), weak.flatten(1))
     torch.testing.assert_close(cosine, torch.full((6,), math.copysign(1, strength)))
     assert not moved(0.0).any()
+
+
+def test_spread_by_hand_is_away_from_the_mean_of_each_prompt():
+    z = torch.zeros(6, 1, 2, 2)
+    z[1:3], z[3] = 3.0, 9.0  # of two prompts; the first has a mean of 2, the second of 3
+    particles = particles_of(z, sigma=5.0, next_sigma=4.9, num_particles=3)
+    repulsion = Repulsion("pooled", 1e-9, spread=0.1)
+    change = torch.cat([repulsion.push(particles).change(slice(i, i + 2)) for i in (0, 2, 4)])
+    signs = torch.tensor([-1.0, 1, 1, 1, -1, -1])
+    torch.testing.assert_close(change, (0.1 / 5 * signs)[:, None, None, None].expand(z.shape))
+
+
+def test_spread_is_what_an_rbf_repulsion_of_many_dimensions_comes_to():
+    latents = draw(n=16)
+    latent, _ = push_of(Repulsion("latent", on="noisy"), latents)
+    away = away_from_mean(particles_of(latents))(slice(0, 16))
+    assert torch.cosine_similarity(latent.flatten(1), away.flatten(1)).min() > 0.99
+
+
+def test_spread_acts_outside_the_window_and_not_without_strength():
+    latents = draw()
+
+    def change(strength, spread, window=(math.inf, 0.0)):
+        repulsion = Repulsion("pooled", strength, window=window, spread=spread)
+        assert repulsion.watches(1.0) == (repulsion.acts_at(1.0) or repulsion.spreads)
+        push = repulsion.push(particles_of(latents))
+        return None if push.change is None else push.change(slice(0, 6))
+
+    outside = change(0.3, 0.1, window=(math.inf, 2.0))
+    torch.testing.assert_close(outside, change(0.3, 0.1) - change(0.3, 0.0))
+    assert change(0.3, 0.0, window=(math.inf, 2.0)) is None
+    assert change(0.0, 0.1) is None
+    assert torch.equal(change(-0.3, 0.1), change(-0.3, 0.0))
+
+
+def test_both_pushes_together_are_no_longer_than_the_noise_that_is_left():
+    repulsion = Repulsion("pooled", 30.0, window=(math.inf, 0.0), spread=20.0)
+    change = repulsion.push(particles_of(draw(), sigma=4.0, next_sigma=3.0)).change(slice(0, 6))
+    length = 4.0 * (4.0 - 3.0) * change.square().mean(dim=(1, 2, 3)).sqrt()
+    assert (length <= MAX_MOVE * 3.0).all() and (length > 0.2 * 3.0).all()
 
 
 @pytest.mark.parametrize("name", ["pooled", "random_cnn"])
@@ -253,6 +293,8 @@ def test_a_function_is_an_embedding_and_must_return_rows():
         ({"window": (1.0, -1.0)}, ValueError, "-1.0"),
         ({"window": (1.0,)}, ValueError, r"\(1.0,\)"),
         ({"window": None}, TypeError, "None"),
+        ({"spread": -0.1}, ValueError, "-0.1"),
+        ({"spread": math.nan}, ValueError, "nan"),
         ({"bandwidth": 0.0}, ValueError, "0.0"),
         ({"bandwidth": "mean"}, ValueError, "'mean'"),
     ],

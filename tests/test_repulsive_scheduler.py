@@ -119,7 +119,9 @@ def test_flow_matching_moves_the_clean_prediction_by_the_repulsion():
     moved = repelling.step(velocity, time, x).prev_sample
     alone = scheduler.step(velocity, time, x).prev_sample
     level = sigma / (1 - sigma)
-    particles = Particles(x0, lambda: x0, level, following / (1 - following), 1, False, 5, 0)
+    particles = Particles(
+        x0, lambda part: x[part] / (1 - sigma), level, following / (1 - following), 1, False, 5, 0
+    )
     change = level**2 * repulsion.push(particles).change(slice(0, 5))
     torch.testing.assert_close(
         moved - alone, (sigma - following) / sigma * change, rtol=1e-3, atol=1e-5

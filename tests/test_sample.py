@@ -114,7 +114,7 @@ def test_strength_zero_measures_and_changes_nothing():
 
 def test_outside_its_window_the_repulsion_does_nothing():
     off = draw(repulsion=None)
-    outside = draw(repulsion=Repulsion(strength=50.0, window=(1e9, 1e6)))
+    outside = draw(repulsion=Repulsion(strength=50.0, window=(1e9, 1e6), spread=0.0))
     assert torch.equal(off.latents, outside.latents)
 
 
@@ -129,9 +129,10 @@ def test_noise_of_a_particle_depends_on_seed_and_index_alone():
 
 def test_the_micro_batch_size_does_not_matter():
     rtol, atol = SAME_COMPUTATION
-    whole = draw()
+    # random_cnn's gradient jumps where a feature changes its sign; from this seed none is near 0
+    whole = draw(seed=1)
     for size in (1, 4):
-        split = draw(micro_batch_size=size)
+        split = draw(seed=1, micro_batch_size=size)
         torch.testing.assert_close(split.latents, whole.latents, rtol=rtol, atol=10 * atol)
 
 
@@ -151,10 +152,10 @@ def test_compiling_does_not_matter_and_makes_one_graph():
 
 def test_the_attention_backend_does_not_matter():
     rtol, atol = SAME_COMPUTATION
-    default, *others = (draw(attention=a).latents for a in ("auto", "sdpa", "math"))
+    default, *others = (draw(seed=1, attention=a).latents for a in ("auto", "sdpa", "math"))
     for other in others:
         torch.testing.assert_close(other, default, rtol=rtol, atol=10 * atol)
-    assert torch.equal(draw().latents, default)
+    assert torch.equal(draw(seed=1).latents, default)
 
 
 def test_short_runs_are_not_compiled():
@@ -236,7 +237,9 @@ def test_operator_calls_do_not_grow_with_particles():
     calls = []
     for n in (4, 12):
         latents = initial_noise(0, n, (4, 16, 16))
-        particles = Particles(latents, latents.clone, 5.0, 4.5, 0, False, n, 0, micro_batch_size=n)
+        particles = Particles(
+            latents, latents.__getitem__, 5.0, 4.5, 0, False, n, 0, micro_batch_size=n
+        )
         with Count() as count:
             push = Repulsion("random_cnn").push(particles)
             push.change(slice(0, n))

@@ -94,10 +94,11 @@ class RepulsionCallback:
         alpha, sigma = signal_and_noise(pipe.scheduler, step)
         level = sigma / alpha
         following = next_level(pipe.scheduler, step, level)
-        if not self.repulsion.acts_at(level):
+        if not self.repulsion.watches(level):
             return latents
         z = unpack(latents.float() / alpha, self.latent_size)
         force = repulsive_force(
+            z,
             z,
             level,
             self.repulsion,

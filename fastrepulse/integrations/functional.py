@@ -14,7 +14,8 @@ from fastrepulse.repulsion import Repulsion
 
 
 def repulsive_force(
-    latents: Tensor,
+    denoised: Tensor,
+    z: Tensor,
     sigma: float,
     repulsion: Repulsion | str = "random_cnn",
     *,
@@ -23,12 +24,12 @@ def repulsive_force(
     step: int = 0,
     seed: int = 0,
 ) -> Tensor:
-    """Returns strength * r_i / sigma, what a `Repulsion` adds to the score of every particle.
+    """Returns (strength * r_i + spread * d_i) / sigma, what a `Repulsion` adds to every score.
 
     Args:
-        latents: What is embedded, [B, C, H, W]: the predicted clean latents x0, or the noisy z
-            where `repulsion.on` is "noisy".
-        sigma: The noise level of z, above 0.
+        denoised: The predicted clean latents x0, [B, C, H, W].
+        z: The noisy latents, of the same shape.
+        sigma: Their noise level, above 0.
         repulsion: A `Repulsion`, or the name of an embedding.
         next_sigma: The noise level that the step ends at, 0 for the last. It bounds the force and
             tells a bank when the run is done; without it long steps may leave noise in the picture.
@@ -46,40 +47,42 @@ def repulsive_force(
             divide the batch.
     """
     repulsion = as_repulsion(repulsion)
-    if latents.ndim != 4:
-        raise ValueError(f"latents must be [B, C, H, W], got {list(latents.shape)}")
+    if denoised.ndim != 4:
+        raise ValueError(f"denoised must be [B, C, H, W], got {list(denoised.shape)}")
+    if z.shape != denoised.shape:
+        raise ValueError(f"z must be {list(denoised.shape)} as denoised is, got {list(z.shape)}")
     check_group_size(group_size)
-    batch = len(latents)
+    batch = len(denoised)
     size = batch if group_size is None else group_size
     if batch % size:
         raise ValueError(f"group_size must divide the batch of {batch}, got {size}")
     if size < 2 and not repulsion.acts_on_one:
         warnings.warn("a batch of one has nothing to repel from, so nothing is done", stacklevel=2)
-        return torch.zeros_like(latents, dtype=torch.float32)
+        return torch.zeros_like(denoised, dtype=torch.float32)
     # ComfyUI samples in inference mode, whose tensors cannot be differentiated: hence the copy
     with torch.inference_mode(False), torch.no_grad():
-        latents = latents.detach().float().clone()
+        x0, z = (latents.detach().float().clone() for latents in (denoised, z))
         particles = Particles(
-            denoised=latents,
-            noisy=lambda: latents,
+            denoised=x0,
+            noisy=lambda part: z[part],
             sigma=sigma,
             next_sigma=sigma if next_sigma is None else next_sigma,
             step=step,
             last=next_sigma == 0,
             num_particles=size,
             seed=seed,
-            device=latents.device,
+            device=x0.device,
         )
         push = repulsion.push(particles)
         if push.change is None:
-            return torch.zeros_like(latents)
+            return torch.zeros_like(x0)
         return torch.cat([push.change(group) for group in particles.prompts()])
 
 
 def corrected_epsilon(
     epsilon: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
 ) -> Tensor:
-    """Returns the predicted noise after the repulsion: epsilon - strength * r_i.
+    """Returns the predicted noise after the repulsion: epsilon - strength * r_i - spread * d_i.
 
     Args:
         epsilon: The predicted noise, after guidance, [B, C, H, W].
@@ -91,16 +94,14 @@ def corrected_epsilon(
     Raises:
         ValueError: As `repulsive_force` does.
     """
-    repulsion = as_repulsion(repulsion)
-    embedded = z if repulsion.on == "noisy" else z - sigma * epsilon
-    force = repulsive_force(embedded, sigma, repulsion, **how)
+    force = repulsive_force(z - sigma * epsilon, z, sigma, repulsion, **how)
     return (epsilon - sigma * force).to(epsilon.dtype)
 
 
 def corrected_denoised(
     denoised: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
 ) -> Tensor:
-    """Returns the predicted clean latents after the repulsion: x0 + sigma * strength * r_i.
+    """Returns the clean latents after the repulsion: x0 + sigma (strength * r_i + spread * d_i).
 
     Args:
         denoised: The predicted clean latents x0, after guidance, [B, C, H, W].
@@ -112,9 +113,7 @@ def corrected_denoised(
     Raises:
         ValueError: As `repulsive_force` does.
     """
-    repulsion = as_repulsion(repulsion)
-    embedded = z if repulsion.on == "noisy" else denoised
-    force = repulsive_force(embedded, sigma, repulsion, **how)
+    force = repulsive_force(denoised, z, sigma, repulsion, **how)
     return (denoised + sigma**2 * force).to(denoised.dtype)
 
 

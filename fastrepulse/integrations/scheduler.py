@@ -112,9 +112,9 @@ class _Repels:
             "sample": lambda: output,
             "flow": lambda: x - sigma * output,
         }[kind]()
-        latents = unpack(x0 if self.repulsion.on == "denoised" else x / alpha, latent_size)
         force = repulsive_force(
-            latents,
+            unpack(x0, latent_size),
+            unpack(x / alpha, latent_size),
             level,
             self.repulsion,
             next_sigma=next_level(self, step, level),

@@ -37,7 +37,7 @@ class SVGD(EmbeddedMethod):
             force, similarity, h = median_rbf_repulsion(x)
             scores = particles.score(own)
             pulled = embedding.pull_back(
-                latents[own].to(particles.device), force / similarity[:, None]
+                latents(own).to(particles.device), force / similarity[:, None]
             )
             averaged = weighted_mean(x, scores.flatten(1), h.item(), similarity)
             change[own] = averaged.view_as(scores) - scores + self.strength * pulled

@@ -40,7 +40,7 @@ class RepulsionNode:
             "required": {
                 "model": ("MODEL",),
                 "strength": number(
-                    default.strength, -100, 100, 0.1, "How strongly pictures repel; 0 for nothing."
+                    default.strength, -10, 10, 0.1, "How strongly pictures repel; 0 for nothing."
                 ),
                 "embedding": (
                     list(embeddings.names()),
@@ -55,6 +55,9 @@ class RepulsionNode:
                 "window_to": number(
                     default.window[1], 0, HIGHEST, 0.1, "The noise level down to which they do."
                 ),
+                "spread": number(
+                    default.spread, 0, 10, 0.01, "How strongly noise parts them, at all levels."
+                ),
                 # Not "seed": ComfyUI draws a number of that name anew each time
                 "embedding_seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1}),
             }
@@ -67,29 +70,33 @@ class RepulsionNode:
         embedding: str,
         window_from: float,
         window_to: float,
+        spread: float,
         embedding_seed: int,
     ) -> tuple[Any]:
         """Returns a copy of the model that repels.
 
         Args:
             model: A `ModelPatcher` of ComfyUI.
-            strength: Weight of the repulsion; 0 for nothing.
+            strength: Length of the push over that of the predicted noise; 0 for nothing.
             embedding: The name of an embedding.
             window_from: The noise level from which on particles repel.
             window_to: The noise level, below `window_from`, down to which they do.
+            spread: Length of the push in the noisy latents, at all noise levels.
             embedding_seed: From which an embedding draws what is random in it.
 
         Raises:
             ValueError: If a value is out of its range; when sampling, if the latents are not
                 [B, C, H, W] (video).
         """
-        repulsion = Repulsion(embedding, strength, window=(window_from, window_to))
+        repulsion = Repulsion(
+            embedding, strength, "denoised", (window_from, window_to), spread=spread
+        )
 
         def repel(args: dict[str, Any]) -> Tensor:
             denoised, noisy = args["denoised"], args["input"]
             alpha, sigma = signal_and_noise(args["model"].model_sampling, args["sigma"])
             level = sigma / alpha
-            if not repulsion.acts_at(level):
+            if not repulsion.watches(level):
                 return denoised
             # A sampler does not say which step it takes; the noise level does as well
             step = round(1000 * level)
