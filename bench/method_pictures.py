@@ -1,5 +1,7 @@
 """Draws docs/methods.jpg: one row of particles a method, all rows from the same noise.
 
+Strengths are those of the evaluation at which the Vendi scores are about alike, where there are.
+
 python bench/method_pictures.py
 """
 
@@ -26,13 +28,13 @@ ROWS = {
     "independent": {"repulsion": None},
     "Repulsion\n(random_cnn)": {"repulsion": Repulsion()},
     "Repulsion\n(thirds)": {"repulsion": Repulsion("thirds", 0.4)},
-    "Particle Guidance": {"repulsion": ParticleGuidance(60.0)},
-    "SVGD": {"repulsion": SVGD(3.0)},
+    "Particle Guidance": {"repulsion": ParticleGuidance(200.0)},
+    "SVGD": {"repulsion": SVGD(1.0)},
     "SPELL": {"repulsion": SPELL(1.0)},
-    "SPARKE": {"repulsion": SPARKE(60.0)},
-    "Vendi guidance": {"repulsion": VendiGuidance(60.0)},
+    "SPARKE": {"repulsion": SPARKE(1000.0)},
+    "Vendi guidance": {"repulsion": VendiGuidance(3000.0)},
     "CADS": {"repulsion": CADS(0.25)},
-    "interval guidance": {"repulsion": None, "guidance_window": (6.0, 0.0)},
+    "interval guidance": {"repulsion": None, "guidance_window": (3.0, 0.0)},
     "mean score": {"repulsion": MeanScore(0.3)},
     "Langevin steps": {"repulsion": None, "corrections": [LANGEVIN]},
     "shared until 2": {"repulsion": None, "shared_until": 2.0},

@@ -73,7 +73,7 @@ class Repulsion(Method):
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 1.2
+    strength: float = 1.6
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 1.5)
     spread: float = 0.1
