@@ -9,6 +9,7 @@
 #include <tuple>
 
 #include "attention.h"
+#include "conv3x3.h"
 #include "median_sq_distance.h"
 #include "rbf_repulsion.h"
 
@@ -114,6 +115,30 @@ Tensor attention_kernel(Tensor q, Tensor k, Tensor v, double scale) {
   return out;
 }
 
+Tensor conv3x3_kernel(Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  for (const Tensor& each : {x, weight}) {
+    STD_TORCH_CHECK(each.dim() == 4 && each.is_contiguous() &&
+                        each.scalar_type() == ScalarType::Float,
+                    "x and weight must be contiguous [N, H, W, C] and [O, 3, 3, C] of float32");
+  }
+  const ConvShape shape{x.size(0), x.size(1), x.size(2), x.size(3), weight.size(0)};
+  STD_TORCH_CHECK(weight.size(1) == 3 && weight.size(2) == 3 &&
+                      weight.size(3) == shape.in_channels,
+                  "weight must be [O, 3, 3, C]");
+  STD_TORCH_CHECK(shape.in_channels % kTileStep == 0 && shape.out_channels % kTileStep == 0,
+                  "channels must be multiples of 16");
+  STD_TORCH_CHECK(!bias || (bias->scalar_type() == ScalarType::Float && bias->is_contiguous() &&
+                            bias->numel() == shape.out_channels),
+                  "bias must be contiguous [O] of float32");
+  Tensor out = torch::stable::new_empty(
+      x, {shape.batch, shape.height, shape.width, shape.out_channels});
+  conv3x3(static_cast<const float*>(x.const_data_ptr()),
+          static_cast<const float*>(weight.const_data_ptr()),
+          bias ? static_cast<const float*>(bias->const_data_ptr()) : nullptr, shape,
+          static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
 // Which instruction set the CPU kernels run on here.
 std::string cpu_capability() { return instruction_set().name; }
 
@@ -127,6 +152,7 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
   m.def("median_sq_distance_kernel(Tensor x, int rank) -> Tensor");
   m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
   m.def("attention_kernel(Tensor q, Tensor k, Tensor v, float scale) -> Tensor");
+  m.def("conv3x3_kernel(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   m.def("cpu_capability() -> str");
 }
 
@@ -134,6 +160,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::rbf_repulsion_kernel));
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
   m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
+  m.impl("conv3x3_kernel", TORCH_BOX(&fastrepulse::conv3x3_kernel));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CompositeExplicitAutograd, m) {

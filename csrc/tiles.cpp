@@ -1,66 +1,15 @@
 // Built once for each instruction set, with FASTREPULSE_ISA naming it and the compiler's flags
-// choosing it. Includes no header with inline functions: a linker would be free to keep the copy
-// that was built for a processor which is not there.
+// choosing it. Includes no header with inline functions of external linkage: a linker would be free
+// to keep the copy that was built for a processor which is not there.
 #include "tiles.h"
 
-#include <cstdint>
+#include "vectors.h"
+#include "winograd_tiles.h"
 
 namespace fastrepulse {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64;
-constexpr int kRows = 8;
-#elif defined(__AVX2__)
-constexpr int kBytes = 32;
-constexpr int kRows = 4;
-#else
-constexpr int kBytes = 16;
-constexpr int kRows = 4;
-#endif
-
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float Values __attribute__((vector_size(kBytes)));
-  typedef int32_t Bits __attribute__((vector_size(kBytes)));
-  static constexpr float kRound = 0x1.8p23f;
-  static constexpr int kMantissa = 23;
-  static constexpr float kSmallest = -126;
-};
-template <>
-struct Vector<double> {
-  typedef double Values __attribute__((vector_size(kBytes)));
-  typedef int64_t Bits __attribute__((vector_size(kBytes)));
-  static constexpr double kRound = 0x1.8p52;
-  static constexpr int kMantissa = 52;
-  static constexpr double kSmallest = -1022;
-};
-
-template <class T>
-using Values = typename Vector<T>::Values;
-template <class T>
-using Bits = typename Vector<T>::Bits;
-template <class T>
-constexpr int kLanes = kBytes / sizeof(T);
-
-template <class T>
-inline Values<T> load(const T* p) {
-  Values<T> v;
-  __builtin_memcpy(&v, p, kBytes);
-  return v;
-}
-
-template <class T>
-inline void store(T* p, Values<T> v) {
-  __builtin_memcpy(p, &v, kBytes);
-}
-
-template <class T>
-inline Values<T> splat(T value) {
-  return Values<T>{} + value;
-}
+constexpr int kRows = kBytes == 64 ? 8 : 4;
 
 // Taylor coefficients of 2^r = exp(r ln 2), highest first; |r| <= 1/2 leaves one rounding.
 constexpr float kExp2Single[] = {1.5252734e-5f, 1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
@@ -111,6 +60,13 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
     }
   }
   for (int k = 0; k < depth; ++k) {
+    if (k % W == 0) {
+      // The rows that come next
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        __builtin_prefetch(a + (kRows + i) * a_row + k * a_k);
+      }
+    }
     Values<T> row[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
@@ -267,6 +223,6 @@ constexpr TileOps<T> kTileOps = {multiply<T>, squared_norms<T>, squared_distance
 #define FASTREPULSE_NAME(name) FASTREPULSE_STRING(name)
 extern const InstructionSet FASTREPULSE_ISA;
 const InstructionSet FASTREPULSE_ISA = {FASTREPULSE_NAME(FASTREPULSE_ISA), kTileOps<float>,
-                                        kTileOps<double>};
+                                        kTileOps<double>, kWinogradOps};
 
 }  // namespace fastrepulse

@@ -45,10 +45,32 @@ struct TileOps {
   void (*transpose)(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols);
 };
 
+// Winograd's minimal filtering F(4x4, 3x3) (Lavin & Gray 2015, arXiv:1509.09308), channels side by
+// side and a multiple of `kTileStep`. The 36 products of a tile are `to_step` or `from_step` apart,
+// the pixels of the tile after it `ahead` of its own.
+constexpr int kOutputSide = 4;
+constexpr int kInputSide = 6;
+constexpr int kPoints = kInputSide * kInputSide;
+
+struct WinogradOps {
+  // B^T d B of a tile of pixels d [6, 6], each where its pointer says, from channel `first` on.
+  void (*input)(const float* const* pixels, ptrdiff_t first, ptrdiff_t ahead, float* to,
+                ptrdiff_t to_step, int channels);
+
+  // G g G^T of filters g [cols, 3, 3, rows], which become [rows, cols] with rows `to_row` apart.
+  void (*filters)(const float* filters, ptrdiff_t filter_step, ptrdiff_t tap_step, float* to,
+                  ptrdiff_t to_row, ptrdiff_t to_step, int rows, int cols);
+
+  // A^T m A + bias, to a tile of pixels [4, 4], each where its pointer says.
+  void (*output)(const float* from, ptrdiff_t from_step, const float* bias, float* const* pixels,
+                 ptrdiff_t ahead, int channels);
+};
+
 struct InstructionSet {
   const char* name;
   TileOps<float> single;
   TileOps<double> twice;
+  WinogradOps winograd;
 };
 
 // The best instruction set that this processor has.

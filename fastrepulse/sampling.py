@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse import models
+from fastrepulse.convolutions import winograd_convolutions
 from fastrepulse.corrections import Correction
 from fastrepulse.denoise_loop import DenoiseLoop
 from fastrepulse.denoiser import (
@@ -192,7 +193,11 @@ def sample(
         "micro_batch_size": micro_batch_size,
         "corrections": corrections,
     }
-    with models.attention_of(sd.unet, attention), onednn_linears(sd.unet):
+    with (
+        models.attention_of(sd.unet, attention),
+        onednn_linears(sd.unet),
+        winograd_convolutions(sd.unet),
+    ):
         start = 0
         if shared_until is not None:
             ones = DenoiseLoop(
@@ -249,7 +254,10 @@ def decode(
         folder.mkdir(parents=True, exist_ok=True)
     count = len(result.latents)
     try:
-        with tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar:
+        with (
+            winograd_convolutions(sd.vae),
+            tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar,
+        ):
             for chunk in result.latents.split(batch_size):
                 for image in to_pil(sd.decode(chunk.to(sd.device))):
                     if folder is None:

@@ -8,6 +8,7 @@ import pytest
 GUARDED = """
 import ctypes, mmap, sys, torch
 from fastrepulse.attention import attention
+from fastrepulse.convolutions import conv3x3
 from fastrepulse.kernels import median_sq_distance, rbf_repulsion
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -41,6 +42,10 @@ for dtype in (torch.float64, torch.float32, torch.float16):
 for n, m, d in ((1, 1, 1), (70, 7, 33), (65, 130, 64)):
     q, k, v = (against_a_guard(torch.randn(2, t, 3, d)).transpose(1, 2) for t in (n, m, m))
     attention(q, k, v, 1.0)
+for n, h, w, c, o in ((1, 1, 1, 16, 16), (2, 5, 7, 48, 80), (1, 8, 4, 336, 32)):
+    x, weight = (torch.randn(*shape) for shape in ((n, h, w, c), (o, 3, 3, c)))
+    x, weight = (against_a_guard(each).permute(0, 3, 1, 2) for each in (x, weight))
+    conv3x3(x, weight, against_a_guard(torch.randn(o)))
 print("inside")
 """
 
@@ -94,6 +99,24 @@ print("done")
 )
 def test_extra_memory_is_at_most_64_megabytes(op, n, d):
     done = run(BOUNDED, op, str(n), str(d), "64")
+    assert done.stdout.strip() == "done", done.stderr[-2000:]
+
+
+def test_a_convolutions_memory_does_not_grow_with_the_picture():
+    program = (
+        "import resource, torch\n"
+        "from fastrepulse.convolutions import conv3x3\n"
+        "torch.set_num_threads(2)\n"
+        "x = torch.randn(1, 400, 400, 32).permute(0, 3, 1, 2)\n"
+        "weight = torch.randn(32, 3, 3, 32).permute(0, 3, 1, 2)\n"
+        "conv3x3(x[..., :40, :40], weight, None)\n"
+        "in_use = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "result = 4 * x.numel()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (in_use + result + (16 << 20),) * 2)\n"
+        "conv3x3(x, weight, None)\n"
+        "print('done')"
+    )
+    done = run(program)
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 

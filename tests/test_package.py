@@ -75,6 +75,7 @@ LAYERS = [
         "fastrepulse.schedule",
         "fastrepulse.linears",
         "fastrepulse.attention",
+        "fastrepulse.convolutions",
         "fastrepulse.noise",
         "fastrepulse.particles",
     },

@@ -15,3 +15,6 @@ SAME_COMPUTATION = (1e-4, 1e-4)
 
 TIMES_EAGER = 2.0
 """The error that a fused kernel may have in half precision, over that of plain PyTorch."""
+
+TIMES_DIRECT = 4.0
+"""The rounding error of a convolution by Winograd's filtering, over that of PyTorch's direct one."""
