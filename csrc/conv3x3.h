@@ -13,10 +13,10 @@ struct ConvShape {
   int64_t out_channels;
 };
 
-// out[n, y, x, o] = bias[o] + sum_{i, j, c} weight[o, i, j, c] in[n, y + i - 1, x + j - 1, c], zeros
-// around the picture; channels are multiples of `kTileStep`. By Winograd's minimal filtering
-// F(4x4, 3x3), in a quarter of the multiplications (Lavin & Gray 2015, arXiv:1509.09308). Filters are
-// transformed at every call, a block at a time, so that the memory does not grow with the layer.
+// out[n, y, x, o] = bias[o] + sum_{i, j, c} weight[o, i, j, c] in[n, y + i - 1, x + j - 1, c], with
+// zeros around the picture; channels are multiples of `kTileStep`. By Winograd's minimal filtering
+// F(4x4, 3x3), in a quarter of the multiplications (Lavin & Gray 2015, arXiv:1509.09308). Filters
+// are transformed at every call, a block at a time, so that memory does not grow with the layer.
 void conv3x3(const float* in, const float* weight, const float* bias, const ConvShape& shape,
              float* out);
 
