@@ -104,7 +104,7 @@ def test_sample_full_size(benchmark, variant):
 @pytest.mark.parametrize("variant", ["thesis", "Particle Guidance", "fastrepulse"])
 def test_push(benchmark, variant, embedding):
     latents = initial_noise(0, N, (4, 16, 16))
-    repulsion = Repulsion(embedding, on="noisy")
+    repulsion = Repulsion(embedding, on="noisy", spread=0.0)
     particles = Particles(latents, lambda part: latents[part], 5.0, 4.0, 0, False, N, 0)
 
     def ours():

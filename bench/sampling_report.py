@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +20,6 @@ from matplotlib import pyplot
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.denoiser import Denoiser
-from fastrepulse.embeddings.random_cnn import RandomCNN
 from fastrepulse.repulsion import Repulsion
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,14 +32,21 @@ matplotlib.use("agg")
 
 @contextmanager
 def timed(owner: type, name: str, seconds: dict[str, float], part: str):
-    """Adds up the time that a method takes."""
+    """Adds up the time that a method takes, and the change of the score that it may return."""
     original = getattr(owner, name)
 
+    def timing(function):
+        def measured(*arguments, **named):
+            start = time.perf_counter()
+            result = function(*arguments, **named)
+            seconds[part] += time.perf_counter() - start
+            return result
+
+        return measured
+
     def measured(*arguments, **named):
-        start = time.perf_counter()
-        result = original(*arguments, **named)
-        seconds[part] += time.perf_counter() - start
-        return result
+        result = timing(original)(*arguments, **named)
+        return replace(result, change=timing(result.change)) if name == "push" else result
 
     setattr(owner, name, measured)
     try:
@@ -61,7 +68,6 @@ def shares(n: int, steps: int = 2) -> dict[str, float]:
         with (
             timed(Denoiser, "__call__", seconds, "model"),
             timed(Repulsion, "push", seconds, "repulsion"),
-            timed(RandomCNN, "pull_back", seconds, "repulsion"),
         ):
             start = time.perf_counter()
             fastrepulse.sample(
