@@ -17,4 +17,4 @@ TIMES_EAGER = 2.0
 """The error that a fused kernel may have in half precision, over that of plain PyTorch."""
 
 TIMES_DIRECT = 4.0
-"""The rounding error of a convolution by Winograd's filtering, over that of PyTorch's direct one."""
+"""The rounding error of a convolution by Winograd's filtering, over that of PyTorch's own."""
