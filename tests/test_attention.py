@@ -1,10 +1,8 @@
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from cpu_variants import CAPABILITIES, run_with, threads
 from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
@@ -112,38 +110,23 @@ def test_shapes_that_do_not_fit_are_refused():
         attention(q, k[:, :, :0], v[:, :, :0], 1.0)
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set(capability):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_attention import *\n"
+    checks = (
         "for n, m, d in ((70, 100, 33), (256, 24, 32), (5, 300, 64)):\n"
         "    assert_right(*draw(n, m, d), d**-0.5)\n"
-        "capability = native.cpu_capability()\n"
-        "assert is_faster(CPU, torch.float32) == (capability == 'avx512')\n"
-        "print(capability)"
+        "served = native.cpu_capability() == 'avx512'\n"
+        "assert is_faster(CPU, torch.float32) == served"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__)],
-        env={**os.environ, "FASTREPULSE_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    if done.stdout.strip() != capability:
-        pytest.skip(f"this processor has no {capability}")
+    run_with(capability, __file__, checks)
 
 
 def test_threads_change_nothing():
     inputs = draw(600, 100, 16)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         one = attention(*inputs, 0.25)
-        torch.set_num_threads(3)
+    with threads(3):
         assert torch.equal(attention(*inputs, 0.25), one)
-    finally:
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

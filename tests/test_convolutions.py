@@ -1,10 +1,8 @@
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from cpu_variants import CAPABILITIES, run_with, threads
 from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION, TIMES_DIRECT
 from torch import nn
 from torch._dynamo.utils import counters
@@ -142,38 +140,23 @@ def test_shapes_that_do_not_fit_are_refused():
         conv3x3(x, weight.double(), bias)
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set(capability):
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_convolutions import *\n"
+    checks = (
         "for shape in ((2, 48, 7, 9, 80), (1, 336, 13, 4, 32), (200, 16, 4, 4, 16)):\n"
         "    assert_right(*draw(*shape))\n"
-        "capability = native.cpu_capability()\n"
-        "assert is_faster(CPU, torch.float32) == (capability != 'baseline')\n"
-        "print(capability)"
+        "served = native.cpu_capability() != 'baseline'\n"
+        "assert is_faster(CPU, torch.float32) == served"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__)],
-        env={**os.environ, "FASTREPULSE_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    if done.stdout.strip() != capability:
-        pytest.skip(f"this processor has no {capability}")
+    run_with(capability, __file__, checks)
 
 
 def test_threads_change_nothing():
     inputs = draw(3, 32, 50, 50, 80)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         one = conv3x3(*inputs)
-        torch.set_num_threads(3)
+    with threads(3):
         assert torch.equal(conv3x3(*inputs), one)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_it_is_chosen_where_there_is_enough_to_multiply():

@@ -1,10 +1,8 @@
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from cpu_variants import CAPABILITIES, run_with, threads
 from tolerances import AGAINST_FLOAT64
 
 from fastrepulse.backends import why_not
@@ -138,46 +136,29 @@ def test_what_is_not_finite_is_not_hidden(bad, d):
     assert force.isnan().any() and similarity.isnan().any()
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_instruction_set(capability):
-    program = (
-        "import torch, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from test_rbf_repulsion import *\n"
-        "from fastrepulse import native\n"
+    checks = (
         "for n, d, dtype in ((70, 5, torch.float32), (300, 40, torch.float64),"
         " (33, 600, torch.float32)):\n"
         "    x = draw(n, d, dtype)\n"
-        "    assert_close(rbf_repulsion(x, float(d)), by_hand(x, float(d)), dtype)\n"
-        "print(native.cpu_capability())"
+        "    assert_close(rbf_repulsion(x, float(d)), by_hand(x, float(d)), dtype)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__)],
-        env={**os.environ, "FASTREPULSE_CPU_CAPABILITY": capability},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    ran = done.stdout.strip()
-    if ran != capability:
-        pytest.skip(f"this processor has no {capability}")
+    run_with(capability, __file__, checks)
 
 
 def test_threads_change_rounding_alone_and_repeat():
-    threads = torch.get_num_threads()
-    try:
-        for n, d in ((1500, 24), (100, 3000)):
-            x = draw(n, d, torch.float32)
-            results = []
-            for count in (1, 2, 3):
-                torch.set_num_threads(count)
+    for n, d in ((1500, 24), (100, 3000)):
+        x = draw(n, d, torch.float32)
+        results = []
+        for count in (1, 2, 3):
+            with threads(count):
                 results.append(rbf_repulsion(x, float(d)))
                 again = rbf_repulsion(x, float(d))
-                assert all(torch.equal(a, b) for a, b in zip(results[-1], again, strict=True))
-            rtol, atol = AGAINST_FLOAT64[torch.float32]
-            for result in results[1:]:
-                torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
-    finally:
-        torch.set_num_threads(threads)
+            assert all(torch.equal(a, b) for a, b in zip(results[-1], again, strict=True))
+        rtol, atol = AGAINST_FLOAT64[torch.float32]
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,0 +1,51 @@
+"""The CPU kernels on another instruction set than the best one, or on another number of threads."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+def run_with(capability: str, test_file: str, checks: str) -> None:
+    """Runs checks in a process of their own on an instruction set; skips where there is none such.
+
+    Args:
+        capability: One of `CAPABILITIES`.
+        test_file: The path of a test file, whose names the checks can use.
+        checks: Statements.
+    """
+    path = Path(test_file)
+    program = (
+        f"import sys; sys.path.insert(0, {str(path.parent)!r})\n"
+        f"from {path.stem} import *\n"
+        "from fastrepulse import native\n"
+        f"{checks}\n"
+        "print(native.cpu_capability())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "FASTREPULSE_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    if done.stdout.strip() != capability:
+        pytest.skip(f"this processor has no {capability}")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Takes another number of threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
