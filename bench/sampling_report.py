@@ -55,8 +55,10 @@ def timed(owner: type, name: str, seconds: dict[str, float], part: str):
         setattr(owner, name, original)
 
 
-def shares(n: int, steps: int = 2) -> dict[str, float]:
+def shares(n: int) -> dict[str, float]:
     """Returns the seconds of a step that the model, the repulsion and all else take."""
+    # Few particles are soon done, and a single step is as uneven as the machine
+    steps = max(2, 1024 // n)
     seconds: dict[str, float] = defaultdict(float)
     window = Repulsion(window=(float("inf"), 0.0))
     latents = torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -81,18 +83,23 @@ def shares(n: int, steps: int = 2) -> dict[str, float]:
 
 def run_of(n: int) -> dict[str, float]:
     """Returns time per particle and peak memory above the model's own, of one step in a process."""
+    # Short runs are repeated: a single one is as uneven as the machine
+    rounds = max(1, 2048 // n)
     program = (
-        "import json, resource, sys, tempfile, time, torch, fastrepulse\n"
+        "import json, resource, statistics, sys, tempfile, time, torch, fastrepulse\n"
         "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "settings = dict(num_inference_steps=1, seed=0, progress=False, compile=False)\n"
         "model = fastrepulse.load_model()\n"
         "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0))\n"
         "fastrepulse.sample('a planet', 64, model=model, repulsion=repulsion, **settings)\n"
-        "before, start = peak(), time.perf_counter()\n"
-        "with tempfile.TemporaryDirectory() as folder:\n"
-        f"    fastrepulse.sample('a planet', {n}, model=model, repulsion=repulsion, out=folder,\n"
-        "                       **settings)\n"
-        f"print(json.dumps(dict(seconds=(time.perf_counter() - start) / {n},\n"
+        "before, seconds = peak(), []\n"
+        f"for _ in range({rounds}):\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        start = time.perf_counter()\n"
+        f"        fastrepulse.sample('a planet', {n}, model=model, repulsion=repulsion,\n"
+        "                           out=folder, **settings)\n"
+        "        seconds.append(time.perf_counter() - start)\n"
+        f"print(json.dumps(dict(seconds=statistics.median(seconds) / {n},\n"
         "                      memory=peak() - before)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
