@@ -190,11 +190,12 @@ def plot(split: dict[int, dict[str, float]], runs: dict[int, dict[str, float]]) 
         heights = [s[part] / sum(s.values()) for s in split.values()]
         left.bar([f"{n:,}" for n in split], heights, bottom=bottom, label=part)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
-    left.set(xlabel="N", ylabel="share of a step")
-    left.legend()
-    middle.semilogx(list(runs), [1e3 * run["seconds"] for run in runs.values()], marker="o")
-    middle.set(xlabel="N", ylabel="time per particle and step, ms", ylim=(0, None))
-    right.loglog(list(runs), [run["memory"] / 2**20 for run in runs.values()], marker="o")
+    left.set(xlabel="N", ylabel="share of a step", ylim=(0, 1.15))
+    left.legend(loc="upper center", ncols=len(PARTS), frameon=False)
+    times = [1e3 * run["seconds"] for run in runs.values()]
+    middle.semilogx(list(runs), times, marker="o")
+    middle.set(xlabel="N", ylabel="time per particle and step, ms", ylim=(0, 1.15 * max(times)))
+    right.semilogx(list(runs), [run["memory"] / 2**20 for run in runs.values()], marker="o")
     right.set(xlabel="N", ylabel="added peak memory, MiB")
     for axis in (middle, right):
         axis.grid(alpha=0.3)
