@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,25 @@ from fastrepulse.embeddings import Embedding
 from fastrepulse.particles import Particles
 
 
+@dataclass
+class _Run:
+    """What the run that goes on will add."""
+
+    kind: dict[str, Any]
+    seed: int
+    sigmas: dict[int, float] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+
+    def goes_on(self, kind: dict[str, Any], step: int) -> bool:
+        """Says whether a step can be one of this run."""
+        return self.kind == kind and step >= max(self.sigmas)
+
+
 class Bank:
     """The embeddings of earlier particles at every noise level, and pictures not to be like.
 
-    Four batches of four with one bank repel each other as a batch of sixteen would, but that the
-    first does not see the last:
+    Four batches of four with one bank repel each other in the embedding as a batch of sixteen
+    would, but that the first does not see the last:
 
         repulsion = Repulsion(bank=Bank())
         for seed in range(4):
@@ -26,7 +41,8 @@ class Bank:
 
     All runs need the same noise levels, size, embedding and number of prompts; particles of the
     first prompt repel from the earlier ones of the first prompt, and so on. A run is added when its
-    last step is done.
+    last step is done; one that was stopped leaves nothing. The push of `spread` knows the particles
+    of its own batch alone.
 
     Args:
         pictures: Clean latents [M, C, H, W] to repel from in every run (`encode_folder`).
@@ -40,7 +56,7 @@ class Bank:
         self._kind: dict[str, Any] | None = None
         self._sigmas: dict[int, float] = {}
         self._levels: dict[str, Tensor] = {}
-        self._run: dict[str, Tensor] = {}
+        self._run: _Run | None = None
         self._embedded_pictures: Tensor | None = None
 
     def __len__(self) -> int:
@@ -59,15 +75,14 @@ class Bank:
             "latents": list(particles.denoised.shape[1:]),
             "prompts": len(particles.prompts()),
         }
-        if self._kind is None:
-            self._kind, self.seed = kind, particles.seed
-        if self._kind != kind:
+        if self._kind not in (None, kind):
+            assert self._kind is not None
             unlike = {k: (self._kind[k], kind[k]) for k in kind if self._kind[k] != kind[k]}
             raise ValueError(
                 "bank must be of the same embedding, size and number of prompts, got "
                 + ", ".join(f"{k} {has!r} and a run of {now!r}" for k, (has, now) in unlike.items())
             )
-        level = self._sigmas.setdefault(particles.step, particles.sigma)
+        level = self._sigmas.get(particles.step, particles.sigma)
         if not math.isclose(level, particles.sigma, rel_tol=1e-3):
             raise ValueError(
                 f"bank must be of the same noise levels, got one of {level:.4g} at step "
@@ -75,30 +90,41 @@ class Bank:
             )
         if self.pictures is not None:
             self._embed_pictures(particles, on, embedding)
+        # A step back, or another kind of run: the run before was stopped
+        if self._run is None or not self._run.goes_on(kind, particles.step):
+            self._run = _Run(kind, particles.seed)
+        self._run.sigmas[particles.step] = particles.sigma
 
-    def recall(self, prompt: int, step: int) -> Tensor | None:
-        """Returns the earlier embeddings [M, d] at a step; None if there are none."""
+    def recall(self, prompt: int, step: int, like: Tensor) -> Tensor | None:
+        """Returns the earlier embeddings [M, d] at a step, where `like` is; None if none are."""
         rows = [self._levels.get(_key(prompt, step)), self._embedded_pictures]
-        there = [part for part in rows if part is not None]
+        there = [part.to(like) for part in rows if part is not None]
         return torch.cat(there) if there else None
 
     def remember(self, prompt: int, step: int, embedded: Tensor) -> None:
         """Keeps embeddings [N, d] of the run that goes on."""
-        self._run[_key(prompt, step)] = embedded
+        assert self._run is not None
+        self._run.rows[_key(prompt, step)] = embedded
 
     def close(self) -> None:
         """Adds the run that has ended."""
-        for key, rows in self._run.items():
+        run, self._run = self._run, None
+        if run is None:
+            return
+        self._kind = run.kind
+        self.seed = run.seed if self.seed is None else self.seed
+        self._sigmas = run.sigmas | self._sigmas
+        for key, rows in run.rows.items():
             earlier = self._levels.get(key)
-            self._levels[key] = rows if earlier is None else torch.cat([earlier, rows])
-        self._run = {}
+            self._levels[key] = rows if earlier is None else torch.cat([earlier.to(rows), rows])
 
     def save(self, path: str | Path) -> None:
-        """Writes everything to a safetensors file."""
+        """Writes everything to a safetensors file, whose folder is made if need be."""
         tensors = {key: rows.contiguous().cpu() for key, rows in self._levels.items()}
         if self.pictures is not None:
             tensors["pictures"] = self.pictures.contiguous().cpu()
         levels = {str(step): sigma for step, sigma in self._sigmas.items()}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         record = json.dumps({"kind": self._kind, "seed": self.seed, "sigmas": levels})
         save_file(tensors, path, {"fastrepulse_bank": record})
 
@@ -126,7 +152,7 @@ class Bank:
 
     def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:
         pictures = self.pictures
-        assert pictures is not None and self.seed is not None
+        assert pictures is not None
         if on != "denoised":
             raise ValueError("a bank with pictures needs on='denoised', got 'noisy'")
         if pictures.shape[1:] != particles.denoised.shape[1:]:
@@ -134,7 +160,7 @@ class Bank:
                 f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
                 f"latents, got {list(pictures.shape[1:])}"
             )
-        embedding.prepare(self.seed, particles.step, 0.0)
+        embedding.prepare(particles.seed if self.seed is None else self.seed, particles.step, 0.0)
         parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
         self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
 

@@ -79,7 +79,10 @@ def sample(
         repulsion = fastrepulse.Repulsion(embedding, strength, on, window, spread)
     if bank is not None or unlike is not None:
         if repulsion is None or (bank is not None and unlike is not None):
-            raise ValueError("bank and unlike need an embedding, and one of them alone")
+            raise ValueError(
+                "bank and unlike must be one of them alone, with an embedding, got "
+                f"embedding {embedding}, bank {bank} and unlike {unlike}"
+            )
         repulsion = replace(repulsion, bank=_open_bank(bank, unlike, model, device, height, width))
     start = time.perf_counter()
     result = fastrepulse.sample(
@@ -125,7 +128,7 @@ def _open_bank(
         loaded = models.load_model(model, device)
         return fastrepulse.Bank(encode_folder(unlike, loaded, height, width))
     assert bank is not None
-    check_writable(bank.parent)
+    check_writable(bank.parent, "the folder of bank")
     return fastrepulse.Bank.load(bank) if bank.exists() else fastrepulse.Bank()
 
 

@@ -55,6 +55,10 @@ class Correction:
         """Says whether there are such steps at a noise level."""
         return self.window[0] >= sigma >= self.window[1]
 
+    def pushes(self) -> bool:
+        """Says whether what a method adds to the score moves the particles."""
+        return self.kind in ("langevin", "repulsive")
+
     def noisy(self) -> bool:
         """Says whether a step has noise."""
         return self.noise or self.kind in ("langevin", "random")
@@ -74,7 +78,7 @@ class Correction:
             eta = self.step_size * sigma**2
         if self.kind in ("score", "langevin"):
             z = z + eta * score
-        if self.kind in ("langevin", "repulsive") and repulsion is not None:
+        if self.pushes() and repulsion is not None:
             z = z + eta * repulsion
         return z if noise is None else z + math.sqrt(2 * eta) * noise
 

@@ -90,9 +90,10 @@ class DenoiseLoop:
             for step in steps:
                 for number, correction in enumerate(self._corrections_at(step)):
                     self.predict(step)
-                    self._correct(step, number, correction, self._push(step))
+                    push = self._push(step, ends=False) if correction.pushes() else Push()
+                    self._correct(step, number, correction, push)
                 self.predict(step)
-                push = self._push(step)
+                push = self._push(step, ends=step == len(self.scheduler.timesteps) - 1)
                 score_norm = math.sqrt(self.square_score / len(self.x))
                 diagnostics.append(StepDiagnostics.of(self.schedule.sigmas[step], score_norm, push))
                 self._advance(step, push)
@@ -118,8 +119,8 @@ class DenoiseLoop:
             self.output[part], self.denoised[part] = said, clean
             self._bar.update(part.stop - part.start)
 
-    def _push(self, step: int) -> Push:
-        """Lets the method say what the particles do to each other."""
+    def _push(self, step: int, ends: bool) -> Push:
+        """Lets the method say what the particles do to each other; the run may end with it."""
         if self.method is None:
             return Push()
         particles = Particles(
@@ -128,7 +129,7 @@ class DenoiseLoop:
             sigma=self.schedule.sigmas[step],
             next_sigma=self.schedule.sigmas[step + 1],
             step=step,
-            last=step == len(self.scheduler.timesteps) - 1,
+            last=ends,
             num_particles=self.num_particles,
             seed=self.seed,
             micro_batch_size=self.micro_batch_size,

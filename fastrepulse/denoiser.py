@@ -21,9 +21,9 @@ log = logging.getLogger("fastrepulse")
 class Denoiser:
     """Predicts with a diffusers UNet, a micro-batch at a time.
 
-    Every forward pass has the same shape, the last micro-batch being padded, so that one compiled
-    graph serves any number of particles. A micro-batch that runs out of GPU memory is halved, for
-    good.
+    Where it is compiled every forward pass has the same shape, the last micro-batch being padded,
+    so that one graph serves any number of particles. A micro-batch that runs out of GPU memory is
+    halved, for good.
 
     Args:
         unet: A `UNet2DConditionModel`.
@@ -48,6 +48,7 @@ class Denoiser:
         self.negative = negative
         self.guidance_scale = torch.tensor(guidance_scale, dtype=text.dtype, device=text.device)
         self.micro_batch_size = micro_batch_size
+        self.compiled = compiled
         self._plain, self._guided = _forwards(unet, compiled)
 
     @property
@@ -70,7 +71,7 @@ class Denoiser:
         if len(model_input) > size:
             parts = zip(model_input.split(size), text.split(size), strict=True)
             return torch.cat([self(part, timestep, own, guided) for part, own in parts])
-        padding = size - len(model_input)
+        padding = size - len(model_input) if self.compiled else 0
         padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
         given = torch.cat([text, text[:1].expand(padding, -1, -1)])
         try:

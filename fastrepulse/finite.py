@@ -1,7 +1,19 @@
 """Catches values that are not finite where they arise."""
 
+import math
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises unless an argument is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value}")
 
 
 def check_finite(values: Tensor, what: str, step: int, first: int = 0) -> None:

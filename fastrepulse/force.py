@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.embeddings import Embed, Embedding, build
-from fastrepulse.finite import check_finite
+from fastrepulse.finite import check_finite, check_number
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.particles import Particles, PromptForce, check_window
 
@@ -24,8 +24,7 @@ def check_settings(
 ) -> None:
     """Raises unless these are settings that a method in an embedding can have."""
     build(embedding)
-    if not math.isfinite(strength):
-        raise ValueError(f"strength must be a finite number, got {strength}")
+    check_number("strength", strength)
     if on not in ("noisy", "denoised"):
         raise ValueError(f"on must be 'noisy' or 'denoised', got {on!r}")
     check_window("window", window)

@@ -31,7 +31,7 @@ def onednn_linears(unet: Any) -> Iterator[None]:
 
 class _Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        if input.ndim != 3:
+        if torch.is_grad_enabled() or input.ndim != 3:
             return super().forward(input)
         return linear(input, self.weight, self.bias)
 

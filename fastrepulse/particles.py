@@ -18,11 +18,12 @@ class Particles:
         sigma: The noise level.
         next_sigma: The one that the step ends at; `sigma` itself where it is not known.
         step: The number of the step, from 0.
-        last: Whether it is the last one.
+        last: Whether the run ends with it.
         num_particles: N of each prompt.
         seed: From which everything random is drawn.
         micro_batch_size: How many latents go through a network at once.
         device: Where networks run, whether or not the latents lie there.
+        measured: Whether somebody looks at what is measured.
     """
 
     denoised: Tensor
@@ -35,6 +36,7 @@ class Particles:
     seed: int
     micro_batch_size: int = 32
     device: torch.device | str = "cpu"
+    measured: bool = True
 
     def score(self, part: slice) -> Tensor:
         """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
 from fastrepulse.bank import Bank
+from fastrepulse.finite import check_number
 from fastrepulse.force import (
     check_settings,
     mean_distance,
@@ -83,8 +84,9 @@ class Repulsion(Method):
 
     def __post_init__(self) -> None:
         check_settings(self.embedding, self.strength, self.on, self.window)
-        if not (math.isfinite(self.spread) and self.spread >= 0):
-            raise ValueError(f"spread must be a finite number of at least 0, got {self.spread}")
+        check_number("spread", self.spread)
+        if self.spread < 0:
+            raise ValueError(f"spread must be at least 0, got {self.spread}")
         if self.bandwidth != "median" and not (
             isinstance(self.bandwidth, (int, float))
             and math.isfinite(self.bandwidth)
@@ -118,16 +120,16 @@ class Repulsion(Method):
     def push(self, particles: Particles) -> Push:
         """Returns what the particles of each prompt do to each other at one step.
 
-        Outside the window, or without strength, they are measured only.
+        Outside the window, or without strength, they are measured only, if somebody looks.
         """
         embedding = embeddings.build(self.embedding)
         acts = self.acts_at(particles.sigma)
         bank = self.bank if acts else None
         if bank is not None:
-            bank.open(particles, self._name(), self.on, embedding)
+            bank.open(particles, embedding.name, self.on, embedding)
 
         def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
-            earlier = None if bank is None else bank.recall(prompt, particles.step)
+            earlier = None if bank is None else bank.recall(prompt, particles.step, own)
             if bank is not None:
                 bank.remember(prompt, particles.step, own)
             everyone = own if earlier is None else torch.cat([own, earlier])
@@ -140,10 +142,13 @@ class Repulsion(Method):
             return force, PromptForce(distance, bandwidth, root_mean_square(force))
 
         seed = None if bank is None else bank.seed
-        pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
+        pushes: list[tuple[float, Callable[[slice], Tensor]]] = []
+        prompts: list[PromptForce] = []
+        if acts or particles.measured:
+            pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
+            pushes = [(self.strength, pull_back)] if acts else []
         if self.bank is not None and particles.last:
             self.bank.close()
-        pushes = [(self.strength, pull_back)] if acts else []
         if self.spreads:
             pushes.append((self.spread, away_from_mean(particles)))
         return Push(bounded(pushes, particles) if pushes else None, prompts)
@@ -152,7 +157,7 @@ class Repulsion(Method):
         """Returns the arguments as JSON can hold them."""
         window = [None if math.isinf(level) else level for level in self.window]
         return {
-            "embedding": self._name(),
+            "embedding": embeddings.name_of(self.embedding),
             "strength": float(self.strength),
             "spread": float(self.spread),
             "on": self.on,
@@ -161,12 +166,6 @@ class Repulsion(Method):
             "bank": None if self.bank is None else len(self.bank),
             "subset": self.subset,
         }
-
-    def _name(self) -> str:
-        if isinstance(self.embedding, str):
-            return self.embedding
-        kind = type(self.embedding).__qualname__
-        return getattr(self.embedding, "__qualname__", getattr(self.embedding, "name", kind))
 
     def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, float]:
         """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""

@@ -123,8 +123,12 @@ def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, A
     return path
 
 
-def check_writable(folder: Path) -> None:
-    """Raises before any work if pictures could not be written into a folder, made if need be.
+def check_writable(folder: Path, name: str = "out") -> None:
+    """Raises before any work if nothing could be written into a folder, made if need be.
+
+    Args:
+        folder: The folder.
+        name: The argument that it is of.
 
     Raises:
         NotADirectoryError: If it, or what it would lie in, is a file.
@@ -132,9 +136,11 @@ def check_writable(folder: Path) -> None:
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise NotADirectoryError(f"out must be a folder, got {str(folder)!r}: a file is in the way")
+        raise NotADirectoryError(
+            f"{name} must be a folder, got {str(folder)!r}: a file is in the way"
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(f"out must be a folder that can be written, got {str(folder)!r}")
+        raise PermissionError(f"{name} must be a folder that can be written, got {str(folder)!r}")
 
 
 def check_space(folder: Path, size: int) -> None:

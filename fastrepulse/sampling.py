@@ -22,6 +22,7 @@ from fastrepulse.denoiser import (
     choose_storage,
     repays_compiling,
 )
+from fastrepulse.finite import check_number
 from fastrepulse.linears import onednn_linears
 from fastrepulse.noise import initial_noise
 from fastrepulse.particles import Method, check_window
@@ -70,13 +71,14 @@ def sample(
     """Draws N pictures of a prompt together, so that they differ from each other.
 
     The particles are denoised side by side, and every step adds the repulsion between them to
-    their score: s_i <- s_i + strength * R_i (Pondaven 2023; see `Repulsion`). With `repulsion=None`
-    the result is what diffusers' StableDiffusionPipeline makes of the same noise.
+    their score (Pondaven 2023; see `Repulsion` for the equation). With `repulsion=None` the result
+    is what diffusers' StableDiffusionPipeline makes of the same noise.
 
     Args:
         prompt: What to draw. Of several prompts each gets `num_particles`, and particles repel
             only within their prompt.
-        num_particles: N >= 1, for each prompt. One particle has nothing to repel from.
+        num_particles: N >= 1, for each prompt. One particle has nothing to repel from, unless there
+            is a bank.
         model: None for the shipped model, a local diffusers folder, a hub id "owner/name" of a
             Stable Diffusion 1 or 2 type model, or what `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
@@ -124,6 +126,10 @@ def sample(
     _check_texts(prompts, negative_prompt)
     _check_numbers(num_particles, num_inference_steps, guidance_scale, micro_batch_size)
     check_window("guidance_window", guidance_window)
+    if not (latents is None or isinstance(latents, Tensor)):
+        raise TypeError(f"latents must be a tensor or None, got {latents!r}")
+    if not (generator is None or isinstance(generator, torch.Generator)):
+        raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
     corrections = tuple(corrections)
     if not all(isinstance(correction, Correction) for correction in corrections):
         raise TypeError(f"corrections must be a sequence of Correction, got {corrections!r}")
@@ -200,8 +206,10 @@ def sample(
     ):
         start = 0
         if shared_until is not None:
+            # As they come: a compiled graph would have them padded to a micro-batch
+            plain = Denoiser(sd.unet, text, negative, guidance_scale, micro_batch_size, False)
             ones = DenoiseLoop(
-                x[::num_particles].clone(), denoise, stepper, None, num_particles=1, **how
+                x[::num_particles].clone(), plain, stepper, None, num_particles=1, **how
             )
             x, start = branch(ones, shared_until, latents.to(x))
         loop = DenoiseLoop(
@@ -215,7 +223,7 @@ def sample(
         )
         diagnostics = loop.run(progress=progress)
     result = SampleResult([], x, diagnostics, settings)
-    return decode(sd, result, folder, micro_batch_size, progress)
+    return decode(sd, result, folder, denoise.micro_batch_size, progress)
 
 
 def branch(ones: DenoiseLoop, sigma: float, noise: Tensor) -> tuple[Tensor, int]:
@@ -312,5 +320,4 @@ def _check_numbers(
             raise TypeError(f"{name} must be an int, got {count!r}")
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale must be a finite number, got {guidance_scale}")
+    check_number("guidance_scale", guidance_scale)

@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import fastrepulse
-from fastrepulse import Repulsion, embeddings, models
+from fastrepulse import Correction, Repulsion, embeddings, models
 from fastrepulse.bank import Bank, encode_folder
 from fastrepulse.particles import Particles
 
@@ -84,12 +84,44 @@ def test_a_run_counts_when_its_last_step_is_done():
     assert len(bank) == 4
 
 
+def test_a_run_that_was_stopped_leaves_nothing():
+    bank = Bank()
+    repulsion = Repulsion("pooled", window=EVERYWHERE, bank=bank)
+    for step in range(3):
+        change_of(repulsion, draw(4), step=step, last=False, sigma=9.0 - step)
+    # Of another size and on other noise levels, and shorter
+    other = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    for step in range(2):
+        change_of(repulsion, other, step=step, last=step == 1, sigma=4.0 - step)
+    assert len(bank) == 5
+    with pytest.raises(ValueError, match="latents"):
+        change_of(repulsion, draw(4), sigma=4.0)
+
+
+def test_corrections_at_the_last_step_count_a_particle_once():
+    repulsion = Repulsion("pooled", window=EVERYWHERE, bank=Bank())
+    how = {"num_inference_steps": 3, "progress": False, "seed": 0}
+    corrections = [Correction("langevin", 2, 0.01)]
+    fastrepulse.sample("a planet", 2, repulsion=repulsion, corrections=corrections, **how)
+    assert len(repulsion.bank) == 2
+
+
+def test_embeddings_of_one_kind_are_told_apart():
+    bank = Bank()
+    change_of(Repulsion(embeddings.Gram("latent"), window=EVERYWHERE, bank=bank), draw(4))
+    again = Repulsion(embeddings.Gram("latent"), window=EVERYWHERE, bank=bank)
+    change_of(again, draw(4))
+    other = embeddings.Gram(lambda z: z)
+    with pytest.raises(ValueError, match=r"embedding 'gram\(latent\)' and a run of"):
+        change_of(Repulsion(other, window=EVERYWHERE, bank=bank), draw(4))
+
+
 def test_it_is_the_same_after_a_night_on_the_disk(tmp_path):
     bank = Bank(pictures=draw(2, seed=3))
     repulsion = Repulsion("random_cnn", WEAK, window=EVERYWHERE, bank=bank)
     change_of(repulsion, draw(4))
-    bank.save(tmp_path / "bank.safetensors")
-    loaded = Bank.load(tmp_path / "bank.safetensors")
+    bank.save(tmp_path / "new" / "bank.safetensors")
+    loaded = Bank.load(tmp_path / "new" / "bank.safetensors")
     again = Repulsion("random_cnn", WEAK, window=EVERYWHERE, bank=loaded)
     torch.testing.assert_close(
         change_of(again, draw(4, seed=1)), change_of(repulsion, draw(4, seed=1))

@@ -111,6 +111,32 @@ def test_a_single_particle_that_was_shared_is_as_it_would_be():
     assert torch.cosine_similarity(latents.flatten(), first.flatten(), dim=0) > 0.5
 
 
+@pytest.mark.parametrize("kind", ["score", "random", "langevin", "repulsive"])
+def test_particles_are_embedded_only_where_that_moves_them(kind):
+    calls = []
+
+    def embed(latents):
+        calls.append(len(latents))
+        return latents.mean(dim=(2, 3))
+
+    repulsion = Repulsion(embed, 0.0)
+    draw(3, repulsion=repulsion, corrections=[Correction(kind, 2, 0.01)])
+    steps = STEPS * (3 if kind in ("langevin", "repulsive") else 1)
+    assert len(calls) == steps
+
+
+def test_a_shared_particle_costs_the_model_one():
+    seen = []
+    unet = fastrepulse.load_model().unet
+    hook = unet.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    try:
+        draw(4, shared_until=0.1)
+    finally:
+        hook.remove()
+    # With and without the prompt
+    assert min(seen) == 2 and max(seen) == 8
+
+
 def test_settings_are_kept():
     result = draw(2, corrections=[Correction("random", 2, 0.1)], shared_until=3.0)
     assert result.settings["shared_until"] == 3.0

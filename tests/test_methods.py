@@ -145,6 +145,12 @@ def test_a_single_particle_is_changed_where_the_method_needs_no_others():
         assert torch.equal(draw_one(method), alone)
 
 
+def test_cads_without_noise_is_finite_where_nothing_is_left_of_the_text():
+    text = torch.randn(2, 5, 8)
+    perturbed = CADS(noise_scale=0.0).perturb_text(text, [0, 1], 1.0, 0, 0)
+    torch.testing.assert_close(perturbed, text.mean((1, 2), keepdim=True).expand_as(text))
+
+
 def test_cads_keeps_the_texts_scale_and_draws_for_each_particle_alone():
     text = 3 + 2 * draw(4).view(4, 8, 8)[:1].expand(4, -1, -1)
     method = CADS(noise_scale=0.5)

@@ -1,7 +1,7 @@
 """Small spaces in which latents are compared, one family a file."""
 
 from fastrepulse.embeddings import patterns, random_cnn, style
-from fastrepulse.embeddings.base import Embed, Embedding, build, names, register
+from fastrepulse.embeddings.base import Embed, Embedding, build, name_of, names, register
 from fastrepulse.embeddings.colour import DecodedMean, fit_rgb
 from fastrepulse.embeddings.combine import KernelSum, product
 from fastrepulse.embeddings.efficientnet import efficientnet_lite0
@@ -19,6 +19,7 @@ __all__ = [
     "efficientnet_lite0",
     "fit_rgb",
     "image",
+    "name_of",
     "names",
     "patterns",
     "product",

@@ -14,7 +14,8 @@ class Embedding:
     """Where particles are compared: a map from latents [N, C, H, W] to embeddings [N, d].
 
     A subclass has a `name`, says in its docstring what it makes different, and defines `__call__`.
-    Row i of the result depends on latent i alone.
+    Row i of the result depends on latent i alone. Settings, banks and evaluations know an embedding
+    by its name: what embeds in another way has another.
     """
 
     name: str
@@ -87,13 +88,22 @@ def names() -> tuple[str, ...]:
 class _Function(Embedding):
     """A user's own function as an embedding."""
 
-    name = "a function"
-
     def __init__(self, function: Embed):
         self.function = function
+        self.name = function_name(function)
 
     def __call__(self, latents: Tensor) -> Tensor:
         return self.function(latents)
+
+
+def function_name(function: Embed) -> str:
+    """Returns the name of a function or a callable object as settings say it."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def name_of(embedding: "str | Embed") -> str:
+    """Returns the name of an embedding that is given by its name, or as an object or function."""
+    return embedding if isinstance(embedding, str) else build(embedding).name
 
 
 def build(embedding: "str | Embed") -> Embedding:

@@ -59,6 +59,8 @@ class DecodedMean(Embedding):
         self.rgb = torch.as_tensor(SHIPPED_RGB if rgb is None else rgb)
         if self.rgb.ndim != 2 or len(self.rgb) != 3:
             raise ValueError(f"rgb must be [3, C + 1], got {list(self.rgb.shape)}")
+        if rgb is not None:
+            self.name = f"decoded_mean({', '.join(f'{x:.4g}' for x in self.rgb.flatten())})"
 
     def __call__(self, latents: Tensor) -> Tensor:
         weight, bias = self._map(latents)

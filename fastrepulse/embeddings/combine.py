@@ -16,11 +16,11 @@ class Product(Embedding):
     divided by the square roots of their bandwidths.
     """
 
-    name = "product"
-
     def __init__(self, parts: Sequence[Embedding], scales: Sequence[float]):
         self.parts = parts
         self.scales = scales
+        names = (f"{scale:.4g} {part.name}" for part, scale in zip(parts, scales, strict=True))
+        self.name = f"product({', '.join(names)})"
 
     def prepare(self, seed: int, step: int, sigma: float) -> None:
         for part in self.parts:
@@ -73,12 +73,11 @@ class KernelSum(Embedding):
         ValueError: If there are no parts.
     """
 
-    name = "sum"
-
     def __init__(self, *parts: str | Embed):
         if not parts:
             raise ValueError("parts must be at least one embedding, got none")
         self.parts = [build(part) for part in parts]
+        self.name = f"sum({', '.join(part.name for part in self.parts)})"
         self._widths: list[int] = []
 
     def prepare(self, seed: int, step: int, sigma: float) -> None:

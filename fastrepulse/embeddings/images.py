@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastrepulse.embeddings.base import Embed, Embedding
+from fastrepulse.embeddings.base import Embed, Embedding, function_name
 
 
 class Image(Embedding):
@@ -16,11 +16,10 @@ class Image(Embedding):
     for `on="denoised"`: noisy latents decode to noise.
     """
 
-    name = "image"
-
     def __init__(self, encoder: Embed, decode: Embed):
         self.encoder = encoder
         self.decode = decode
+        self.name = f"image({function_name(encoder)})"
 
     def __call__(self, latents: Tensor) -> Tensor:
         return self.encoder(self.decode(latents).float())

@@ -22,10 +22,10 @@ class RepulsionCallback:
         pipe("a potted plant", num_images_per_prompt=16, callback_on_step_end=repel)
 
     An Euler step from noise level sigma_t to sigma_{t+1} with the corrected score is the plain step
-    plus (sigma_t - sigma_{t+1}) * strength * r_i(z_t). The callback adds the same to z_t,
-    which the step before has left, and so before the model sees z_t and not after:
+    plus (sigma_t - sigma_{t+1}) (strength * r_i(z_t) + spread * d_i). The callback adds the same to
+    z_t, which the step before has left, and so before the model sees z_t and not after:
 
-        z_t <- z_t + (sigma_t - sigma_{t+1}) * strength * r_i(z_t)    for every t > 0
+        z_t <- z_t + (sigma_t - sigma_{t+1}) (strength * r_i(z_t) + spread * d_i)    for every t > 0
 
     For a model whose predicted noise did not depend on z_t the two would be equal, but that the
     very first step is not repelled. Other schedulers are nudged by what Euler's step would add.
@@ -61,7 +61,7 @@ class RepulsionCallback:
                 "repulsion must be on='noisy', since a callback does not see the predicted clean "
                 f"latents, got on={repulsion.on!r}"
             )
-        check_group_size(group_size)
+        check_group_size(group_size, repulsion)
         self.repulsion = repulsion
         self.group_size = group_size
         self.latent_size = latent_size
@@ -86,8 +86,6 @@ class RepulsionCallback:
         step = int((times == timestep).nonzero()[0]) + 1
         if step < len(times):
             callback_kwargs["latents"] = self._nudge(callback_kwargs["latents"], pipe, step)
-        elif self.repulsion.bank is not None:
-            self.repulsion.bank.close()
         return callback_kwargs
 
     def _nudge(self, latents: Tensor, pipe: Any, step: int) -> Tensor:

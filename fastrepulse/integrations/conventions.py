@@ -45,7 +45,7 @@ def step_number(scheduler: Any, timestep: Any) -> int:
 
 
 def signal_and_noise(scheduler: Any, step: int) -> tuple[float, float]:
-    """Returns alpha and sigma of x = alpha x0 + sigma noise before a step, or after the last."""
+    """Returns alpha and sigma of x = alpha x0 + sigma noise before a step."""
     if hasattr(scheduler, "sigmas"):
         sigma = float(scheduler.sigmas[step])
         if _is_flow(scheduler):
@@ -55,10 +55,7 @@ def signal_and_noise(scheduler: Any, step: int) -> tuple[float, float]:
             return 1.0, sigma
         alpha = (1 + sigma**2) ** -0.5
         return alpha, sigma * alpha
-    if step < len(scheduler.timesteps):
-        signal = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
-    else:
-        signal = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+    signal = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
     return max(signal**0.5, LEAST_SIGNAL), (1 - signal) ** 0.5
 
 

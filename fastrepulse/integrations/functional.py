@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrepulse.finite import check_number
 from fastrepulse.particles import Particles
 from fastrepulse.repulsion import Repulsion
 
@@ -34,24 +35,28 @@ def repulsive_force(
         next_sigma: The noise level that the step ends at, 0 for the last. It bounds the force and
             tells a bank when the run is done; without it long steps may leave noise in the picture.
         group_size: How many neighbours in the batch belong to one prompt and repel each other, at
-            least 2; by default all of them.
+            least 2, or with a bank 1; by default all of them.
         step: The number of the step, from which an embedding draws what is random in it.
         seed: The seed of the same.
 
     Returns:
-        The force, float32 [B, C, H, W]; zero outside the repulsion's window, and for a batch of
-        one without a bank, of which there is a warning.
+        The force, float32 [B, C, H, W]; r_i is left out outside the repulsion's window, and it is
+        zero for a batch of one without a bank, of which there is a warning.
 
     Raises:
-        ValueError: If the latents are not [B, C, H, W], or the group size is below 2 or does not
-            divide the batch.
+        ValueError: If the latents are not [B, C, H, W], the noise level is not above 0, or the
+            group size is too small or does not divide the batch.
+        TypeError: If the repulsion, the noise level or the group size is something else.
     """
     repulsion = as_repulsion(repulsion)
+    check_number("sigma", sigma)
+    if sigma <= 0:
+        raise ValueError(f"sigma must be above 0, got {sigma}")
     if denoised.ndim != 4:
         raise ValueError(f"denoised must be [B, C, H, W], got {list(denoised.shape)}")
     if z.shape != denoised.shape:
         raise ValueError(f"z must be {list(denoised.shape)} as denoised is, got {list(z.shape)}")
-    check_group_size(group_size)
+    check_group_size(group_size, repulsion)
     batch = len(denoised)
     size = batch if group_size is None else group_size
     if batch % size:
@@ -72,6 +77,7 @@ def repulsive_force(
             num_particles=size,
             seed=seed,
             device=x0.device,
+            measured=False,
         )
         push = repulsion.push(particles)
         if push.change is None:
@@ -126,7 +132,12 @@ def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
     return repulsion
 
 
-def check_group_size(group_size: int | None) -> None:
-    """Raises unless a group size is None or at least 2."""
-    if group_size is not None and group_size < 2:
-        raise ValueError(f"group_size must be at least 2, got {group_size}")
+def check_group_size(group_size: int | None, repulsion: Repulsion) -> None:
+    """Raises unless a group size is None or at least 2, or 1 with a bank."""
+    if group_size is None:
+        return
+    if isinstance(group_size, bool) or not isinstance(group_size, int):
+        raise TypeError(f"group_size must be an int or None, got {group_size!r}")
+    least = 1 if repulsion.acts_on_one else 2
+    if group_size < least:
+        raise ValueError(f"group_size must be at least {least}, got {group_size}")

@@ -28,9 +28,9 @@ class RepulsiveScheduler:
         pipe("a potted plant", num_images_per_prompt=16)
 
     Each step takes the predicted clean latents x0 from the model's output, adds
-    sigma * strength * r_i to them (Pondaven 2023; see `Repulsion`), turns the sum back into what
-    the model predicts (noise, v, clean latents, or flow velocity) and leaves the rest to the
-    scheduler, so that the history of multistep schedulers stays right.
+    sigma (strength * r_i + spread * d_i) to them (Pondaven 2023; see `Repulsion`), turns the sum
+    back into what the model predicts (noise, v, clean latents, or flow velocity) and leaves the
+    rest to the scheduler, so that the history of multistep schedulers stays right.
 
     What is made is a copy of the scheduler, of a class derived from its own: configuration, saving
     and everything else are the scheduler's, and it is saved and loaded as the scheduler alone.
@@ -64,7 +64,7 @@ class RepulsiveScheduler:
         seed: int = 0,
     ) -> Any:
         repulsion = as_repulsion(repulsion)
-        check_group_size(group_size)
+        check_group_size(group_size, repulsion)
         if isinstance(scheduler, _Repels):
             raise ValueError("scheduler must be a plain one, got one that repels already")
         check_scheduler(scheduler)

@@ -64,7 +64,9 @@ class CADS(Method):
         noisy = math.sqrt(gamma) * text + self.noise_scale * math.sqrt(1 - gamma) * noise
         dims = (1, 2)
         mean, std = text.mean(dims, keepdim=True), text.std(dims, keepdim=True)
-        scaled = (noisy - noisy.mean(dims, keepdim=True)) / noisy.std(dims, keepdim=True)
+        # Without noise nothing is left of the text at first, and that has no spread
+        width = noisy.std(dims, keepdim=True).clamp_min(1e-6)
+        scaled = (noisy - noisy.mean(dims, keepdim=True)) / width
         return self.rescale * (scaled * std + mean) + (1 - self.rescale) * noisy
 
     def settings(self) -> dict[str, Any]:

@@ -74,9 +74,7 @@ def settings_of(method: Any) -> dict[str, Any]:
             return [None if math.isinf(level) else level for level in value]
         if isinstance(value, Tensor):
             return list(value.shape)
-        if callable(value):
-            return getattr(value, "__qualname__", type(value).__qualname__)
-        return value
+        return embeddings.name_of(value) if callable(value) else value
 
     fields = {name: getattr(method, name) for name in method.__dataclass_fields__}
     return {"method": type(method).__name__} | {k: plain(v) for k, v in fields.items()}

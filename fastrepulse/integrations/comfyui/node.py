@@ -17,9 +17,9 @@ class RepulsionNode:
     """Makes the pictures of one batch different from each other.
 
     The predicted clean latents, after guidance, are corrected by the repulsion of the whole batch:
-    x0 + sigma * strength * r_i (see `Repulsion`). Models of every parametrisation say how they
-    add noise, x = alpha x0 + sigma noise, by their `noise_scaling`; the noise level of the window
-    is sigma / alpha, so that of flow models (SD 3, Flux) goes beyond 1 too.
+    x0 + sigma (strength * r_i + spread * d_i) (see `Repulsion`). Models of every parametrisation
+    say how they add noise, x = alpha x0 + sigma noise, by their `noise_scaling`; the noise level of
+    the window is sigma / alpha, so that of flow models (SD 3, Flux) goes beyond 1 too.
     """
 
     RETURN_TYPES = ("MODEL",)
