@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
 import matplotlib
 from common import environment
@@ -53,6 +54,12 @@ WAYS: dict[str, tuple[int, Callable[[], Repulsion | None]]] = {
 }
 
 
+def paired(values: list[float], others: list[float]) -> tuple[float, float]:
+    """Returns the mean difference of pairs and half its 95% interval."""
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    return mean(differences), 1.96 * stdev(differences) / math.sqrt(len(differences))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=12)
@@ -71,16 +78,19 @@ def main() -> None:
     print(environment())
     means, errors = [], []
     for way, values in scores.items():
-        mean = sum(values) / len(values)
-        # Of the paired difference to independent sampling
-        paired = [a - b for a, b in zip(values, scores["independent"], strict=True)]
-        centre = sum(paired) / len(paired)
-        spread = math.sqrt(sum((d - centre) ** 2 for d in paired) / (len(paired) - 1))
-        means.append(mean)
-        errors.append(1.96 * spread / math.sqrt(len(paired)))
-        share = sum(accuracy[way]) / len(accuracy[way])
+        means.append(mean(values))
+        difference, error = paired(values, scores["independent"])
+        errors.append(error)
+        share = mean(accuracy[way])
         name = " ".join(way.split())
-        print(f"{name}: Vendi {mean:.2f} ({centre:+.2f} +- {errors[-1]:.2f}), accuracy {share:.1%}")
+        print(
+            f"{name}: Vendi {means[-1]:.2f} ({difference:+.2f} +- {error:.2f}), "
+            f"accuracy {share:.1%}"
+        )
+    _, without, bank, joint = scores.values()
+    for name, others in (("without it", without), ("one batch", joint)):
+        difference, error = paired(bank, others)
+        print(f"with a bank over {name}: {difference:+.2f} +- {error:.2f}")
     figure, axis = pyplot.subplots(figsize=(7, 3))
     axis.barh(list(WAYS), means, xerr=errors, color=["C7", "C1", "C0", "C2"], capsize=4)
     axis.invert_yaxis()

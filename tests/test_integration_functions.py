@@ -92,6 +92,7 @@ def test_latents_of_inference_mode_and_of_a_graph_are_taken():
         pytest.param((6, 16), {}, ValueError, r"denoised must be .* got \[6, 16\]", id="shape"),
         pytest.param((6, 4, 8, 8), {"group_size": 4}, ValueError, "batch of 6, got 4", id="divide"),
         pytest.param((6, 4, 8, 8), {"group_size": 1}, ValueError, "at least 2, got 1", id="one"),
+        pytest.param((6, 4, 8, 8), {"group_size": 3.0}, TypeError, "an int .*, got 3.0", id="int"),
         pytest.param((6, 4, 8, 8), {"repulsion": 3}, TypeError, "got 3", id="type"),
         pytest.param((6, 4, 8, 8), {"repulsion": "colour"}, ValueError, "'colour'", id="name"),
     ],

@@ -49,6 +49,13 @@ def test_a_unets_linear_layers_are_exchanged_for_a_while(unet):
     assert any(event.key == "fastrepulse::linear" for event in profile.key_averages())
 
 
+def test_where_gradients_are_asked_for_they_flow(unet):
+    latents = torch.randn(1, 4, 16, 16, requires_grad=True)
+    with onednn_linears(unet):
+        unet(latents, torch.tensor(500), torch.randn(1, 77, 128)).sample.sum().backward()
+    assert latents.grad.abs().sum() > 0
+
+
 def test_layers_are_put_back_when_something_fails(unet):
     with pytest.raises(RuntimeError, match="stopped"), onednn_linears(unet):
         raise RuntimeError("stopped")
