@@ -13,7 +13,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 import fastrepulse
 from fastrepulse import Repulsion
-from fastrepulse.embeddings import Gram, average_colour, efficientnet_lite0, image, product
+from fastrepulse.embeddings import (
+    Embedding,
+    Gram,
+    average_colour,
+    efficientnet_lite0,
+    image,
+    product,
+)
 from fastrepulse.results import image_grid
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -34,21 +41,26 @@ STRENGTHS = {
 }
 
 
+def in_embedding(embedding: str | Embedding, strength: float) -> Repulsion:
+    """Returns a repulsion without the push that knows no embedding."""
+    return Repulsion(embedding, strength, spread=0.0)
+
+
 def rows(efficientnet: Path) -> Iterator[tuple[str, Repulsion | None]]:
     """Yields what is written beside each row, and its repulsion."""
     yield "independent", None
     for name, strength in STRENGTHS.items():
-        yield name, Repulsion(name, strength)
+        yield name, in_embedding(name, strength)
     decode = fastrepulse.load_model().decode
     like = fastrepulse.sample(PROMPT, 16, repulsion=None, seed=99, progress=False).latents
     yield (
         "product of thirds\nand random_cnn",
-        Repulsion(product("thirds", "random_cnn", like=like), 0.5),
+        in_embedding(product("thirds", "random_cnn", like=like), 0.5),
     )
-    yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"), 0.5)
-    yield "image: average\ncolour", Repulsion(image(average_colour, decode), 0.4)
+    yield "Gram of\nstyle_classifier", in_embedding(Gram("style_classifier"), 0.5)
+    yield "image: average\ncolour", in_embedding(image(average_colour, decode), 0.4)
     encoder = efficientnet_lite0(efficientnet)
-    yield "image: EfficientNet-\nLite0", Repulsion(image(encoder, decode), 0.3)
+    yield "image: EfficientNet-\nLite0", in_embedding(image(encoder, decode), 0.3)
 
 
 def main() -> None:

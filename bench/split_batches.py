@@ -21,10 +21,11 @@ from fastrepulse.default_model.classifier import features_of, prompt_accuracy
 from fastrepulse.demo import PROMPTS
 from fastrepulse.metrics import vendi_score
 from fastrepulse.noise import initial_noise
-from fastrepulse.sampling import DEFAULT_REPULSION
 
 N, BATCH = 16, 4
 FIRST_SEED = 204
+REPULSION = Repulsion(strength=1.2, spread=0.0)
+"""The push between embeddings, which is what a bank keeps, alone."""
 
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list:
@@ -48,9 +49,9 @@ def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list:
 
 WAYS: dict[str, tuple[int, Callable[[], Repulsion | None]]] = {
     "independent": (N, lambda: None),
-    "four batches of 4": (BATCH, lambda: DEFAULT_REPULSION),
-    "four batches of 4,\nwith a bank": (BATCH, lambda: replace(DEFAULT_REPULSION, bank=Bank())),
-    "one batch of 16": (N, lambda: DEFAULT_REPULSION),
+    "four batches of 4": (BATCH, lambda: REPULSION),
+    "four batches of 4,\nwith a bank": (BATCH, lambda: replace(REPULSION, bank=Bank())),
+    "one batch of 16": (N, lambda: REPULSION),
 }
 
 
