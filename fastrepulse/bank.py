@@ -24,9 +24,9 @@ class _Run:
     sigmas: dict[int, float] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
 
-    def goes_on(self, kind: dict[str, Any], step: int) -> bool:
+    def goes_on(self, kind: dict[str, Any], seed: int, step: int) -> bool:
         """Says whether a step can be one of this run."""
-        return self.kind == kind and step >= max(self.sigmas)
+        return self.kind == kind and self.seed == seed and step >= max(self.sigmas)
 
 
 class Bank:
@@ -90,8 +90,8 @@ class Bank:
             )
         if self.pictures is not None:
             self._embed_pictures(particles, on, embedding)
-        # A step back, or another kind of run: the run before was stopped
-        if self._run is None or not self._run.goes_on(kind, particles.step):
+        # A step back, another seed or another kind of run: the run before was stopped
+        if self._run is None or not self._run.goes_on(kind, particles.seed, particles.step):
             self._run = _Run(kind, particles.seed)
         self._run.sigmas[particles.step] = particles.sigma
 

@@ -88,14 +88,22 @@ def test_a_run_that_was_stopped_leaves_nothing():
     bank = Bank()
     repulsion = Repulsion("pooled", window=EVERYWHERE, bank=bank)
     for step in range(3):
-        change_of(repulsion, draw(4), step=step, last=False, sigma=9.0 - step)
+        change_of(repulsion, draw(4), step=step, last=False, sigma=9.0 - step, seed=3)
     # Of another size and on other noise levels, and shorter
     other = torch.randn(5, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     for step in range(2):
         change_of(repulsion, other, step=step, last=step == 1, sigma=4.0 - step)
-    assert len(bank) == 5
+    assert len(bank) == 5 and bank.seed == 0
     with pytest.raises(ValueError, match="latents"):
         change_of(repulsion, draw(4), sigma=4.0)
+
+
+def test_a_run_that_was_stopped_at_once_leaves_not_even_its_seed():
+    bank = Bank()
+    repulsion = Repulsion("random_cnn", window=EVERYWHERE, bank=bank)
+    change_of(repulsion, draw(4), last=False, seed=3)
+    change_of(repulsion, draw(4), seed=7)
+    assert bank.seed == 7
 
 
 def test_corrections_at_the_last_step_count_a_particle_once():
