@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import time
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from shutil import which
 from xml.etree import ElementTree
 
 import numpy as np
@@ -41,6 +41,7 @@ from fastrepulse.metrics import (
     to_pictures,
     vendi_score,
 )
+from fastrepulse.models import load_model
 
 N, STEPS, SEEDS = 3, 2, 2
 TINY = {"num_seeds": SEEDS, "num_particles": N, "num_inference_steps": STEPS, "compile": False}
@@ -184,7 +185,7 @@ def test_figures_are_those_of_the_pictures(finished):
 
 
 def test_nearer_is_paired_by_seed(finished):
-    log = RunLog(finished[0], N, STEPS)
+    log = RunLog(finished[0], load_model(), N, STEPS)
     rows = {row.setting.title: row for row in finished[1]}
     for space, nearer in rows[DEFAULT.title].nearer.items():
         gains = []
@@ -221,7 +222,7 @@ def test_plots_name_every_method(finished):
 
 
 def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
-    log = RunLog(finished[0], N, STEPS)
+    log = RunLog(finished[0], load_model(), N, STEPS)
     runs = [log.find(setting, 0) for setting in FEW]
     grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
     assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
@@ -240,23 +241,38 @@ def test_what_is_finished_is_not_sampled_again(finished):
 
 
 def test_a_line_cut_off_and_a_file_lost_are_sampled_again(finished, tmp_path):
-    source = RunLog(finished[0], N, STEPS)
+    source = RunLog(finished[0], load_model(), N, STEPS)
     result = fastrepulse.sample(
         list(PROMPTS), N, seed=0, num_inference_steps=STEPS, compile=False, progress=False
     )
-    log = RunLog(tmp_path, N, STEPS)
+    log = RunLog(tmp_path, load_model(), N, STEPS)
     log.add(DEFAULT, 0, result)
     log.add(DEFAULT, 1, result)
     with log.log.open("a") as file:
         file.write('{"key": {"meth')
-    again = RunLog(tmp_path, N, STEPS)
+    again = RunLog(tmp_path, load_model(), N, STEPS)
     assert again.find(DEFAULT, 0).figures == source.find(DEFAULT, 0).figures
     (run,) = [again.find(DEFAULT, 1)]
     run.path.with_name(run.path.name + ".jpg").unlink()
     assert again.find(DEFAULT, 1) is None
     again.add(DEFAULT, 1, result)
-    assert RunLog(tmp_path, N, STEPS).find(DEFAULT, 1).figures == run.figures
-    assert RunLog(tmp_path, N + 1, STEPS).find(DEFAULT, 1) is None
+    assert RunLog(tmp_path, load_model(), N, STEPS).find(DEFAULT, 1).figures == run.figures
+    assert RunLog(tmp_path, load_model(), N + 1, STEPS).find(DEFAULT, 1) is None
+
+
+def test_runs_of_another_dtype_are_others(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    bfloat16 = RunLog(tmp_path, load_model(dtype=torch.bfloat16), N, STEPS)
+    assert bfloat16.find(DEFAULT, 0) is None
+    rows = evaluate(tmp_path, FEW, **{**TINY, "num_seeds": 1}, dtype=torch.bfloat16, progress=False)
+    same, other = (RunLog(tmp_path, load_model(dtype=d), N, STEPS) for d in (None, torch.bfloat16))
+    assert same.find(DEFAULT, 0).figures != other.find(DEFAULT, 0).figures
+    # Rounding, not another picture
+    for row, before in zip(rows, finished[1], strict=True):
+        seed_0 = np.mean(before.pairs[: len(PROMPTS)])
+        assert row.vendi.mean == pytest.approx(seed_0, rel=0.05)
+    assert "float32" in (finished[0] / "table.md").read_text()
+    assert "bfloat16" in (tmp_path / "table.md").read_text()
 
 
 def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
@@ -343,7 +359,8 @@ def test_report_holds_all_that_it_shows(finished):
             assert kind == "data:image/jpeg" and Image.open(BytesIO(data)).size[0] > 64 * N
 
 
-CHROMIUM = which("chromium") or which("chromium-browser") or which("google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.mark.slow

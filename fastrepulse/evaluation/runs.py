@@ -20,7 +20,7 @@ from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
 from fastrepulse.metrics import mean_pairwise_similarity, to_pictures
-from fastrepulse.models import Model, load_model
+from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
 from fastrepulse.results import SampleResult, image_grid
 from fastrepulse.sampling import sample
@@ -66,11 +66,13 @@ class RunLog:
 
     Args:
         folder: Where they are kept, made if need be.
+        model: What is sampled.
         num_particles: N of each prompt.
         num_inference_steps: T of every run.
     """
 
-    def __init__(self, folder: Path, num_particles: int, num_inference_steps: int):
+    def __init__(self, folder: Path, model: Model, num_particles: int, num_inference_steps: int):
+        self.model = model
         self.num_particles, self.num_inference_steps = num_particles, num_inference_steps
         self.files = folder / "runs"
         self.files.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,7 @@ class RunLog:
             **setting.key(),
             "num_particles": self.num_particles,
             "num_inference_steps": self.num_inference_steps,
+            "dtype": dtype_name(self.model),
             "seed": seed,
         }
         # As it comes back from the file
@@ -138,15 +141,13 @@ def run_all(
 
     Seed by seed, so that an evaluation that was stopped has compared all settings on fewer seeds.
     """
-    model: Model | None = None
     jobs = [(setting, seed) for seed in seeds for setting in settings]
     left = [job for job in jobs if log.find(*job) is None]
     done = len(jobs) - len(left)
     with tqdm(desc="evaluate", total=len(jobs), initial=done, disable=not progress) as bar:
         for setting, seed in left:
             bar.set_postfix_str(f"{setting.title}, seed {seed}")
-            model = model or load_model()
-            log.add(setting, seed, sample_setting(setting, seed, log, model, compile))
+            log.add(setting, seed, sample_setting(setting, seed, log, compile))
             bar.update()
     runs: dict[str, list[Run]] = {setting.title: [] for setting in settings}
     for setting, seed in jobs:
@@ -156,11 +157,9 @@ def run_all(
     return runs
 
 
-def sample_setting(
-    setting: Setting, seed: int, log: RunLog, model: Model, compile: bool
-) -> SampleResult:
+def sample_setting(setting: Setting, seed: int, log: RunLog, compile: bool) -> SampleResult:
     """Draws N pictures of every subject with one setting; all settings share a seed's noise."""
-    n = log.num_particles
+    model, n = log.model, log.num_particles
     common: dict[str, Any] = {
         "model": model,
         "seed": seed,
@@ -175,6 +174,11 @@ def sample_setting(
     # Noise of its own: what the others share with it would bring them nearer
     noise = initial_noise(2**32 + seed, len(captions), model.latent_shape(None, None))
     return sample(captions, 1, latents=noise, repulsion=None, **common)
+
+
+def dtype_name(model: Model) -> str:
+    """Returns in what the weights are, such as "float32"."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def full_captions(seed: int, count: int) -> list[str]:
