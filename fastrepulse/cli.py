@@ -164,6 +164,7 @@ def evaluate(
         int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
     ] = None,
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
+    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = 5.0,
     methods: Annotated[
         str | None, typer.Option(help="Names of the table, with commas; left out: all.")
     ] = None,
@@ -182,6 +183,7 @@ def evaluate(
         settings,
         num_seeds=seeds if seeds is not None else 1 if quick else 10,
         num_particles=num_particles,
+        guidance_scale=guidance_scale,
         data=data,
         compile=not quick,
     )

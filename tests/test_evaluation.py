@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +33,7 @@ from fastrepulse.evaluation import QUICK, SETTINGS, Setting, evaluate, select
 from fastrepulse.evaluation.measure import Estimate, Row, better_than, rendered_vendi
 from fastrepulse.evaluation.plots import strength_grid
 from fastrepulse.evaluation.report import verdict
-from fastrepulse.evaluation.runs import RunLog, full_captions
+from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, Protocol, RunLog, full_captions
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.methods import CADS
 from fastrepulse.metrics import (
@@ -41,9 +43,9 @@ from fastrepulse.metrics import (
     to_pictures,
     vendi_score,
 )
-from fastrepulse.models import load_model
 
 N, STEPS, SEEDS = 3, 2, 2
+PROTOCOL = Protocol(N, STEPS)
 TINY = {"num_seeds": SEEDS, "num_particles": N, "num_inference_steps": STEPS, "compile": False}
 FEW = [INDEPENDENT, DEFAULT, Setting("CADS", "0.5", {"repulsion": CADS(0.5)})]
 PROGRAM = f"""
@@ -185,7 +187,7 @@ def test_figures_are_those_of_the_pictures(finished):
 
 
 def test_nearer_is_paired_by_seed(finished):
-    log = RunLog(finished[0], load_model(), N, STEPS)
+    log = RunLog(finished[0], PROTOCOL)
     rows = {row.setting.title: row for row in finished[1]}
     for space, nearer in rows[DEFAULT.title].nearer.items():
         gains = []
@@ -222,7 +224,7 @@ def test_plots_name_every_method(finished):
 
 
 def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
-    log = RunLog(finished[0], load_model(), N, STEPS)
+    log = RunLog(finished[0], PROTOCOL)
     runs = [log.find(setting, 0) for setting in FEW]
     grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
     assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
@@ -241,38 +243,60 @@ def test_what_is_finished_is_not_sampled_again(finished):
 
 
 def test_a_line_cut_off_and_a_file_lost_are_sampled_again(finished, tmp_path):
-    source = RunLog(finished[0], load_model(), N, STEPS)
+    source = RunLog(finished[0], PROTOCOL)
     result = fastrepulse.sample(
         list(PROMPTS), N, seed=0, num_inference_steps=STEPS, compile=False, progress=False
     )
-    log = RunLog(tmp_path, load_model(), N, STEPS)
+    log = RunLog(tmp_path, PROTOCOL)
     log.add(DEFAULT, 0, result)
     log.add(DEFAULT, 1, result)
     with log.log.open("a") as file:
         file.write('{"key": {"meth')
-    again = RunLog(tmp_path, load_model(), N, STEPS)
+    again = RunLog(tmp_path, PROTOCOL)
     assert again.find(DEFAULT, 0).figures == source.find(DEFAULT, 0).figures
     (run,) = [again.find(DEFAULT, 1)]
     run.path.with_name(run.path.name + ".jpg").unlink()
     assert again.find(DEFAULT, 1) is None
     again.add(DEFAULT, 1, result)
-    assert RunLog(tmp_path, load_model(), N, STEPS).find(DEFAULT, 1).figures == run.figures
-    assert RunLog(tmp_path, load_model(), N + 1, STEPS).find(DEFAULT, 1) is None
+    assert RunLog(tmp_path, PROTOCOL).find(DEFAULT, 1).figures == run.figures
 
 
-def test_runs_of_another_dtype_are_others(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-    bfloat16 = RunLog(tmp_path, load_model(dtype=torch.bfloat16), N, STEPS)
-    assert bfloat16.find(DEFAULT, 0) is None
-    rows = evaluate(tmp_path, FEW, **{**TINY, "num_seeds": 1}, dtype=torch.bfloat16, progress=False)
-    same, other = (RunLog(tmp_path, load_model(dtype=d), N, STEPS) for d in (None, torch.bfloat16))
-    assert same.find(DEFAULT, 0).figures != other.find(DEFAULT, 0).figures
-    # Rounding, not another picture
-    for row, before in zip(rows, finished[1], strict=True):
-        seed_0 = np.mean(before.pairs[: len(PROMPTS)])
-        assert row.vendi.mean == pytest.approx(seed_0, rel=0.05)
-    assert "float32" in (finished[0] / "table.md").read_text()
-    assert "bfloat16" in (tmp_path / "table.md").read_text()
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"num_particles": N + 1}, id="N"),
+        pytest.param({"num_inference_steps": STEPS + 1}, id="steps"),
+        pytest.param({"guidance_scale": 2.5}, id="guidance"),
+        pytest.param({"dtype": "bfloat16"}, id="dtype"),
+    ],
+)
+def test_runs_of_another_protocol_are_others(finished, other):
+    assert RunLog(finished[0], PROTOCOL).find(DEFAULT, 0) is not None
+    assert RunLog(finished[0], replace(PROTOCOL, **other)).find(DEFAULT, 0) is None
+
+
+def test_guidance_and_dtype_reach_the_model(tmp_path):
+    own = Setting("independent", "guidance 1.5", {"guidance_scale": 1.5})
+    how = {**TINY, "num_seeds": 1, "guidance_scale": 2.5, "dtype": torch.bfloat16}
+    rows = evaluate(tmp_path, [own], **how, progress=False)
+    text = (tmp_path / "table.md").read_text()
+    assert "guidance 2.5" in text and "weights in bfloat16" in text
+    pairs = {row.setting.title: row.pairs for row in rows}
+    for title, guidance_scale in ((INDEPENDENT.title, 2.5), (own.title, 1.5)):
+        result = fastrepulse.sample(
+            list(PROMPTS),
+            N,
+            repulsion=None,
+            guidance_scale=guidance_scale,
+            dtype=torch.bfloat16,
+            seed=0,
+            num_inference_steps=STEPS,
+            micro_batch_size=MICRO_BATCH_SIZE,
+            compile=False,
+            progress=False,
+        )
+        sets = [result.images[i : i + N] for i in range(0, len(result.images), N)]
+        assert pairs[title] == pytest.approx([vendi_score(features_of(s)) for s in sets])
 
 
 def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
@@ -396,6 +420,7 @@ def test_report_opens_in_a_browser_from_disk(finished, tmp_path):
     [
         pytest.param({"num_seeds": 0}, ValueError, id="num_seeds"),
         pytest.param({"num_particles": 1}, ValueError, id="num_particles"),
+        pytest.param({"guidance_scale": math.nan}, ValueError, id="guidance_scale"),
         pytest.param({"data": "/no/such/folder"}, FileNotFoundError, id="data"),
     ],
 )

@@ -11,9 +11,10 @@ from fastrepulse.demo import PROMPTS
 from fastrepulse.evaluation.measure import Row, measure, rendered_vendi
 from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_panels
 from fastrepulse.evaluation.report import write_report
-from fastrepulse.evaluation.runs import RunLog, dtype_name, run_all
+from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, SETTINGS, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
+from fastrepulse.finite import check_number
 from fastrepulse.models import load_model
 from fastrepulse.results import check_writable
 
@@ -25,6 +26,7 @@ def evaluate(
     num_seeds: int = 10,
     num_particles: int = 16,
     num_inference_steps: int = 25,
+    guidance_scale: float = 5.0,
     dtype: torch.dtype | None = None,
     data: str | Path | None = None,
     compile: bool = True,
@@ -42,6 +44,7 @@ def evaluate(
         num_seeds: From how many seeds, 0 to `num_seeds` - 1.
         num_particles: N >= 2 of each prompt and seed.
         num_inference_steps: T of every run.
+        guidance_scale: Of every run, but for settings with one of their own.
         dtype: Of the shipped model's weights; by default float16 on a GPU and float32 on the CPU,
             where bfloat16 takes a fifth less time if the processor multiplies in it.
         data: A folder with rendered pictures, `heldout.npz`; by default the features of 1,600 that
@@ -61,18 +64,21 @@ def evaluate(
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
     if num_particles < 2:
         raise ValueError(f"num_particles must be at least 2, got {num_particles}")
+    check_number("guidance_scale", guidance_scale)
     folder = Path(out)
     check_writable(folder)
     rendered = rendered_features(None if data is None else Path(data))
     wanted = [s for s in settings if s not in (INDEPENDENT, FULL_CAPTIONS)]
     wanted = [FULL_CAPTIONS, INDEPENDENT, *wanted]
     model = load_model(dtype=dtype)
-    log = RunLog(folder, model, num_particles, num_inference_steps)
-    runs = run_all(log, wanted, range(num_seeds), compile, progress)
+    dtype_name = str(model.dtype).removeprefix("torch.")
+    protocol = Protocol(num_particles, num_inference_steps, float(guidance_scale), dtype_name)
+    log = RunLog(folder, protocol)
+    runs = run_all(log, model, wanted, range(num_seeds), compile, progress)
 
     rows = measure(runs, rendered, progress)
     ceiling = rendered_vendi(rendered, num_particles)
-    notes = _notes(num_seeds, log, ceiling)
+    notes = _notes(num_seeds, protocol, ceiling)
     write_tables(folder, notes, rows)
     diverse = compared(rows)
     for suffix in ("svg", "png"):
@@ -83,13 +89,14 @@ def evaluate(
     return rows
 
 
-def _notes(num_seeds: int, log: RunLog, rendered: float) -> list[str]:
+def _notes(num_seeds: int, protocol: Protocol, rendered: float) -> list[str]:
     """Says how the figures were made."""
-    num_particles, steps = log.num_particles, log.num_inference_steps
+    num_particles, steps = protocol.num_particles, protocol.num_inference_steps
+    guidance = f"guidance {protocol.guidance_scale:g}"
     pictures = num_seeds * num_particles * len(PROMPTS)
     notes = [
         f"{len(PROMPTS)} sparse prompts, {num_seeds} seed{'s' * (num_seeds > 1)}, "
-        f"{num_particles} particles each, {steps} Euler steps, guidance 5; every method starts "
+        f"{num_particles} particles each, {steps} Euler steps, {guidance}; every method starts "
         "from the same noise. Features are those of the shipped judge, which never saw a sample.",
         "Vendi score, similarity, prompt accuracy and attribute coverage are means over all pairs "
         "of a prompt and a seed, with 95% intervals by the percentile bootstrap over those pairs; "
@@ -105,6 +112,6 @@ def _notes(num_seeds: int, log: RunLog, rendered: float) -> list[str]:
         )
     notes.append(
         f"Made on {platform.machine()}, CPU threads: {torch.get_num_threads()}, "
-        f"torch {torch.__version__}, weights in {dtype_name(log.model)}."
+        f"torch {torch.__version__}, weights in {protocol.dtype}."
     )
     return notes

@@ -6,7 +6,7 @@ import random
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,23 @@ class Run:
             return image.convert("RGB")
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """What all runs of an evaluation have in common.
+
+    Args:
+        num_particles: N >= 2 of each prompt and seed.
+        num_inference_steps: T of every run.
+        guidance_scale: Of every run.
+        dtype: What the model's weights are, such as "float32".
+    """
+
+    num_particles: int
+    num_inference_steps: int
+    guidance_scale: float = 5.0
+    dtype: str = "float32"
+
+
 class RunLog:
     """The finished runs in a folder: a line of JSON each, features and a contact sheet beside it.
 
@@ -66,14 +83,11 @@ class RunLog:
 
     Args:
         folder: Where they are kept, made if need be.
-        model: What is sampled.
-        num_particles: N of each prompt.
-        num_inference_steps: T of every run.
+        protocol: What they have in common; runs of another are not found.
     """
 
-    def __init__(self, folder: Path, model: Model, num_particles: int, num_inference_steps: int):
-        self.model = model
-        self.num_particles, self.num_inference_steps = num_particles, num_inference_steps
+    def __init__(self, folder: Path, protocol: Protocol):
+        self.protocol = protocol
         self.files = folder / "runs"
         self.files.mkdir(parents=True, exist_ok=True)
         self.log = folder / "runs.jsonl"
@@ -95,7 +109,7 @@ class RunLog:
 
     def add(self, setting: Setting, seed: int, result: SampleResult) -> None:
         """Measures the pictures of a run and keeps what tables and plots are made of."""
-        n, images = self.num_particles, result.images
+        n, images = self.protocol.num_particles, result.images
         features = judge_backbone()(to_pictures(images))
         figures = []
         for i, (prompt, subject) in enumerate(PROMPTS.items()):
@@ -123,19 +137,18 @@ class RunLog:
         self.rows.append(row)
 
     def _key(self, setting: Setting, seed: int) -> dict[str, Any]:
-        key = {
-            **setting.key(),
-            "num_particles": self.num_particles,
-            "num_inference_steps": self.num_inference_steps,
-            "dtype": dtype_name(self.model),
-            "seed": seed,
-        }
+        key = {**setting.key(), **asdict(self.protocol), "seed": seed}
         # As it comes back from the file
         return json.loads(json.dumps(key))
 
 
 def run_all(
-    log: RunLog, settings: Sequence[Setting], seeds: Sequence[int], compile: bool, progress: bool
+    log: RunLog,
+    model: Model,
+    settings: Sequence[Setting],
+    seeds: Sequence[int],
+    compile: bool,
+    progress: bool,
 ) -> dict[str, list[Run]]:
     """Samples what is not in the log yet; returns all runs by the title of their setting.
 
@@ -147,7 +160,7 @@ def run_all(
     with tqdm(desc="evaluate", total=len(jobs), initial=done, disable=not progress) as bar:
         for setting, seed in left:
             bar.set_postfix_str(f"{setting.title}, seed {seed}")
-            log.add(setting, seed, sample_setting(setting, seed, log, compile))
+            log.add(setting, seed, sample_setting(setting, seed, log.protocol, model, compile))
             bar.update()
     runs: dict[str, list[Run]] = {setting.title: [] for setting in settings}
     for setting, seed in jobs:
@@ -157,28 +170,26 @@ def run_all(
     return runs
 
 
-def sample_setting(setting: Setting, seed: int, log: RunLog, compile: bool) -> SampleResult:
+def sample_setting(
+    setting: Setting, seed: int, protocol: Protocol, model: Model, compile: bool
+) -> SampleResult:
     """Draws N pictures of every subject with one setting; all settings share a seed's noise."""
-    model, n = log.model, log.num_particles
+    n = protocol.num_particles
     common: dict[str, Any] = {
         "model": model,
         "seed": seed,
-        "num_inference_steps": log.num_inference_steps,
+        "num_inference_steps": protocol.num_inference_steps,
+        "guidance_scale": protocol.guidance_scale,
         "micro_batch_size": MICRO_BATCH_SIZE,
         "compile": compile,
         "progress": False,
     }
     if setting != FULL_CAPTIONS:
-        return sample(list(PROMPTS), n, **{"repulsion": None, **setting.arguments}, **common)
+        return sample(list(PROMPTS), n, **{**common, "repulsion": None, **setting.arguments})
     captions = full_captions(seed, n)
     # Noise of its own: what the others share with it would bring them nearer
     noise = initial_noise(2**32 + seed, len(captions), model.latent_shape(None, None))
     return sample(captions, 1, latents=noise, repulsion=None, **common)
-
-
-def dtype_name(model: Model) -> str:
-    """Returns in what the weights are, such as "float32"."""
-    return str(model.dtype).removeprefix("torch.")
 
 
 def full_captions(seed: int, count: int) -> list[str]:
