@@ -18,7 +18,7 @@ constexpr int kMaxMedianParticles = 128;
 constexpr int kMedianThreads = 512;
 constexpr int kWarp = 32;
 
-// h is at least this share of the mean squared norm of the particles.
+// h is at least this share of the particles' variance.
 constexpr float kBandwidthFloor = 1e-4f;
 
 // In shared memory, before the N x stride distances.
@@ -71,29 +71,20 @@ __device__ void warp_sq_distances(const T* x, int n, int64_t d, int row, int col
     }
 }
 
-// The sum of x^2 over all particles and a slice of d.
-template <typename T>
-__device__ float sum_of_squares(const T* x, int n, int64_t d, int64_t begin, int64_t end,
-                                MedianShared& shared) {
-  float total = 0;
-  for (int i = 0; i < n; ++i)
-    for (int64_t k = begin + threadIdx.x; k < end; k += kMedianThreads) {
-      const float value = static_cast<float>(x[i * d + k]);
-      total = fmaf(value, value, total);
-    }
-  return block_sum(total, shared.sums);
-}
-
-// Adds the parts of every distance.
-inline __device__ void gather_distances(const float* partials, int parts, int n,
-                                        MedianShared& shared) {
+// Adds the parts of every distance; returns the particles' variance, the mean ||x_i - mean x||^2.
+inline __device__ float gather_distances(const float* partials, int parts, int n,
+                                         MedianShared& shared) {
   const int stride = median_stride(n);
+  float total = 0;
   for (int e = threadIdx.x; e < n * stride; e += kMedianThreads) {
     const int i = e / stride, j = e % stride, low = i < j ? i : j, high = i < j ? j : i;
     float sq_distance = 0;
     if (j < n) sq_distance = sum_parts(partials + low * n + high, parts, n * n);
     shared.distances[e] = sq_distance;
+    total += sq_distance;
   }
+  // Every pair is there twice
+  return block_sum(total, shared.sums) / (2.0f * n * n);
 }
 
 // The lower median over i < j.
@@ -117,7 +108,6 @@ template <typename T>
 __global__ void __launch_bounds__(kMedianThreads)
     median_rbf_repulsion(const T* x, int n, int64_t d, int64_t slice,
                          float* partials,     // [blocks, N, N]
-                         float* squares,      // [blocks]
                          float* force,        // [N, d]
                          float* similarity,   // [N]
                          float* bandwidth) {  // scalar
@@ -129,15 +119,12 @@ __global__ void __launch_bounds__(kMedianThreads)
     if (t / tiles <= t % tiles)
       warp_sq_distances(x, n, d, t / tiles * kThreadTile, t % tiles * kThreadTile, begin, end,
                         partial);
-  const float square = sum_of_squares(x, n, d, begin, end, shared);
-  if (threadIdx.x == 0) squares[blockIdx.x] = square;
   cooperative_groups::this_grid().sync();
 
-  const float mean_sq_norm = sum_parts(squares, gridDim.x, 1) / static_cast<float>(n);
-  gather_distances(partials, gridDim.x, n, shared);
+  const float variance = gather_distances(partials, gridDim.x, n, shared);
   const float median = select_median(n, shared);
-  const float floored = fmaxf(median / logf(static_cast<float>(n)), kBandwidthFloor * mean_sq_norm);
-  const float h = mean_sq_norm > 0 ? floored : 1.0f;
+  const float floored = fmaxf(median / logf(static_cast<float>(n)), kBandwidthFloor * variance);
+  const float h = variance > 0 ? floored : 1.0f;
   const RbfKernel kernel(h);
   for (int e = threadIdx.x; e < n * stride; e += kMedianThreads)
     shared.distances[e] = kernel(shared.distances[e]);
@@ -174,7 +161,7 @@ __global__ void __launch_bounds__(kMedianThreads)
 
 // In floats.
 constexpr int64_t median_workspace_size(int n, int64_t blocks) {
-  return blocks * (static_cast<int64_t>(n) * n + 1);
+  return blocks * n * n;
 }
 
 // How many blocks: slices of 256 or more of d, no more than the GPU holds at once.
@@ -184,12 +171,11 @@ inline int64_t median_blocks(int64_t d, int64_t capacity) {
 
 template <typename T, typename Launch>
 void run_median_rbf_repulsion(Launch& launch, const T* x, int n, int64_t d, int64_t blocks,
-                              float* workspace, float* force, float* similarity,
+                              float* partials, float* force, float* similarity,
                               float* bandwidth) {
   const int64_t slice = ceil_div(ceil_div(d, blocks), kWarp) * kWarp;
-  float* squares = workspace + blocks * n * n;
   launch.cooperative(median_rbf_repulsion<T>, dim3(blocks), kMedianThreads, median_shared_size(n),
-                     x, n, d, slice, workspace, squares, force, similarity, bandwidth);
+                     x, n, d, slice, partials, force, similarity, bandwidth);
 }
 
 }  // namespace fastrepulse::gpu

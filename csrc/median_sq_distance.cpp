@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <mutex>
 
 #include "gram.h"
@@ -56,6 +57,10 @@ struct Prefix {
     return b;
   }
 };
+
+// The first digit of infinity. Finite numbers have lower ones, NaN higher.
+template <class T>
+constexpr Bits<T> kInfinity = sizeof(T) == sizeof(float) ? 0x7f80 : 0x7ff0;
 
 template <class T>
 void count_row(const T* row, int64_t begin, int64_t end, const Prefix<T>& prefix,
@@ -171,6 +176,10 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
     Bits<T> digit = 0;
     for (; rank >= histogram[digit]; ++digit) {
       rank -= histogram[digit];
+    }
+    if (prefix.first() && digit >= kInfinity<T>) {
+      using Limits = std::numeric_limits<T>;
+      return digit == kInfinity<T> ? Limits::infinity() : Limits::quiet_NaN();
     }
     prefix.found = prefix.found << kDigitBits | digit;
     if (prefix.shift == 0) {

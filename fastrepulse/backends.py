@@ -26,6 +26,8 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
             return "its GPU kernels take float32, float16 and bfloat16"
     if device_type == "cuda" and not torch.cuda.is_available():
         return "torch sees no GPU"
+    if device_type == "cuda" and backend != "reference" and not _has_tensor_cores():
+        return "its GPU kernels need sm_80 or later"
     if backend == "triton":
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         if find_spec("triton") is None:
@@ -35,6 +37,11 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
         if dtype == torch.float64:
             return "its kernels take float32, float16 and bfloat16"
     return None
+
+
+def _has_tensor_cores() -> bool:
+    """Says whether the GPU is one that the kernels are written and built for."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def describe(backend: str, device_type: str) -> str:
@@ -99,21 +106,30 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
 
 
 def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
-    """Returns h = median / log N, at least 1e-4 of the mean ||x_i||^2, and 1 if all are zero."""
+    """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
     h = median / math.log(len(x))
-    h = torch.maximum(h, 1e-4 * _widen(x).square().sum(dim=1).mean())
+    centred = _widen(x) - _widen(x).mean(dim=0)
+    h = torch.maximum(h, 1e-4 * centred.square().sum(dim=1).mean())
     return torch.where(h == 0, torch.ones_like(h), h)
 
 
 def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes force, similarity and bandwidth at the median bandwidth, in one launch for few."""
-    single_launch = "median_rbf_repulsion_kernel"
-    fits = x.dtype != torch.float64 and len(x) <= MAX_SINGLE_LAUNCH
-    if fits and backend != "reference" and native.has_kernel(single_launch, x.device.type):
+    """Computes force, similarity and bandwidth at the median bandwidth, in one launch for few.
+
+    The backend may be "auto": that launch is faster than any, whatever is chosen for more.
+    """
+    if backend in ("auto", "native") and _fits_single_launch(x):
         return torch.ops.fastrepulse.median_rbf_repulsion_kernel(x.contiguous())
+    backend = choose(x, backend)
     median = median_sq_distance(backend, x, median_rank(len(x)))
     bandwidth = bandwidth_from_median(x, median)
     return (*rbf_repulsion(backend, x, bandwidth, None, None), bandwidth)
+
+
+def _fits_single_launch(x: Tensor) -> bool:
+    serves = why_not("native", x.device.type, x.dtype) is None
+    has_it = serves and native.has_kernel("median_rbf_repulsion_kernel", x.device.type)
+    return has_it and x.dtype != torch.float64 and len(x) <= MAX_SINGLE_LAUNCH
 
 
 def median_rank(n: int, quantile: float = 0.5) -> int:

@@ -124,7 +124,8 @@ class Bank:
         if self.pictures is not None:
             tensors["pictures"] = self.pictures.contiguous().cpu()
         levels = {str(step): sigma for step, sigma in self._sigmas.items()}
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
         record = json.dumps({"kind": self._kind, "seed": self.seed, "sigmas": levels})
         save_file(tensors, path, {"fastrepulse_bank": record})
 
@@ -136,7 +137,7 @@ class Bank:
             FileNotFoundError: If there is no such file.
             ValueError: If it is not a bank's.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"bank file {str(path)!r} does not exist")
         try:
@@ -172,7 +173,7 @@ def encode_folder(
     """Returns the latents of all pictures in a folder, cut to the model's size.
 
     Args:
-        folder: With PNG, JPEG or WebP files.
+        folder: With PNG, JPEG or WebP files; that of an earlier run will do.
         model: What `fastrepulse.models.load_model` returned.
         height: In pixels, by default the model's own.
         width: In pixels, by default the model's own.
@@ -185,9 +186,13 @@ def encode_folder(
     from PIL import Image, ImageOps
 
     kinds = {".png", ".jpg", ".jpeg", ".webp"}
-    if not Path(folder).is_dir():
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
         raise FileNotFoundError(f"folder {str(folder)!r} does not exist")
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in kinds)
+    # The sheet of all pictures, which a run leaves beside them, is not one of them
+    sheet = {folder / "grid.png"} if (folder / "sample.json").exists() else set()
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds)
+    paths = [path for path in paths if path not in sheet]
     if not paths:
         raise ValueError(f"folder must hold pictures ({', '.join(sorted(kinds))}), got {folder!s}")
     _, rows, columns = model.latent_shape(height, width)
@@ -195,7 +200,7 @@ def encode_folder(
     latents = []
     for path in paths:
         with Image.open(path) as image:
-            cut = ImageOps.fit(image.convert("RGB"), pixels)
+            cut = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), pixels)
         picture = torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
         latents.append(model.encode(picture[None].to(model.device, model.dtype)))
     return torch.cat(latents)

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -32,7 +33,9 @@ console = Console()
 def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="How many.")] = 16,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("out"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; left out: out, out-2, ...")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="A diffusers folder or a hub id; left out: the shipped one.")
     ] = None,
@@ -40,8 +43,9 @@ def sample(
         str, typer.Option(help=f"Where particles repel: {', '.join(embeddings.names())}, or none.")
     ] = str(DEFAULT_REPULSION.embedding),
     strength: Annotated[
-        float, typer.Option(help="Of the repulsion; below 0 attracts.")
-    ] = DEFAULT_REPULSION.strength,
+        float | None,
+        typer.Option(help="Of the repulsion, below 0 attracts; left out: the embedding's own."),
+    ] = None,
     on: Annotated[
         Literal["noisy", "denoised"], typer.Option(help="What is embedded.")
     ] = DEFAULT_REPULSION.on,
@@ -74,9 +78,14 @@ def sample(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Draws pictures of a prompt that differ from each other."""
+    if out is None:
+        names = chain(["out"], (f"out-{number}" for number in count(2)))
+        out = next(path for path in map(Path, names) if not path.exists())
     repulsion = None
     if embedding != "none":
-        repulsion = fastrepulse.Repulsion(embedding, strength, on, window, spread)
+        repulsion = fastrepulse.Repulsion(embedding, on=on, window=window, spread=spread)
+        if strength is not None:
+            repulsion = replace(repulsion, strength=strength)
     if bank is not None or unlike is not None:
         if repulsion is None or (bank is not None and unlike is not None):
             raise ValueError(

@@ -2,9 +2,9 @@
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +74,7 @@ class Denoiser:
         padding = size - len(model_input) if self.compiled else 0
         padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
         given = torch.cat([text, text[:1].expand(padding, -1, -1)])
+        output = None
         try:
             if self.negative is None or not guided:
                 output = self._plain(padded, timestep, given, self.guidance_scale)
@@ -83,6 +84,8 @@ class Denoiser:
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
+        if output is None:
+            # Not while the error is handled, which keeps what the pass had allocated
             self.micro_batch_size = size // 2
             torch.cuda.empty_cache()
             log.warning("out of memory: micro-batches of %d particles now", self.micro_batch_size)
@@ -139,7 +142,15 @@ def choose_storage(device: torch.device, count: int, latent_shape: tuple[int, in
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the bytes that are free on a GPU, or on the host."""
+    """Returns the bytes that are free on a GPU, or on the host, caches of files included.
+
+    Where a host does not say, which Linux alone does, it is taken to have 4 GB.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return 4 * 2**30
+    sizes = dict(line.split(":") for line in lines)
+    return int(sizes["MemAvailable"].split()[0]) * 1024

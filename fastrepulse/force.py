@@ -112,13 +112,18 @@ def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed
     """Moves embeddings that coincide exactly apart, by a tenth of the kernel's width.
 
     The force between exact duplicates is zero, so they would stay together for ever. The direction
-    is drawn from the seed; embeddings that are unlike all others are left alone.
+    is drawn from the seed; embeddings that are unlike all others are left alone. Where all are
+    alike, and the kernel has next to no width, it is a thousandth of their norm.
     """
     _, group, sizes = torch.unique(embedded, dim=0, return_inverse=True, return_counts=True)
     duplicate = sizes[group] > 1
     if not duplicate.any():
         return embedded
-    h = median_bandwidth(embedded).item() if bandwidth == "median" else bandwidth
+    if bandwidth == "median":
+        norms = embedded.square().sum(dim=1)
+        h = max(median_bandwidth(embedded).item(), 1e-4 * norms.mean().item())
+    else:
+        h = bandwidth
     generator = torch.Generator().manual_seed(seed % 2**63)
     direction = torch.randn(embedded.shape, generator=generator).to(embedded)
     nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))

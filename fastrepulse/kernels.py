@@ -73,7 +73,6 @@ def median_sq_distance(
     x: Tensor,  # [N, d]
     quantile: float = 0.5,
     *,
-    subsample: int | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Computes a quantile of ||x_i - x_j||^2 over the pairs i < j, by default the lower median.
@@ -84,9 +83,6 @@ def median_sq_distance(
     Args:
         x: Embeddings [N, d], N >= 2.
         quantile: In [0, 1].
-        subsample: Take the quantile among this many evenly spaced particles instead of all N. For
-            particles in random order, the share of all pairs that lie below the estimate then has
-            a standard deviation of at most 1 / sqrt(2 * subsample) (Hoeffding 1948): 1.1% at 4096.
         backend: As for `rbf_repulsion`.
 
     Returns:
@@ -99,10 +95,6 @@ def median_sq_distance(
     _check_pairs(x)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
-    if subsample is not None and subsample < 2:
-        raise ValueError(f"subsample must be at least 2, got {subsample}")
-    if subsample is not None and subsample < len(x):
-        x = x[torch.linspace(0, len(x) - 1, subsample, dtype=torch.float64).long().to(x.device)]
     rank = backends.median_rank(len(x), quantile)
     return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
 
@@ -112,7 +104,7 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
 
     N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). As particles
     come to coincide, the force would grow like 1 / sqrt(h) without bound; so h is at least 1e-4 of
-    the mean ||x_i||^2, and 1 where all embeddings are zero.
+    the variance, the mean ||x_i - mean x||^2, and 1 where all are the same.
 
     Args:
         x: Embeddings [N, d], N >= 2.
@@ -241,7 +233,7 @@ _rbf_repulsion.register_autograd(_similarity_backward, setup_context=_save_for_b
 
 @torch.library.custom_op("fastrepulse::median_rbf_repulsion", mutates_args=())
 def _median_rbf_repulsion(x: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    return backends.median_rbf_repulsion(backends.choose(x, backend), x)
+    return backends.median_rbf_repulsion(backend, x)
 
 
 @_median_rbf_repulsion.register_fake

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,14 +85,14 @@ class Model:
         """Returns a fresh diffusers scheduler with its timesteps set.
 
         Raises:
-            ValueError: If there are more steps than the model was trained with.
+            ValueError: If there are as many steps as the model was trained with, or more.
         """
         import diffusers
 
         longest = self.scheduler_config.get("num_train_timesteps", 1000)
-        if num_inference_steps > longest:
+        if num_inference_steps >= longest:
             raise ValueError(
-                f"num_inference_steps must be at most {longest}, got {num_inference_steps}"
+                f"num_inference_steps must be below {longest}, got {num_inference_steps}"
             )
         # As diffusers' pipeline sets them, whatever an old folder says
         config = {**self.scheduler_config, "steps_offset": 1, "clip_sample": False}
@@ -140,14 +140,19 @@ def load_model(
         dtype: By default float16 on a GPU and float32 on the CPU.
 
     Raises:
-        ValueError: If the folder is not such a model, or its weights are pickled or damaged; if
-            there is no such device.
+        ValueError: If it is not such a model, or its weights are pickled or damaged; if there is no
+            such device.
+        TypeError: If `dtype` is not a `torch.dtype`.
         FileNotFoundError: If there is no such folder and the name is no hub id.
     """
+    if not (dtype is None or isinstance(dtype, torch.dtype)):
+        raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
     if isinstance(model, Model):
-        for name, wanted, has in (("device", device, model.device), ("dtype", dtype, model.dtype)):
-            if wanted is not None and str(wanted) != str(has):
-                raise ValueError(f"{name} of the model given is {has}, got {name}={wanted}")
+        wanted = None if device is None else _check_device(device)
+        if wanted not in (None, model.device):
+            raise ValueError(f"device of the model given is {model.device}, got device={device}")
+        if dtype not in (None, model.dtype):
+            raise ValueError(f"dtype of the model given is {model.dtype}, got dtype={dtype}")
         return model
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -237,13 +242,23 @@ def _check_folder(path: Path) -> None:
         raise ValueError(f"model folder {str(path)!r} is incomplete: {error}") from None
     if not any((path / "tokenizer").glob("*.json")):
         raise ValueError(f"model folder {str(path)!r} has no tokenizer")
-    unet = configs["unet/config.json"]
-    channels = unet.get("in_channels"), unet.get("out_channels")
+    _check_unet(str(path), configs["unet/config.json"])
+
+
+def _check_unet(name: str, config: Mapping[str, Any]) -> None:
+    """Raises unless a UNet is told nothing but noisy latents, a timestep and a text."""
+    channels = config.get("in_channels"), config.get("out_channels")
     if channels[0] != channels[1]:
         raise ValueError(
-            f"model folder {str(path)!r} has a unet from {channels[0]} to {channels[1]} channels, "
+            f"model {name!r} has a unet from {channels[0]} to {channels[1]} channels, "
             "accepted are as many out as in (no inpainting or upscaling)"
         )
+    for more in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        if config.get(more) is not None:
+            raise ValueError(
+                f"model {name!r} has a unet with {more} {config[more]!r}, "
+                "accepted is none (Stable Diffusion 1 and 2)"
+            )
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -253,6 +268,8 @@ def _check_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"device must be one that torch knows, got {device!r}") from None
     if checked.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device must be available, got {str(device)!r} without a CUDA GPU")
+    if checked.type == "cuda" and checked.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
     return checked
 
 
@@ -265,6 +282,7 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> Model:
     safe = {"use_safetensors": True, "torch_dtype": dtype}
     weights = {**safe, "low_cpu_mem_usage": False}
     unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **weights)
+    _check_unet(name, unet.config)
     vae = AutoencoderKL.from_pretrained(name, subfolder="vae", **weights)
     bar_was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

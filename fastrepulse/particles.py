@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -120,7 +121,8 @@ class Method:
 
 def check_window(name: str, window: tuple[float, float]) -> None:
     """Raises unless a window is two noise levels, the higher one first."""
-    if not isinstance(window, (tuple, list)):
+    numbers = isinstance(window, (tuple, list)) and all(isinstance(x, Real) for x in window)
+    if not numbers:
         raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
     if len(window) != 2 or not window[0] > window[1] >= 0:
         raise ValueError(

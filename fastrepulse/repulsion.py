@@ -55,7 +55,8 @@ class Repulsion(Method):
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
         strength: Length of the push over that of the predicted noise; 0 only measures, below 0
-            attracts.
+            attracts. By default the embedding's own, which is 1.6 for "random_cnn" and less for
+            embeddings of few numbers.
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
             For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
             backward pass through the model.
@@ -74,7 +75,7 @@ class Repulsion(Method):
     """
 
     embedding: str | embeddings.Embed = "random_cnn"
-    strength: float = 1.6
+    strength: float = None  # type: ignore[assignment]  # set below
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (math.inf, 1.5)
     spread: float = 0.1
@@ -83,6 +84,8 @@ class Repulsion(Method):
     subset: int | None = None
 
     def __post_init__(self) -> None:
+        if self.strength is None:
+            object.__setattr__(self, "strength", embeddings.build(self.embedding).strength)
         check_settings(self.embedding, self.strength, self.on, self.window)
         check_number("spread", self.spread)
         if self.spread < 0:
@@ -107,7 +110,7 @@ class Repulsion(Method):
 
     def acts_at(self, sigma: float) -> bool:
         """Says whether the embeddings repel at a noise level."""
-        return self.strength != 0 and self.window[0] >= sigma >= self.window[1]
+        return self.strength != 0 and self._in_window(sigma)
 
     def watches(self, sigma: float) -> bool:
         """Says whether it has to see a step: where it acts, and with a bank the last one too."""
@@ -124,7 +127,8 @@ class Repulsion(Method):
         """
         embedding = embeddings.build(self.embedding)
         acts = self.acts_at(particles.sigma)
-        bank = self.bank if acts else None
+        # Without strength too: what is only measured can be repelled from later
+        bank = self.bank if self._in_window(particles.sigma) else None
         if bank is not None:
             bank.open(particles, embedding.name, self.on, embedding)
 
@@ -144,7 +148,7 @@ class Repulsion(Method):
         seed = None if bank is None else bank.seed
         pushes: list[tuple[float, Callable[[slice], Tensor]]] = []
         prompts: list[PromptForce] = []
-        if acts or particles.measured:
+        if acts or particles.measured or bank is not None:
             pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
             pushes = [(self.strength, pull_back)] if acts else []
         if self.bank is not None and particles.last:
@@ -166,6 +170,9 @@ class Repulsion(Method):
             "bank": None if self.bank is None else len(self.bank),
             "subset": self.subset,
         }
+
+    def _in_window(self, sigma: float) -> bool:
+        return self.window[0] >= sigma >= self.window[1]
 
     def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, float]:
         """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from fastrepulse.particles import Push
 
+GRID_PIXELS = 2**26
+"""The most pixels of pictures on a grid that is written: what viewers open without complaint."""
+
 
 @dataclass(frozen=True)
 class StepDiagnostics:
@@ -74,7 +77,7 @@ class SampleResult:
     Args:
         images: The pictures; those that were written to a folder are opened when asked for.
         latents: The clean latents [prompts * N, C, H, W].
-        diagnostics: One entry for each step.
+        diagnostics: One entry for each step that the particles took together.
         settings: Everything that the pictures depend on.
     """
 
@@ -92,7 +95,7 @@ class SampleResult:
 
         Each PNG carries its prompt, seed, particle index and the settings as text chunks.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(self.images):
             save_picture(image, folder, i, self.settings)
@@ -100,14 +103,15 @@ class SampleResult:
         return folder
 
     def save_summary(self, folder: Path) -> None:
-        """Writes the grid and `sample.json`."""
-        self.grid().save(folder / "grid.png")
+        """Writes `sample.json`, and the grid, smaller if it had more than `GRID_PIXELS`."""
         steps = [
             {key: None if math.isnan(value) else value for key, value in asdict(step).items()}
             for step in self.diagnostics
         ]
         record = {"settings": self.settings, "diagnostics": steps}
         (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        shrunk = math.sqrt(GRID_PIXELS / (len(self.images) * math.prod(self.images[0].size)))
+        image_grid(self.images, scale=min(1.0, shrunk)).save(folder / "grid.png")
 
 
 def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, Any]) -> Path:
@@ -143,6 +147,14 @@ def check_writable(folder: Path, name: str = "out") -> None:
         raise PermissionError(f"{name} must be a folder that can be written, got {str(folder)!r}")
 
 
+def check_unused(folder: Path) -> None:
+    """Raises before any work if a folder holds the pictures of another run."""
+    if (folder / "sample.json").exists() or (folder / "00000.png").exists():
+        raise FileExistsError(
+            f"out must be a new folder, or one without pictures of another run, got {str(folder)!r}"
+        )
+
+
 def check_space(folder: Path, size: int) -> None:
     """Raises before any work if a folder's disk has less free space than that many bytes."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -161,15 +173,17 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
 
 
 def image_grid(
-    images: Sequence[Image.Image], columns: int | None = None, gap: int = 2
+    images: Sequence[Image.Image], columns: int | None = None, gap: int = 2, scale: float = 1.0
 ) -> Image.Image:
-    """Lays pictures of one size out on a white sheet, row by row."""
+    """Lays pictures of one size out on a white sheet, row by row, each scaled down."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    width, height = (side + gap for side in images[0].size)
+    size = [max(1, int(scale * side)) for side in images[0].size]
+    width, height = (side + gap for side in size)
     sheet = Image.new("RGB", (columns * width - gap, rows * height - gap), "white")
     for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * width, i // columns * height))
+        shown = image if scale == 1 else image.resize(size, Image.Resampling.BOX)
+        sheet.paste(shown, (i % columns * width, i // columns * height))
     return sheet
 
 

@@ -1,5 +1,6 @@
 """`sample()`: a prompt in, N pictures that differ out."""
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from fastrepulse.results import (
     SampleResult,
     SavedImages,
     check_space,
+    check_unused,
     check_writable,
     save_picture,
     to_pil,
@@ -83,7 +85,7 @@ def sample(
             Stable Diffusion 1 or 2 type model, or what `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
-        num_inference_steps: T >= 1.
+        num_inference_steps: T >= 1, below the number of timesteps that the model was trained with.
         guidance_scale: Classifier-free guidance; 1 and below switches it off.
         negative_prompt: What guidance leads away from.
         height: In pixels; by default the model's own.
@@ -117,7 +119,8 @@ def sample(
         ValueError: If an argument is out of range, named with what is accepted.
         TypeError: If an argument has a wrong type.
         FileNotFoundError: If there is no such model.
-        OSError: If `out` cannot be written or has too little space; before the first step.
+        OSError: If `out` cannot be written, has too little space or holds the pictures of another
+            run; before the first step.
         FloatingPointError: If a value stops being finite; names the step and the particle.
     """
     if not isinstance(prompt, (str, Sequence)):
@@ -130,8 +133,9 @@ def sample(
         raise TypeError(f"latents must be a tensor or None, got {latents!r}")
     if not (generator is None or isinstance(generator, torch.Generator)):
         raise TypeError(f"generator must be a torch.Generator or None, got {generator!r}")
-    corrections = tuple(corrections)
-    if not all(isinstance(correction, Correction) for correction in corrections):
+    if not isinstance(corrections, Sequence) or not all(
+        isinstance(correction, Correction) for correction in corrections
+    ):
         raise TypeError(f"corrections must be a sequence of Correction, got {corrections!r}")
     if shared_until is not None and not shared_until > 0:
         raise ValueError(f"shared_until must be None or a noise level above 0, got {shared_until}")
@@ -148,9 +152,10 @@ def sample(
     elif not (repulsion is None or isinstance(repulsion, Method)):
         raise TypeError(f"repulsion must be a Repulsion, a name or None, got {repulsion!r}")
     seed = _choose_seed(seed, generator)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_writable(folder)
+        check_unused(folder)
     sd = models.load_model(model, device, dtype)
     latent_shape = sd.latent_shape(height, width)
     count = len(prompts) * num_particles
@@ -185,6 +190,7 @@ def sample(
         "dtype": str(sd.dtype).removeprefix("torch."),
         "device": str(sd.device),
     }
+    settings = plain_settings(settings)
 
     stepper = sd.scheduler(scheduler, num_inference_steps)
     text = sd.encode_prompts(prompts)
@@ -224,6 +230,22 @@ def sample(
         diagnostics = loop.run(progress=progress)
     result = SampleResult([], x, diagnostics, settings)
     return decode(sd, result, folder, denoise.micro_batch_size, progress)
+
+
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
+
+    Raises:
+        TypeError: If a method's `settings()` hold what JSON cannot.
+    """
+
+    def plain(value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"settings must be what JSON can hold, got {value!r}") from None
+
+    return json.loads(json.dumps(settings, default=plain))
 
 
 def branch(ones: DenoiseLoop, sigma: float, noise: Tensor) -> tuple[Tensor, int]:

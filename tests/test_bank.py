@@ -1,5 +1,7 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -204,6 +206,33 @@ def test_bad_banks_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"must be \[4, 8, 8\] like the latents"):
         bank = Bank(torch.zeros(1, 4, 16, 16))
         change_of(Repulsion("pooled", window=EVERYWHERE, bank=bank), draw(3))
+
+
+def test_what_is_only_measured_is_remembered():
+    bank = Bank()
+    measured = Repulsion("pooled", 0, window=EVERYWHERE, bank=bank)
+    assert measured.push(particles_of(draw(4), last=True)).change is None
+    assert len(bank) == 4
+    repelled = Repulsion("pooled", window=EVERYWHERE, spread=0.0)
+    alone, after = (change_of(replace(repelled, bank=b), draw(3, seed=1)) for b in (None, bank))
+    assert not torch.allclose(alone, after)
+
+
+def test_the_pictures_of_an_earlier_run_come_without_its_sheet_and_upright(tmp_path):
+    model = models.load_model()
+    result = fastrepulse.sample("a planet", 2, num_inference_steps=2, seed=0, progress=False)
+    latents = encode_folder(result.save(tmp_path / "run"), model)
+    torch.testing.assert_close(latents, torch.cat([encode(model, i) for i in result.images]))
+    (tmp_path / "phone").mkdir()
+    turned, exif = result.images[0].transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise to see it upright
+    turned.save(tmp_path / "phone" / "a.png", exif=exif)
+    torch.testing.assert_close(encode_folder(tmp_path / "phone", model), latents[:1])
+
+
+def encode(model, image):
+    pixels = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None] / 255
+    return model.encode(pixels).detach()
 
 
 def test_pictures_come_from_a_folder(tmp_path):

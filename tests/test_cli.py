@@ -83,9 +83,19 @@ def test_bad_arguments_are_one_line_and_exit_code_2(arguments, named, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path):
     (tmp_path / "out").write_text("a file")
-    done = run("sample", "a planet", "-n", "1", cwd=tmp_path)
+    done = run("sample", "a planet", "-n", "1", "--out", "out", cwd=tmp_path)
     assert done.returncode == 2 and "out" in done.stderr
     assert "denoise" not in done.stderr
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path):
+    few = ("sample", "a planet", "-n", "1", "--num-inference-steps", "1")
+    for folder in ("out", "out-2"):
+        done = run(*few, cwd=tmp_path)
+        assert done.returncode == 0 and folder in done.stdout, done.stderr
+        assert (tmp_path / folder / "00000.png").exists()
+    done = run(*few, "--out", "out", cwd=tmp_path)
+    assert done.returncode == 2 and "pictures of another run" in done.stderr
 
 
 def test_info_names_versions_and_embeddings(tmp_path):

@@ -56,6 +56,14 @@ def test_an_incomplete_folder_is_refused(folder, part):
         models.load_model(folder)
 
 
+def test_a_model_of_the_larger_kind_is_refused_whatever_its_classes_are_called(folder):
+    config = folder / "unet" / "config.json"
+    text = {**json.loads(config.read_text()), "addition_embed_type": "text_time"}
+    config.write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="unet with addition_embed_type 'text_time'"):
+        models.load_model(folder)
+
+
 def test_an_inpainting_model_is_refused(folder):
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))
@@ -66,8 +74,11 @@ def test_an_inpainting_model_is_refused(folder):
 def test_a_loaded_model_stays_where_it_is():
     model = models.load_model()
     assert models.load_model(model) is model
+    assert models.load_model(model, torch.device("cpu"), torch.float32) is model
     with pytest.raises(ValueError, match=r"model given is torch\.float32"):
         models.load_model(model, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"model given is cpu, got device=meta"):
+        models.load_model(model, "meta")
 
 
 def test_an_unknown_device_is_refused():

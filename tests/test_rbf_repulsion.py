@@ -1,10 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from cpu_variants import CAPABILITIES, run_with, threads
 from tolerances import AGAINST_FLOAT64
 
+from fastrepulse import backends
 from fastrepulse.backends import why_not
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 
@@ -105,6 +107,25 @@ def test_two_particles_are_pushed_straight_apart():
     torch.testing.assert_close(similarity, torch.full((2,), 1 + math.exp(-1)))
     expected = 2 / 25 * math.exp(-1) * torch.tensor([[-3.0, -4.0], [3.0, 4.0]])
     torch.testing.assert_close(force, expected)
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"),
+    [
+        pytest.param((7, 5), "reference", id="sm_75"),
+        pytest.param((8, 0), "triton", id="sm_80"),
+    ],
+)
+def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(backends, "find_spec", lambda name: name)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    assert backends.choose(on_gpu, "auto") == chosen
+    if chosen == "reference":
+        assert "sm_80 or later" in backends.describe("triton", "cuda")
+        with pytest.raises(ValueError, match="sm_80 or later"):
+            backends.choose(on_gpu, "triton")
 
 
 def test_the_median_bandwidth_is_one_call():

@@ -1,17 +1,21 @@
 """The sampler on the shipped model: equal to diffusers without repulsion, and as promised with."""
 
+import json
 import math
 import shutil
+import weakref
 
+import numpy as np
 import pytest
 import torch
 from tolerances import SAME_COMPUTATION
 
 import fastrepulse
-from fastrepulse import Repulsion, embeddings, models, sampling
+from fastrepulse import Correction, Repulsion, embeddings, models, sampling
 from fastrepulse.denoiser import Denoiser, repays_compiling
+from fastrepulse.methods import ParticleGuidance
 from fastrepulse.noise import initial_noise
-from fastrepulse.particles import Particles
+from fastrepulse.particles import Method, Particles
 
 PROMPT = "a potted plant"
 STEPS = 6
@@ -171,12 +175,18 @@ def test_outside_the_guidance_window_there_is_no_guidance():
 
 
 def test_a_micro_batch_that_runs_out_of_memory_is_halved():
+    allocated = []
+
     class Small(torch.nn.Module):
         device = torch.device("cpu")
 
         def forward(self, latents, timestep, encoder_hidden_states, return_dict):
+            held = torch.empty(1)
+            allocated.append(weakref.ref(held))
             if len(latents) > 3:
                 raise torch.OutOfMemoryError
+            # What failed passes had allocated is free again
+            assert [other() is held for other in allocated if other() is not None] == [True]
             return (latents * encoder_hidden_states[:, :1, :1, None],)
 
     text = torch.arange(1.0, 3.0).view(2, 1, 1)
@@ -286,6 +296,44 @@ def test_diagnostics_have_one_entry_a_step():
     assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
 
 
+def test_an_embedding_has_a_strength_of_its_own():
+    assert draw(repulsion="thirds", num_inference_steps=1).settings["repulsion"]["strength"] == 0.4
+    assert Repulsion().strength == Repulsion("random_cnn").strength == 1.6
+    assert Repulsion(embeddings.Gram("style_classifier")).strength == 0.4
+    assert Repulsion(lambda z: z.flatten(1)).strength == 0.4
+    assert Repulsion("thirds", 0).strength == 0
+
+
+def test_settings_of_any_kind_of_number_are_plain_ones(tmp_path):
+    method = ParticleGuidance(np.float32(30), window=(torch.tensor(9.0).item(), np.float64(1)))
+    result = draw(repulsion=method, shared_until=np.float32(5), out=tmp_path / "out")
+    assert result.settings["repulsion"]["strength"] == 30
+    assert json.loads((tmp_path / "out" / "sample.json").read_text())["settings"] == result.settings
+
+
+def test_settings_that_json_cannot_hold_are_named_before_the_first_step(tmp_path):
+    class Mine(Method):
+        def push(self, particles):
+            raise AssertionError("a step was taken")
+
+        def settings(self):
+            return {"set": {1, 2}}
+
+    with pytest.raises(TypeError, match=r"settings must be what JSON can hold, got \{1, 2\}"):
+        draw(repulsion=Mine(), out=tmp_path / "out")
+    with pytest.raises(TypeError, match=r"window must be two noise levels .* got \(None, 1.5\)"):
+        Repulsion(window=(None, 1.5))
+
+
+def test_pictures_of_another_run_are_not_written_over(tmp_path):
+    first = draw(num_particles=2, num_inference_steps=1, out=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="out must be a new folder"):
+        draw(num_particles=1, num_inference_steps=1, seed=1, out=tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert len(first.images) == 2
+
+
 def test_values_that_are_not_finite_are_caught_where_they_arise():
     noise = initial_noise(0, 6, (4, 16, 16))
     noise[4, 0, 0, 0] = math.nan
@@ -323,7 +371,7 @@ def test_half_precision_stays_near_float32(dtype):
         ({"repulsion": 3}, TypeError, "repulsion must be .* 3"),
         ({"seed": -1}, ValueError, "seed .* -1"),
         ({"seed": "x"}, TypeError, "seed .* 'x'"),
-        ({"num_inference_steps": 1001}, ValueError, "num_inference_steps must be at most 1000"),
+        ({"num_inference_steps": 1001}, ValueError, "num_inference_steps must be below 1000"),
         ({"prompt": None}, TypeError, "prompt .* got None"),
         ({"negative_prompt": None}, TypeError, "negative_prompt must be a string, got None"),
         ({"height": "64"}, TypeError, "height must be an int or None, got '64'"),
@@ -334,6 +382,8 @@ def test_half_precision_stays_near_float32(dtype):
         ({"attention": "flash"}, ValueError, "attention must be one of auto, .* got 'flash'"),
         ({"attention": "xformers"}, ValueError, "attention must be available, got 'xformers'"),
         ({"out": "/dev/null/x"}, NotADirectoryError, "out must be a folder"),
+        ({"corrections": Correction()}, TypeError, "corrections must be a sequence"),
+        ({"dtype": "float16"}, TypeError, "dtype must be a torch.dtype or None, got 'float16'"),
         ({"model": "no-such-folder"}, FileNotFoundError, "no-such-folder"),
     ],
 )

@@ -3,6 +3,7 @@
 It is trained on latents of rendered pictures alone, never on samples (`train_style_classifier.py`).
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -85,8 +86,9 @@ class StyleClassifier(nn.Module):
         return self.heads(features).split(self.sizes, dim=1)
 
 
+@cache
 def load_style_classifier() -> StyleClassifier:
-    """Returns the shipped classifier."""
+    """Returns the shipped classifier, the same one each time."""
     classifier = StyleClassifier().eval().requires_grad_(False)
     classifier.load_state_dict(load_file(WEIGHTS))
     return classifier

@@ -23,11 +23,13 @@ class Gram(Embedding):
     """
 
     name = "gram"
+    strength = 1.0
 
     def __init__(self, embedding: str | Embed = "random_cnn"):
         self.inner = build(embedding)
         if self.inner.name != "random_cnn":
             self.name = f"gram({self.inner.name})"
+            self.strength = self.inner.strength
         if isinstance(embedding, (str, Embedding)) and not hasattr(self.inner, "feature_map"):
             raise ValueError(f"embedding must have a feature map, {self.inner.name!r} has none")
 

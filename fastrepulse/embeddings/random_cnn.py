@@ -18,6 +18,8 @@ class RandomCNN(Embedding):
     """
 
     name = "random_cnn"
+    # The model cleans most of the push away, which is of high frequency
+    strength = 1.6
     widths = (32, 64, 64)
 
     def __init__(self) -> None:

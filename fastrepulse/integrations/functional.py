@@ -82,7 +82,7 @@ def repulsive_force(
         push = repulsion.push(particles)
         if push.change is None:
             return torch.zeros_like(x0)
-        return torch.cat([push.change(group) for group in particles.prompts()])
+        return torch.cat([push.change(part) for part in particles.micro_batches()])
 
 
 def corrected_epsilon(
