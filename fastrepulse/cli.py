@@ -147,12 +147,14 @@ def demo(
     num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option()] = 0,
+    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = 5.0,
+    strength: Annotated[float, typer.Option(help="Of the repulsion.")] = DEFAULT_REPULSION.strength,
 ) -> None:
     """Samples one prompt independently and repelled, and measures both."""
     from fastrepulse import demo as main_job
 
     check_writable(out)
-    comparison = main_job.compare(prompt, num_particles, seed)
+    comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength)
     path = main_job.save(comparison, out)
     table = Table("", "Vendi score", "attribute coverage", "prompt accuracy", title=prompt)
     for name, figures in zip(("independent", "repelled"), comparison.figures, strict=True):

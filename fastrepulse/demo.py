@@ -10,6 +10,7 @@ from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.classifier import attribute_coverage, features_of, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics import vendi_score
+from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import SampleResult
 from fastrepulse.sampling import sample
 
@@ -50,8 +51,17 @@ class Comparison:
     sheet: Image.Image
 
 
-def compare(prompt: str, num_particles: int, seed: int) -> Comparison:
-    """Samples one of the shipped model's sparse prompts independently and by default repelled.
+def compare(
+    prompt: str, num_particles: int, seed: int, guidance_scale: float = 5.0, strength: float = 1.6
+) -> Comparison:
+    """Samples one of the shipped model's sparse prompts independently and repelled.
+
+    Args:
+        prompt: Which one.
+        num_particles: N >= 1.
+        seed: Of the noise of both.
+        guidance_scale: Of both.
+        strength: Of the repulsion.
 
     Raises:
         ValueError: If the prompt is not one of `PROMPTS`, for which alone there are figures.
@@ -59,8 +69,11 @@ def compare(prompt: str, num_particles: int, seed: int) -> Comparison:
     if prompt not in PROMPTS:
         raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
     subject = PROMPTS[prompt]
-    independent = sample(prompt, num_particles, seed=seed, repulsion=None)
-    repelled = sample(prompt, num_particles, seed=seed)
+    repulsion = Repulsion(strength=strength)
+    independent, repelled = (
+        sample(prompt, num_particles, repulsion=how, guidance_scale=guidance_scale, seed=seed)
+        for how in (None, repulsion)
+    )
     figures = Figures.of(independent.images, subject), Figures.of(repelled.images, subject)
     titles = (f"{prompt}: independent", "repelled, from the same noise")
     grids = (independent.grid(), repelled.grid())

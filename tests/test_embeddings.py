@@ -1,5 +1,6 @@
 """Embeddings that are trained, decode, or are made of others; test_repulsion has all the names."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def test_pull_back_against_float64(name):
         each.prepare(0, 0, 1.5)
     style = getattr(precise, "style", precise)
     if name.startswith("style"):
-        style._network.double()
+        # A copy: all embeddings share the network
+        style._network = copy.deepcopy(style._network).double()
     latents = draw(2, 5, 6).double().requires_grad_()
     assert torch.autograd.gradcheck(precise, latents, fast_mode=True)
     embedded = precise(latents)
