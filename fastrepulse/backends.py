@@ -108,8 +108,9 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
 def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
     """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
     h = median / math.log(len(x))
-    centred = _widen(x) - _widen(x).mean(dim=0)
-    h = torch.maximum(h, 1e-4 * centred.square().sum(dim=1).mean())
+    x = _widen(x)
+    variance = torch.linalg.vector_norm(x - x.mean(dim=0)).square() / len(x)
+    h = torch.maximum(h, 1e-4 * variance)
     return torch.where(h == 0, torch.ones_like(h), h)
 
 
