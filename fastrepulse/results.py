@@ -127,6 +127,22 @@ def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, A
     return path
 
 
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
+
+    Raises:
+        TypeError: If a method's `settings()` hold what JSON cannot.
+    """
+
+    def plain(value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"settings must be what JSON can hold, got {value!r}") from None
+
+    return json.loads(json.dumps(settings, default=plain))
+
+
 def check_writable(folder: Path, name: str = "out") -> None:
     """Raises before any work if nothing could be written into a folder, made if need be.
 

@@ -1,6 +1,5 @@
 """`sample()`: a prompt in, N pictures that differ out."""
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from fastrepulse.results import (
     check_space,
     check_unused,
     check_writable,
+    plain_settings,
     save_picture,
     to_pil,
 )
@@ -230,22 +230,6 @@ def sample(
         diagnostics = loop.run(progress=progress)
     result = SampleResult([], x, diagnostics, settings)
     return decode(sd, result, folder, denoise.micro_batch_size, progress)
-
-
-def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
-
-    Raises:
-        TypeError: If a method's `settings()` hold what JSON cannot.
-    """
-
-    def plain(value: Any) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"settings must be what JSON can hold, got {value!r}") from None
-
-    return json.loads(json.dumps(settings, default=plain))
 
 
 def branch(ones: DenoiseLoop, sigma: float, noise: Tensor) -> tuple[Tensor, int]:
