@@ -12,7 +12,7 @@ from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics import vendi_score
 from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import SampleResult
-from fastrepulse.sampling import sample
+from fastrepulse.sampling import DEFAULT_REPULSION, sample
 
 PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
 """The sparse prompts of the shipped model."""
@@ -52,7 +52,11 @@ class Comparison:
 
 
 def compare(
-    prompt: str, num_particles: int, seed: int, guidance_scale: float = 5.0, strength: float = 1.6
+    prompt: str,
+    num_particles: int,
+    seed: int,
+    guidance_scale: float = 5.0,
+    strength: float = DEFAULT_REPULSION.strength,
 ) -> Comparison:
     """Samples one of the shipped model's sparse prompts independently and repelled.
 
