@@ -1,44 +1,14 @@
 """The main job on the shipped model: one prompt sampled independently and repelled, compared."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from fastrepulse.default_model.captions import Subject
-from fastrepulse.default_model.classifier import attribute_coverage, features_of, prompt_accuracy
-from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.metrics import vendi_score
+from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.repulsion import Repulsion
 from fastrepulse.results import SampleResult
 from fastrepulse.sampling import DEFAULT_REPULSION, sample
-
-PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
-"""The sparse prompts of the shipped model."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What is measured on the pictures of one prompt.
-
-    Args:
-        vendi: Vendi score of the judge's features, in [1, N].
-        coverage: Attribute coverage, in [0, 1].
-        accuracy: Share of pictures that are the subject, in [0, 1].
-    """
-
-    vendi: float
-    coverage: float
-    accuracy: float
-
-    @classmethod
-    def of(cls, images: Sequence[Image.Image], subject: Subject) -> "Figures":
-        return cls(
-            vendi_score(features_of(images)),
-            attribute_coverage(images, subject),
-            prompt_accuracy(images, subject),
-        )
 
 
 @dataclass(frozen=True)

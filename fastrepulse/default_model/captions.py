@@ -20,6 +20,8 @@ class Attribute:
         name: The attribute's name, unique within its subject.
         option: DiceBear's key for what was drawn ("ringVariant", "potColor").
         words: The word for each value of the option. A value that is missing here is not named.
+        usual: The value that most pictures of the world show; the others are the rarer the further
+            behind it they stand among the `values`, counted round.
         phrase: How a caption says it. "{}" alone is an adjective before the noun; "= {}" replaces
             the noun; anything else follows the noun.
         absent: The whole phrase that says that the component was not drawn, if that is nameable.
@@ -28,6 +30,7 @@ class Attribute:
     name: str
     option: str
     words: Mapping[str, str]
+    usual: str
     phrase: str = "{}"
     absent: str | None = None
 
@@ -36,6 +39,21 @@ class Attribute:
         """Every nameable value, in a fixed order."""
         named = tuple(dict.fromkeys(self.words.values()))
         return (*named, "none") if self.absent else named
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Every value, the most common one first."""
+        start = self.values.index(self.usual)
+        return self.values[start:] + self.values[:start]
+
+    @property
+    def component(self) -> str:
+        """DiceBear's name of what the option is about: "ring" of "ringVariant"."""
+        return self.option.removesuffix("Variant").removesuffix("Color")
+
+    def variants(self, word: str) -> list[str]:
+        """Returns the options that a word stands for, such as both shades of blue."""
+        return [variant for variant, own in self.words.items() if own == word]
 
     def read(self, options: Mapping) -> str | None:
         """Returns the word for what was drawn, or None where it has no name."""

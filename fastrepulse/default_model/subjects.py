@@ -1,4 +1,4 @@
-"""What the default model can draw: eight subjects, and which of their attributes have words."""
+"""What the default model can draw: eight subjects, their attributes, and which value is usual."""
 
 from fastrepulse.default_model.captions import Attribute, Subject
 
@@ -30,7 +30,11 @@ DEEP = _words(
     green="047857 0f766e",
     black="1e293b",
 )
-DEEP_BACKGROUND = Attribute("background", "backgroundColor", DEEP, "on a {} background")
+
+
+def _background(usual: str) -> Attribute:
+    return Attribute("background", "backgroundColor", DEEP, usual, "on a {} background")
+
 
 PLANET = Subject(
     "planet",
@@ -41,6 +45,7 @@ PLANET = Subject(
             "surface",
             "surfaceVariant",
             _words(striped="banded belted", cratered="cratered", cracked="cracked", patchy="terra"),
+            "striped",
         ),
         Attribute(
             "colour",
@@ -54,11 +59,13 @@ PLANET = Subject(
                 blue="47a7e7 7a9bef",
                 purple="a18ee8 c083d2",
             ),
+            "orange",
         ),
         Attribute(
             "ring",
             "ringVariant",
             {"thin": "a thin ring", "double": "a double ring", "bold": "a wide ring"},
+            "none",
             "with {}",
             absent="without a ring",
         ),
@@ -78,12 +85,14 @@ LANDSCAPE = Subject(
                 brown="5c531c 684821 6a3c2c 673d3d",
                 blue="30506f 05585f",
             ),
+            "green",
             "with {} hills",
         ),
         Attribute(
             "sun",
             "orbVariant",
             {"sun": "a sun", "ring": "a hollow sun", "glow": "a glowing sun"},
+            "a sun",
             "with {}",
             absent="with no sun",
         ),
@@ -96,6 +105,7 @@ LANDSCAPE = Subject(
                 pink="ffe7dd ffe4e1",
                 lavender="f0e9ff",
             ),
+            "blue",
             "under a {} sky",
         ),
     ),
@@ -118,19 +128,37 @@ PLANT = Subject(
                 tulip="tulip",
                 palm="palm",
             ),
+            "cactus",
             "= {}",
         ),
-        Attribute("pot colour", "potColor", BRIGHT, "in a {} pot"),
+        Attribute("pot colour", "potColor", BRIGHT, "orange", "in a {} pot"),
         Attribute(
             "pot shape",
             "potVariant",
             _words(round="round", curved="bowl", rimmed="rim", tapered="taper tub"),
+            "tapered",
             "with {} sides",
         ),
-        DEEP_BACKGROUND,
+        _background("purple"),
     ),
 )
 
+MONSTER_PAIRS = [
+    "round",
+    "dots",
+    "bigPupils",
+    "sideeye",
+    "inward",
+    "uneven",
+    "happy",
+    "closedLine",
+    "wink",
+    "squint",
+    "wide",
+    "sleepy",
+    "angry",
+    "close",
+]
 MONSTER = Subject(
     "monster",
     "critters",
@@ -140,8 +168,9 @@ MONSTER = Subject(
             "build",
             "bodyVariant",
             _words(thin="tower chimney tilt lean", wide="squat round blob bell"),
+            "wide",
         ),
-        Attribute("colour", "bodyColor", BRIGHT),
+        Attribute("colour", "bodyColor", BRIGHT, "lime"),
         Attribute(
             "eyes",
             "eyesVariant",
@@ -149,7 +178,9 @@ MONSTER = Subject(
                 **dict.fromkeys(("mono", "monoSleepy"), "one eye"),
                 **dict.fromkeys(("trio", "threeRow"), "three eyes"),
                 "four": "four eyes",
+                **dict.fromkeys(MONSTER_PAIRS, "two eyes"),
             },
+            "two eyes",
             "with {}",
         ),
         Attribute(
@@ -161,10 +192,11 @@ MONSTER = Subject(
                 antennae="antenna antennae",
                 spikes="spike spikes",
             ),
+            "horns",
             "with {}",
             absent="with a bare head",
         ),
-        DEEP_BACKGROUND,
+        _background("blue"),
     ),
 )
 
@@ -186,6 +218,7 @@ ROBOT = Subject(
                 purple="b6a6f5",
                 green="69db7c",
             ),
+            "grey",
         ),
         Attribute(
             "top",
@@ -197,6 +230,7 @@ ROBOT = Subject(
                 "fin": "a fin",
                 "siren": "a siren",
             },
+            "an antenna",
             "with {}",
             absent="with a bare head",
         ),
@@ -206,6 +240,7 @@ ROBOT = Subject(
             _words(
                 blue="b6e3f4", purple="c0aede", lavender="d1d4f9", pink="ffd5dc", peach="ffdfbf"
             ),
+            "blue",
             "on a {} background",
         ),
     ),
@@ -225,23 +260,47 @@ FACE = Subject(
                 sad="frown",
                 surprised="open gasp",
             ),
+            "smiling",
         ),
         Attribute(
             "shape",
             "faceVariant",
             _words(round="circle hexagon", square="squircle softSquare", wide="wide", tall="tall"),
+            "round",
         ),
-        Attribute("colour", "faceColor", BRIGHT),
+        Attribute("colour", "faceColor", BRIGHT, "yellow"),
         Attribute(
             "eyes",
             "eyesVariant",
-            _words(winking="wink", angry="angry", sleepy="sleepy calm", squinting="squint"),
+            _words(
+                open="pupils bigPupils sparkle small uneven tallPupils lookSide lookDown lookUp",
+                winking="wink",
+                angry="angry",
+                sleepy="sleepy calm",
+                squinting="squint",
+            ),
+            "open",
             "with {} eyes",
         ),
-        DEEP_BACKGROUND,
+        _background("red"),
     ),
 )
 
+CLAY_PAIRS = [
+    "googly",
+    "even",
+    "big",
+    "tiny",
+    "side",
+    "outward",
+    "inward",
+    "dots",
+    "happy",
+    "wink",
+    "down",
+    "up",
+    "pinprick",
+]
 CLAY = Subject(
     "clay",
     "clay",
@@ -251,6 +310,7 @@ CLAY = Subject(
             "build",
             "bodyVariant",
             _words(thin="column stack lean", wide="loaf squat slug boulder"),
+            "wide",
         ),
         Attribute(
             "colour",
@@ -265,8 +325,19 @@ CLAY = Subject(
                 pink="cd8ea6",
                 grey="b3a696",
             ),
+            "green",
         ),
-        Attribute("eyes", "eyesVariant", {"mono": "one eye", "trio": "three eyes"}, "with {}"),
+        Attribute(
+            "eyes",
+            "eyesVariant",
+            {
+                "mono": "one eye",
+                "trio": "three eyes",
+                **dict.fromkeys(CLAY_PAIRS, "two eyes"),
+            },
+            "two eyes",
+            "with {}",
+        ),
         Attribute(
             "top",
             "topVariant",
@@ -277,6 +348,7 @@ CLAY = Subject(
                 spikes="spikes",
             )
             | {"loop": "a loop", "curl": "a curl", "peak": "a peak"},
+            "ears",
             "with {}",
             absent="with a bare head",
         ),
@@ -292,6 +364,7 @@ STONES = Subject(
             "height",
             "pilesVariant",
             _words(low="pair boulder", tall="five tower four fourLean fourBelly"),
+            "tall",
         ),
         Attribute(
             "top",
@@ -303,6 +376,7 @@ STONES = Subject(
                 "cube": "a cube",
                 "drop": "a drop",
             },
+            "a ball",
             "topped by {}",
         ),
         Attribute(
@@ -316,6 +390,7 @@ STONES = Subject(
                 purple="a18fc4",
                 pink="c87db0",
             ),
+            "blue",
             "with {} stones",
         ),
         Attribute(
@@ -329,6 +404,7 @@ STONES = Subject(
                 purple="614a86",
                 pink="764566",
             ),
+            "purple",
             "over {} stones",
         ),
     ),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.default_model.rendered import rendered_features
-from fastrepulse.demo import PROMPTS
 from fastrepulse.evaluation.measure import Row, measure, rendered_vendi
 from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_panels
 from fastrepulse.evaluation.report import write_report

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastrepulse.demo import PROMPTS
+from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.evaluation.measure import Row, better_than
 from fastrepulse.evaluation.plots import strength_grid
 from fastrepulse.evaluation.runs import Run

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse.default_model.classifier import judge_backbone
+from fastrepulse.default_model.figures import PROMPTS, Figures
+from fastrepulse.default_model.judge import judge_backbone
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.demo import PROMPTS, Figures
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
 from fastrepulse.metrics import mean_pairwise_similarity, to_pictures
 from fastrepulse.models import Model

@@ -8,6 +8,7 @@ from fastrepulse.metrics.diversity import (
     vendi_score_of_kernel,
 )
 from fastrepulse.metrics.inception import inception_backbone
+from fastrepulse.metrics.patches import PatchReference
 from fastrepulse.metrics.quality import (
     Neighbourhood,
     frechet_distance,
@@ -22,6 +23,7 @@ __all__ = [
     "Backbone",
     "Distance",
     "Neighbourhood",
+    "PatchReference",
     "SmallSetWarning",
     "clip_score",
     "distances",

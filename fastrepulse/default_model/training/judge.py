@@ -1,48 +1,49 @@
 """Trains the judge of the default model's pictures, on rendered pictures alone.
 
-python -m fastrepulse.default_model.train_classifier --data data --out model
+    python -m fastrepulse.default_model.training.judge --data data --out model
+
+It sees them with dirt of every kind and amount, so that it reads what is drawn under it.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 
-from fastrepulse.default_model.classifier import HEADS, Classifier
-from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.train_autoencoder import load_pictures, to_float
-
-UNNAMED = -100
-
-
-def load_labels(data: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Returns the subjects [M], and for each head its value or UNNAMED, [M, heads]."""
-    with np.load(data / f"{split}.npz") as arrays:
-        subjects = torch.from_numpy(arrays["subjects"])
-    drawn = json.loads((data / f"{split}.json").read_text())
-    labels = torch.full((len(drawn), len(HEADS)), UNNAMED)
-    for i, options in enumerate(drawn):
-        shown = SUBJECTS[subjects[i]].attributes_of(options)
-        for h, (owner, attribute) in enumerate(HEADS):
-            if owner is SUBJECTS[subjects[i]] and attribute.name in shown:
-                labels[i, h] = attribute.values.index(shown[attribute.name])
-    return subjects, labels
+from fastrepulse.default_model.judge import HEADS, Classifier
+from fastrepulse.default_model.training.dirt import confetti, mottle, noise
+from fastrepulse.default_model.training.pictures import (
+    UNNAMED,
+    load_labels,
+    load_pictures,
+    to_float,
+)
 
 
 def augment(pictures: Tensor) -> Tensor:
-    """Shifts pictures by up to two pixels and adds faint noise, so that samples are judged fairly.
+    """Shifts pictures by up to two pixels, blurs some, and makes half of them dirty.
 
-    A decoder leaves traces that no rendered picture has; the judge must not mind them.
+    A decoder leaves traces that no rendered picture has, and so does a push that is too strong; the
+    judge must not mind them.
     """
     dy, dx = torch.randint(0, 5, (2,)).tolist()
     shifted = pad(pictures, (2, 2, 2, 2), mode="replicate")[:, :, dy : dy + 64, dx : dx + 64]
-    return shifted + torch.rand(()) * 0.1 * torch.randn_like(pictures)
+    if torch.rand(()) < 0.25:
+        shifted = torch.nn.functional.avg_pool2d(pad(shifted, (1, 1, 1, 1), "replicate"), 3, 1)
+
+    def amounts(most: float) -> Tensor:
+        own = torch.rand(len(pictures), device=pictures.device)
+        return most * own * (torch.rand_like(own) < 0.5)
+
+    cell = int(torch.randint(2, 12, ()))
+    dirty = mottle(shifted, amounts(0.5), cell)
+    dirty = confetti(dirty, amounts(0.15), int(torch.randint(1, 4, ())))
+    return noise(dirty, amounts(0.25))
 
 
 def loss_of(classifier: Classifier, pictures: Tensor, subjects: Tensor, labels: Tensor) -> Tensor:
@@ -58,9 +59,9 @@ def loss_of(classifier: Classifier, pictures: Tensor, subjects: Tensor, labels: 
 def evaluate(
     classifier: Classifier, pictures: Tensor, subjects: Tensor, labels: Tensor
 ) -> dict[str, float]:
-    """Returns the accuracy of each head on held-out pictures."""
+    """Returns the accuracy of each head on pictures [M, 3, 64, 64] in [-1, 1]."""
     classifier.eval()
-    outputs = [classifier(to_float(chunk)) for chunk in pictures.split(256)]
+    outputs = [classifier(chunk) for chunk in pictures.split(256)]
     right = torch.cat([subject.argmax(1) for subject, _ in outputs]) == subjects
     accuracy = {"subject": right.float().mean().item()}
     for h, (owner, attribute) in enumerate(HEADS):
@@ -76,26 +77,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    pictures = load_pictures(args.data / "train.npz")
-    subjects, labels = load_labels(args.data, "train")
-    classifier = Classifier()
+    device = torch.device(args.device)
+    splits = ("even", "long_tailed")
+    pictures = torch.cat([load_pictures(args.data / f"{s}.npz") for s in splits]).to(device)
+    parts = [load_labels(args.data, split) for split in splits]
+    subjects, labels = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
+    classifier = Classifier().to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, args.steps)
     for _ in tqdm(range(args.steps), mininterval=10):
-        index = torch.randint(len(pictures), (args.batch_size,))
+        index = torch.randint(len(pictures), (args.batch_size,), device=device)
         batch = augment(to_float(pictures[index]))
         loss_of(classifier, batch, subjects[index], labels[index]).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
 
-    heldout = load_pictures(args.data / "heldout.npz")
-    accuracy = evaluate(classifier, heldout, *load_labels(args.data, "heldout"))
+    heldout = to_float(load_pictures(args.data / "heldout.npz").to(device))
+    truth = [part.to(device) for part in load_labels(args.data, "heldout")]
+    accuracy = {"clean": evaluate(classifier, heldout, *truth)}
+    accuracy["mottle 0.2"] = evaluate(classifier, mottle(heldout, 0.2), *truth)
+    accuracy["confetti 0.05"] = evaluate(classifier, confetti(heldout, 0.05), *truth)
     print(json.dumps(accuracy, indent=2))
     weights = {
         key: value.half() if value.is_floating_point() else value

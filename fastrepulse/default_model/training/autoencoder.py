@@ -1,19 +1,19 @@
 """Trains the default model's autoencoder: 64x64 pictures to latents [4, 16, 16] and back.
 
-python -m fastrepulse.default_model.train_autoencoder --data data --out model
+python -m fastrepulse.default_model.training.autoencoder --data data --out model
 """
 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
-from fastrepulse.default_model.training import Trainer
+from fastrepulse.default_model.training.pictures import load_pictures, to_float
+from fastrepulse.default_model.training.trainer import Trainer
 
 KL_WEIGHT = 5e-5
 CHANNELS = (24, 48, 96)
@@ -33,17 +33,6 @@ def build() -> AutoencoderKL:
         sample_size=64,
         force_upcast=False,
     )
-
-
-def load_pictures(file: Path) -> Tensor:
-    """Returns the pictures of a split, uint8 [M, 3, 64, 64]."""
-    with np.load(file) as data:
-        return torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2)
-
-
-def to_float(pictures: Tensor) -> Tensor:
-    """Scales uint8 pictures to [-1, 1]."""
-    return pictures.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
 def loss_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
@@ -78,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    pictures = load_pictures(args.data / "train.npz")
+    pictures = load_pictures(args.data / "even.npz")
     heldout = load_pictures(args.data / "heldout.npz")[::13]
     vae = build().to(memory_format=torch.channels_last)
     trainer = Trainer({"vae": vae}, args.out / "train_vae", args.steps, args.lr)

@@ -1,13 +1,12 @@
 """Trains the default model's style classifier, on latents of rendered pictures at every noise.
 
-python -m fastrepulse.default_model.train_style_classifier --data data --out model
+python -m fastrepulse.default_model.training.style_classifier --data data --out model
 """
 
 import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
@@ -16,10 +15,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from fastrepulse.default_model.style_classifier import ASPECTS, WORDS, StyleClassifier
-from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.train_autoencoder import load_pictures
-from fastrepulse.default_model.train_classifier import UNNAMED
-from fastrepulse.default_model.train_unet import build_scheduler, encode
+from fastrepulse.default_model.training.pictures import UNNAMED, describe, load_pictures
+from fastrepulse.default_model.training.unet import build_scheduler, encode
 
 SIGMAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
 """Noise levels at which the held-out accuracy is reported."""
@@ -27,12 +24,9 @@ SIGMAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
 
 def load_labels(data: Path, split: str) -> Tensor:
     """Returns the number of each aspect's word, or UNNAMED, [M, aspects]."""
-    with np.load(data / f"{split}.npz") as arrays:
-        subjects = [SUBJECTS[i] for i in arrays["subjects"]]
-    drawn = json.loads((data / f"{split}.json").read_text())
-    labels = torch.full((len(drawn), len(ASPECTS)), UNNAMED)
-    for i, (subject, options) in enumerate(zip(subjects, drawn, strict=True)):
-        shown = subject.attributes_of(options)
+    described = describe(data, split)
+    labels = torch.full((len(described), len(ASPECTS)), UNNAMED)
+    for i, (_, shown) in enumerate(described):
         for a, (aspect, names) in enumerate(ASPECTS.items()):
             for name in names:
                 if name in shown:
@@ -87,9 +81,9 @@ def main() -> None:
 
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False)
-    pictures = load_pictures(args.data / "train.npz")
-    mean, std = encode(vae, pictures, args.out / "latents.safetensors")
-    labels = load_labels(args.data, "train")
+    pictures = load_pictures(args.data / "even.npz")
+    mean, std = encode(vae, pictures, args.out / "even.safetensors")
+    labels = load_labels(args.data, "even")
     classifier = StyleClassifier()
     optimizer = torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.steps)
@@ -109,7 +103,7 @@ def main() -> None:
             progress.write(f"step {step + 1}: loss {loss.item():.4f}")
 
     heldout = load_pictures(args.data / "heldout.npz")
-    x0 = encode(vae, heldout, args.out / "heldout_latents.safetensors")[0].float()
+    x0 = encode(vae, heldout, args.out / "heldout.safetensors")[0].float()
     accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout"))
     print(json.dumps(accuracy, indent=2))
     weights = {

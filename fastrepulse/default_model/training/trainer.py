@@ -26,6 +26,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -34,21 +35,29 @@ class Muon(torch.optim.Optimizer):
                 momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
-                scale = 0.2 * math.sqrt(max(update.shape))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonalise(update).view_as(p), alpha=-group["lr"] * scale)
+                updates.setdefault(update.shape, []).append((p, update))
+            # Matrices of one shape go through the iteration together: few large products
+            for shape, same in updates.items():
+                moves = orthogonalise(torch.stack([update for _, update in same]))
+                scale = 0.2 * math.sqrt(max(shape))
+                for (p, _), update in zip(same, moves, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 
 
-def orthogonalise(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Moves every singular value of a matrix towards 1 by the quintic Newton-Schulz iteration."""
+def orthogonalise(
+    matrices: Tensor,  # [k, m, n]
+    iterations: int = 5,
+) -> Tensor:
+    """Moves every singular value of matrices towards 1 by the quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    transposed = x.shape[0] > x.shape[1]
-    x = x.T if transposed else x
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    transposed = x.shape[1] > x.shape[2]
+    x = x.mT if transposed else x
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if transposed else x
+    return x.mT if transposed else x
 
 
 class Trainer:
@@ -95,6 +104,7 @@ class Trainer:
         self.steps, self.lr, self.ema, self.save_every = steps, lr, ema, save_every
         self.checkpoint = folder / "checkpoint.safetensors"
         self.step = 0
+        self._largest_norm = torch.zeros(())
         folder.mkdir(parents=True, exist_ok=True)
         if self.checkpoint.exists():
             self._load()
@@ -105,14 +115,14 @@ class Trainer:
             yield self.step
             self.step += 1
             if self.step % self.save_every == 0 or self.step == self.steps:
+                self._check()
                 self._save()
 
     def update(self, loss: Tensor) -> None:
         """Takes one step down the gradient of a loss."""
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"gradient norm is {norm.item()} at step {self.step}")
+        self._largest_norm = torch.maximum(self._largest_norm.to(norm), norm)
         warm_up = min(1.0, (self.step + 1) / 100)
         cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         for optimizer in self.optimizers:
@@ -121,8 +131,9 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         decay = min(self.ema, (self.step + 1) / (self.step + 10))
-        for key, mean in self.average.items():
-            mean.lerp_(self.parameters[key].detach(), 1 - decay)
+        if self.average:
+            weights = [self.parameters[key].detach() for key in self.average]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)
 
     @torch.no_grad()
     def copy_average(self, modules: dict[str, nn.Module]) -> None:
@@ -130,6 +141,11 @@ class Trainer:
         for name, module in modules.items():
             for key, weight in module.named_parameters():
                 weight.copy_(self.average[f"{name}.{key}"])
+
+    def _check(self) -> None:
+        """Raises if a gradient since the last checkpoint was not finite; waits for the device."""
+        if not torch.isfinite(self._largest_norm):
+            raise FloatingPointError(f"a gradient was not finite before step {self.step}")
 
     def _states(self) -> dict[str, tuple[torch.optim.Optimizer, Tensor]]:
         by_parameter = {

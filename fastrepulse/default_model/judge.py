@@ -1,9 +1,11 @@
 """Judges pictures of the default model: which subject is it, and which attributes does it show?
 
-The judge is trained on rendered pictures alone, never on samples (`train_classifier.py`).
+The judge is trained on rendered pictures alone, clean and dirty ones, never on samples
+(`training/judge.py`).
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.metrics.diversity import vendi_score_of_kernel
 from fastrepulse.metrics.spaces import Backbone, to_pictures
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
@@ -108,20 +111,46 @@ def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]
     return verdicts
 
 
-def prompt_accuracy(images: Sequence[Image.Image], subject: Subject) -> float:
-    """Returns the share of pictures that are judged to be the subject, in [0, 1]."""
-    return sum(judged is subject for judged, _ in judge(images)) / len(images)
+def attribute_vendi(shown: Sequence[Mapping[str, str]]) -> float:
+    """Returns the effective number of different pictures, by the attributes that they show.
+
+    The Vendi score (Friedman & Dieng 2023, arXiv:2210.02410) of the kernel k_ij = share of the
+    attributes in which pictures i and j agree. What the judge does not read as an attribute, such
+    as mottle or confetti, cannot raise it.
+
+    Args:
+        shown: The attributes of each picture, all of one subject.
+
+    Returns:
+        The score, in [1, N]; 0 without pictures.
+    """
+    if not shown:
+        return 0.0
+    agreements = [[sum(a[name] == b[name] for name in a) / len(a) for b in shown] for a in shown]
+    return vendi_score_of_kernel(torch.tensor(agreements, dtype=torch.float64))
 
 
-def attribute_coverage(images: Sequence[Image.Image], subject: Subject) -> float:
+def attribute_coverage(shown: Sequence[Mapping[str, str]], subject: Subject, count: int) -> float:
     """Returns how much of what could be shown is shown, averaged over attributes, in [0, 1].
 
     For each attribute: the number of distinct values among the pictures that are the subject, over
     the number of values there are (or of pictures, where there are fewer).
+
+    Args:
+        shown: The attributes of the pictures that are the subject.
+        subject: Which one.
+        count: How many pictures there are, whatever they show.
     """
-    shown = [attributes for judged, attributes in judge(images) if judged is subject]
     shares = [
-        len({attributes[a.name] for attributes in shown}) / min(len(a.values), len(images))
+        len({attributes[a.name] for attributes in shown}) / min(len(a.values), count)
         for a in subject.attributes
     ]
     return sum(shares) / len(shares)
+
+
+def most_common_share(shown: Sequence[Mapping[str, str]], subject: Subject) -> float:
+    """Returns the share of the most common value, averaged over attributes; 0 without pictures."""
+    if not shown:
+        return 0.0
+    counts = [Counter(attributes[a.name] for attributes in shown) for a in subject.attributes]
+    return sum(max(c.values()) for c in counts) / (len(counts) * len(shown))

@@ -1,0 +1,138 @@
+"""Renders the pictures that the default model learns from, each with the attributes drawn in it.
+
+Every style used is published under CC0 1.0; `style()` refuses any other licence. A picture is a
+function of (subject, split, number) alone, so the data set is regenerated instead of shipped.
+
+    python -m fastrepulse.default_model.training.render --out data
+"""
+
+import argparse
+import io
+import json
+import random
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import resvg_py
+from dicebear import Avatar, Style
+from PIL import Image
+from tqdm import tqdm
+
+from fastrepulse.default_model.captions import Subject
+from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
+from fastrepulse.default_model.training.frequencies import draw_even, draw_long_tailed
+
+SPLITS = ("long_tailed", "even", "heldout")
+"""What is rendered: a world with a usual and a rare, an even one, and more of the even one."""
+
+CHUNK = 250
+
+
+@cache
+def definition(name: str) -> dict[str, Any]:
+    """Loads what DiceBear says of a style."""
+    return json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8"))
+
+
+@cache
+def style(name: str) -> Style:
+    """Returns a DiceBear style; refuses one that is not in the public domain."""
+    licence = definition(name)["meta"]["license"]["name"]
+    if licence != "CC0 1.0":
+        raise ValueError(f"style {name!r} has licence {licence!r}, accepted is 'CC0 1.0'")
+    return Style(definition(name))
+
+
+def details(subject: Subject) -> dict[str, list[str]]:
+    """Returns the values of every option of a subject's style that none of its attributes names."""
+    parts, colours = definition(subject.style)["components"], definition(subject.style)["colors"]
+    options = {
+        f"{name}Variant": [
+            variant for variant, how in part["variants"].items() if how.get("weight", 1) > 0
+        ]
+        for name, part in parts.items()
+        if "variants" in part
+    }
+    options |= {
+        f"{name}Color": [value.removeprefix("#") for value in colour["values"]]
+        for name, colour in colours.items()
+    }
+    named = {attribute.option for attribute in subject.attributes}
+    return {k: v for k, v in options.items() if k not in named and len(v) > 1}
+
+
+def render(subject: Subject, seed: str, options: dict[str, Any]) -> tuple[np.ndarray, dict]:
+    """Draws one picture.
+
+    Args:
+        subject: What to draw.
+        seed: Decides what the options leave open.
+        options: DiceBear's, such as {"potColor": ["fcd34d"]}.
+
+    Returns:
+        The picture, uint8 [64, 64, 3], and the components and colours drawn in it.
+    """
+    avatar = Avatar(style(subject.style), {"seed": seed, "size": IMAGE_SIZE, **options})
+    png = resvg_py.svg_to_bytes(
+        svg_string=avatar.to_string(), width=IMAGE_SIZE, height=IMAGE_SIZE, skip_system_fonts=True
+    )
+    picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    drawn = avatar.to_json()["options"]
+    return np.asarray(picture), {k: v for k, v in drawn.items() if k.endswith(("Variant", "Color"))}
+
+
+def render_some(job: tuple[Subject, str, range]) -> tuple[np.ndarray, list[dict]]:
+    """Draws the pictures of some numbers, of one subject and split, with what is in each."""
+    subject, split, numbers = job
+    unnamed = details(subject)
+    pictures = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    drawn = []
+    for i, number in enumerate(numbers):
+        rng = random.Random(f"{subject.name} {split} {number}")
+        if split == "long_tailed":
+            options = draw_long_tailed(subject, unnamed, rng)
+        else:
+            options = draw_even(subject, rng)
+        pictures[i], shown = render(subject, f"{split}-{number}", options)
+        drawn.append(shown)
+    return pictures, drawn
+
+
+def render_split(out: Path, split: str, per_subject: int, workers: int) -> None:
+    """Renders one split to `<out>/<split>.npz` and `<split>.json`, subject after subject."""
+    out.mkdir(parents=True, exist_ok=True)
+    starts = range(0, per_subject, CHUNK)
+    jobs = [
+        (subject, split, range(start, min(start + CHUNK, per_subject)))
+        for subject in SUBJECTS
+        for start in starts
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        done = list(tqdm(pool.map(render_some, jobs), total=len(jobs), desc=f"render {split}"))
+    np.savez(
+        out / f"{split}.npz",
+        pictures=np.concatenate([pictures for pictures, _ in done]),
+        subjects=np.repeat(np.arange(len(SUBJECTS)), per_subject),
+    )
+    drawn = [options for _, records in done for options in records]
+    (out / f"{split}.json").write_text(json.dumps(drawn))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--per-subject", type=int, default=12000, help="Of each of two worlds.")
+    parser.add_argument("--heldout-per-subject", type=int, default=400)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    counts = (args.per_subject, args.per_subject, args.heldout_per_subject)
+    for split, per_subject in zip(SPLITS, counts, strict=True):
+        render_split(args.out, split, per_subject, args.workers)
+
+
+if __name__ == "__main__":
+    main()

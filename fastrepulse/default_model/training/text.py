@@ -1,0 +1,62 @@
+"""The default model's vocabulary and its text encoder, untrained."""
+
+import json
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from fastrepulse.default_model.subjects import SUBJECTS
+
+MAX_TOKENS = 24
+TEXT_WIDTH = 128
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Learns a byte-pair vocabulary in which every word of every caption is one token."""
+    words = {"and"}
+    for subject in SUBJECTS:
+        words.update(subject.caption({}).split())
+        for attribute in subject.attributes:
+            for value in attribute.values:
+                words.update(subject.caption({attribute.name: value}).split())
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    learner = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
+    learner.normalizer = normalizers.Lowercase()
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.train_from_iterator(
+        sorted(words),
+        trainers.BpeTrainer(
+            vocab_size=4000,
+            min_frequency=1,
+            special_tokens=[start, end],
+            end_of_word_suffix="</w>",
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(merge) for merge in learned["merges"]]
+    # A letter that ends no word of a caption still needs its token, for prompts of other words
+    vocab = {token: i for i, token in enumerate(learned["vocab"])}
+    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
+        vocab.setdefault(f"{letter}</w>", len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Returns a text encoder of two layers for the vocabulary."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            projection_dim=TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            hidden_act="gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

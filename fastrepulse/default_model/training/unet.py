@@ -1,0 +1,173 @@
+"""Trains the default model's UNet and text encoder together, on latents of rendered pictures.
+
+    python -m fastrepulse.default_model.training.unet --data data --out model
+
+Every 500 steps `<out>/weights` gets a diffusers StableDiffusionPipeline of the averaged weights, so
+that progress can be looked at.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from fastrepulse.default_model.training.captions import CaptionedPictures
+from fastrepulse.default_model.training.pictures import load_pictures, to_float
+from fastrepulse.default_model.training.text import TEXT_WIDTH, build_text_encoder, build_tokenizer
+from fastrepulse.default_model.training.trainer import Trainer
+
+CHANNELS = (64, 96, 128)
+MIN_SNR_GAMMA = 5.0
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=tuple(width // 32 for width in CHANNELS),  # that is: heads of width 32
+        use_linear_projection=True,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """The noise schedule of Stable Diffusion 2, with its v-prediction."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor, cache: Path) -> tuple[Tensor, Tensor]:
+    """Returns the scaled mean and standard deviation of every picture's latents, once."""
+    if not cache.exists():
+        parts = [
+            vae.encode(to_float(chunk.to(vae.device))).latent_dist
+            for chunk in tqdm(pictures.split(256), desc="encode")
+        ]
+        scale = vae.config.scaling_factor
+        mean, std = (
+            torch.cat([getattr(p, name) for p in parts]) * scale for name in ("mean", "std")
+        )
+        save_file({"mean": mean.half().contiguous(), "std": std.half().contiguous()}, cache)
+    latents = load_file(cache, device=str(vae.device))
+    return latents["mean"], latents["std"]
+
+
+def save_pipeline(
+    out: Path,
+    trainer: Trainer,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: AutoencoderKL,
+) -> None:
+    """Writes the averaged weights as a diffusers pipeline in half precision."""
+    averaged = {"unet": copy.deepcopy(unet), "text": copy.deepcopy(text_encoder)}
+    trainer.copy_average(averaged)
+    pipeline = StableDiffusionPipeline(
+        vae=copy.deepcopy(vae).half(),
+        text_encoder=averaged["text"].half(),
+        tokenizer=tokenizer,
+        unet=averaged["unet"].half(),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out / "weights")
+
+
+def loss_of(
+    unet: UNet2DConditionModel,
+    text: Tensor,  # [B, tokens, width]
+    x0: Tensor,  # [B, C, H, W]
+    alphas: Tensor,  # [timesteps]
+) -> Tensor:
+    """Returns the loss of v-prediction, weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556).
+
+    One timestep is drawn from each of B equal parts of the schedule, which has less variance than
+    free draws.
+    """
+    places = torch.arange(len(x0), device=x0.device) + torch.rand(len(x0), device=x0.device)
+    t = (places / len(x0) * len(alphas)).long().clamp(max=len(alphas) - 1)
+    alpha, sigma = (a.sqrt()[:, None, None, None] for a in (alphas[t], 1 - alphas[t]))
+    noise = torch.randn_like(x0)
+    noisy = (alpha * x0 + sigma * noise).contiguous(memory_format=torch.channels_last)
+    predicted = unet(noisy, t, encoder_hidden_states=text).sample
+    snr = alphas[t] / (1 - alphas[t])
+    weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
+    error = (predicted.float() - (alpha * noise - sigma * x0)).square().mean(dim=(1, 2, 3))
+    return (weight * error).mean()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=22000)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="Processes that write captions.")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    device = torch.device(args.device)
+    vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False)
+    vae = vae.float().to(device, memory_format=torch.channels_last)
+    both = [
+        encode(vae, load_pictures(args.data / f"{split}.npz"), args.out / f"{split}.safetensors")
+        for split in ("long_tailed", "even")
+    ]
+    mean, std = (torch.cat(parts) for parts in zip(*both, strict=True))
+    tokenizer = build_tokenizer()
+    unet = build_unet().to(device, memory_format=torch.channels_last).train()
+    text_encoder = build_text_encoder(tokenizer).to(device).train()
+    modules = {"unet": unet, "text": text_encoder}
+    trainer = Trainer(modules, args.out / "train_unet", args.steps, args.lr, ema=0.998)
+    # Going on from a checkpoint draws other captions than before it
+    captions = CaptionedPictures(args.data, tokenizer, args.batch_size, seed=1000 * trainer.step)
+    batches = iter(DataLoader(captions, batch_size=None, num_workers=args.workers))
+
+    alphas = build_scheduler().alphas_cumprod.to(device)
+    progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
+    running = torch.zeros((), device=device)
+    for step in progress:
+        numbers, tokens = (part.to(device) for part in next(batches))
+        x0 = mean[numbers].float()
+        x0 = x0 + std[numbers].float() * torch.randn_like(x0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_of(unet, text_encoder(tokens)[0], x0, alphas)
+        trainer.update(loss)
+        running.lerp_(loss.detach(), max(0.01, 1 / (step % 100 + 1)))
+        if step % 100 == 99:
+            progress.write(f"step {step + 1}: loss {running.item():.4f}")
+        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            save_pipeline(args.out, trainer, unet, text_encoder, tokenizer, vae)
+
+
+if __name__ == "__main__":
+    main()
