@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import interpolate, max_pool2d, pad
 
 
 def mottle(
@@ -52,9 +52,8 @@ def confetti(
     """
     n, channels, height, width = pictures.shape
     seeds = _rand((n, 1, height, width), pictures, generator) < _each(amount, pictures) / size**2
-    pad = size - 1
     # Every pixel within reach of a seed takes the colour of a coarse random field there
-    covered = max_pool2d(seeds.float(), size, 1, pad)[:, :, :height, :width] > 0
+    covered = max_pool2d(pad(seeds.float(), (size - 1, 0, size - 1, 0)), size, stride=1) > 0
     coarse = (n, channels, -(-height // size), -(-width // size))
     colours = 2 * _rand(coarse, pictures, generator) - 1
     colours = interpolate(colours, scale_factor=float(size))[:, :, :height, :width]

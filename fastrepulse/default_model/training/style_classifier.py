@@ -60,7 +60,7 @@ def evaluate(classifier: StyleClassifier, x0: Tensor, labels: Tensor) -> dict[st
         row = {"chance": round(target.bincount().max().item() / len(target), 3)}
         for sigma in SIGMAS:
             noisy = x0[named] + sigma * torch.randn_like(x0[named])
-            levels = torch.full((len(noisy),), sigma)
+            levels = torch.full((len(noisy),), sigma, device=noisy.device)
             guess = [
                 classifier(*part)[a].argmax(dim=1)
                 for part in zip(noisy.split(256), levels.split(256), strict=True)
@@ -77,20 +77,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False)
+    device = torch.device(args.device)
+    vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False).to(device)
     pictures = load_pictures(args.data / "even.npz")
     mean, std = encode(vae, pictures, args.out / "even.safetensors")
-    labels = load_labels(args.data, "even")
-    classifier = StyleClassifier()
+    labels = load_labels(args.data, "even").to(device)
+    classifier = StyleClassifier().to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.steps)
     progress = tqdm(range(args.steps), mininterval=10)
     for step in progress:
-        index = torch.randint(len(mean), (args.batch_size,))
-        sigma = draw_sigmas(args.batch_size)
+        index = torch.randint(len(mean), (args.batch_size,), device=device)
+        sigma = draw_sigmas(args.batch_size).to(device)
         x0 = mean[index].float()
         x0 = x0 + std[index].float() * torch.randn_like(x0)
         noisy = x0 + sigma[:, None, None, None] * torch.randn_like(x0)
@@ -104,7 +106,7 @@ def main() -> None:
 
     heldout = load_pictures(args.data / "heldout.npz")
     x0 = encode(vae, heldout, args.out / "heldout.safetensors")[0].float()
-    accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout"))
+    accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout").to(device))
     print(json.dumps(accuracy, indent=2))
     weights = {
         key: value.half() if value.is_floating_point() else value
