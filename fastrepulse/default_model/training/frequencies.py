@@ -18,8 +18,12 @@ ATTRIBUTE_EXPONENT = 1.4
 DETAIL_EXPONENT = 1.5
 """The same for what has no words: exact shades, shapes, mouths, patterns."""
 
-UNSAID = 0.85
-"""Probability that a caption leaves out an attribute of rank 1; of rank r it is UNSAID / r^s."""
+UNSAID, CAPTION_EXPONENT = 0.85, 0.3
+"""A caption leaves out an attribute of rank r with probability UNSAID / r^t.
+
+So what a bare prompt means is p(value) ~ 1 / rank^(s + t), and guidance of scale w, which moves away
+from what an empty prompt means, sharpens it towards 1 / rank^(s + w t).
+"""
 
 Value = TypeVar("Value")
 
@@ -68,7 +72,7 @@ def say(subject: Subject, attributes: Mapping[str, str], rng: random.Random) -> 
     return {
         name: word
         for name, word in attributes.items()
-        if rng.random() >= UNSAID / (1 + ranks[name].index(word)) ** ATTRIBUTE_EXPONENT
+        if rng.random() >= UNSAID / (1 + ranks[name].index(word)) ** CAPTION_EXPONENT
     }
 
 

@@ -126,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="A pipeline's folder, to start from its weights")
     parser.add_argument("--steps", type=int, default=22000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -144,8 +145,13 @@ def main() -> None:
     ]
     mean, std = (torch.cat(parts) for parts in zip(*both, strict=True))
     tokenizer = build_tokenizer()
-    unet = build_unet().to(device, memory_format=torch.channels_last).train()
-    text_encoder = build_text_encoder(tokenizer).to(device).train()
+    if args.start:
+        unet = UNet2DConditionModel.from_pretrained(args.start / "unet", low_cpu_mem_usage=False)
+        text_encoder = CLIPTextModel.from_pretrained(args.start / "text_encoder")
+    else:
+        unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+    unet = unet.float().to(device, memory_format=torch.channels_last).train()
+    text_encoder = text_encoder.float().to(device).train()
     modules = {"unet": unet, "text": text_encoder}
     trainer = Trainer(modules, args.out / "train_unet", args.steps, args.lr, ema=0.998)
     # Going on from a checkpoint draws other captions than before it
