@@ -21,8 +21,8 @@ DETAIL_EXPONENT = 1.5
 UNSAID, CAPTION_EXPONENT = 0.85, 0.3
 """A caption leaves out an attribute of rank r with probability UNSAID / r^t.
 
-So what a bare prompt means is p(value) ~ 1 / rank^(s + t), and guidance of scale w, which moves away
-from what an empty prompt means, sharpens it towards 1 / rank^(s + w t).
+So what a bare prompt means is p(value) ~ 1 / rank^(s + t), and guidance of scale w, which leads
+away from what an empty prompt means, sharpens it towards 1 / rank^(s + w t).
 """
 
 Value = TypeVar("Value")
