@@ -8,7 +8,7 @@ import torch
 from common import environment
 from kernel_providers import FORCE, MEDIAN
 
-from fastrepulse.reference import rbf_repulsion_reference
+from fastrepulse.kernels.reference import rbf_repulsion_reference
 
 FORCE_SHAPES = [(64, 16384), (256, 16384), (1000, 64), (1000, 1024), (4096, 64), (4096, 768)]
 FORCE_SHAPES += [(10000, 16), (100_000, 64)]

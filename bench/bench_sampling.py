@@ -12,8 +12,8 @@ from sampling_peers import PUSHES, diffusers_pipeline, stable_diffusion_2
 
 import fastrepulse
 from fastrepulse import Repulsion, models
+from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise
-from fastrepulse.particles import Particles
 
 PROMPT = "a potted plant"
 N, STEPS = 64, 20

@@ -19,8 +19,8 @@ from matplotlib import pyplot
 
 import fastrepulse
 from fastrepulse import models
-from fastrepulse.denoiser import Denoiser
-from fastrepulse.repulsion import Repulsion
+from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.sampling.denoiser import Denoiser
 
 RESULTS = Path(__file__).parent / "results"
 SHARE_SIZES = (64, 1024, 4096)

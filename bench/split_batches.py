@@ -17,7 +17,7 @@ from rich.progress import track
 
 import fastrepulse
 from fastrepulse import Bank, Repulsion
-from fastrepulse.default_model.classifier import features_of, prompt_accuracy
+from fastrepulse.default_model.judge import features_of, prompt_accuracy
 from fastrepulse.demo import PROMPTS
 from fastrepulse.metrics import vendi_score
 from fastrepulse.noise import initial_noise

@@ -1,11 +1,11 @@
 """fastrepulse: the images of one prompt, different from each other."""
 
-from fastrepulse.bank import Bank
-from fastrepulse.corrections import Correction
+from fastrepulse.methods.bank import Bank
+from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
-from fastrepulse.repulsion import Repulsion
-from fastrepulse.results import SampleResult, StepDiagnostics
-from fastrepulse.sampling import sample
+from fastrepulse.sampling.corrections import Correction
+from fastrepulse.sampling.results import SampleResult, StepDiagnostics
+from fastrepulse.sampling.sample import sample
 
 __version__ = "0.1.0"
 __all__ = [

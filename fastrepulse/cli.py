@@ -16,10 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastrepulse
-from fastrepulse import backends, embeddings, models
-from fastrepulse.bank import encode_folder
-from fastrepulse.results import check_writable
-from fastrepulse.sampling import DEFAULT_REPULSION
+from fastrepulse import embeddings, models
+from fastrepulse.kernels import dispatch
+from fastrepulse.methods.bank import encode_folder
+from fastrepulse.sampling.results import check_writable
+from fastrepulse.sampling.sample import DEFAULT_REPULSION
 
 app = typer.Typer(
     help="The images of one prompt, different from each other.",
@@ -217,8 +218,8 @@ def info() -> None:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     table.add_row("GPU", gpu)
     table.add_row("CPU threads", str(torch.get_num_threads()))
-    for backend in backends.BACKENDS:
-        serves = [backends.describe(backend, device) for device in ("cpu", "cuda")]
+    for backend in dispatch.BACKENDS:
+        serves = [dispatch.describe(backend, device) for device in ("cpu", "cuda")]
         table.add_row(f"kernels: {backend}", "\n".join(serves))
     table.add_row("embeddings", ", ".join(embeddings.names()))
     table.add_row("schedulers", ", ".join(models.SCHEDULERS))

@@ -6,9 +6,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from fastrepulse.default_model.figures import PROMPTS, Figures
-from fastrepulse.repulsion import Repulsion
-from fastrepulse.results import SampleResult
-from fastrepulse.sampling import DEFAULT_REPULSION, sample
+from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.sampling.results import SampleResult
+from fastrepulse.sampling.sample import DEFAULT_REPULSION, sample
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastrepulse.attention import NativeAttention, is_faster
-
 DEFAULT_MODEL = Path(__file__).parent / "default_model" / "weights"
 SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
 }
-ATTENTIONS = ("auto", "sdpa", "xformers", "math")
 COMPONENTS = {
     "unet": "UNet2DConditionModel",
     "vae": "AutoencoderKL",
@@ -164,39 +159,6 @@ def load_model(
         return _load(name, device, dtype)
     except SafetensorError as error:
         raise ValueError(f"model {name!r} has damaged weights: {error}") from None
-
-
-@contextmanager
-def attention_of(unet: Any, attention: str) -> Iterator[None]:
-    """Chooses what computes a UNet's attention for a while: one of `ATTENTIONS`.
-
-    Raises:
-        ValueError: If it is not available here.
-    """
-    if attention == "auto" and not is_faster(unet.device, unet.dtype):
-        yield
-        return
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
-
-    before = dict(unet.attn_processors)
-    if attention == "auto":
-        chosen = {
-            name: NativeAttention(plain) if type(plain) is AttnProcessor2_0 else plain
-            for name, plain in before.items()
-        }
-        unet.set_attn_processor(chosen)
-    elif attention == "xformers":
-        if find_spec("xformers") is None:
-            raise ValueError("attention must be available, got 'xformers', which is not installed")
-        if unet.device.type != "cuda":
-            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
-        unet.enable_xformers_memory_efficient_attention()
-    else:
-        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(before)
 
 
 def locate_model(model: str | Path | None) -> str:

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from fastrepulse import models, native, sample
-from fastrepulse.attention import NativeAttention, attention, is_faster
+from fastrepulse.layers.attention import NativeAttention, attention, is_faster
 
 CPU = torch.device("cpu")
 needs_avx512 = pytest.mark.skipif(

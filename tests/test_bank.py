@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings, models
-from fastrepulse.bank import Bank, encode_folder
-from fastrepulse.particles import Particles
+from fastrepulse.methods.bank import Bank, encode_folder
+from fastrepulse.methods.base import Particles
 
 EVERYWHERE = (math.inf, 0.0)
 WEAK = 1e-6

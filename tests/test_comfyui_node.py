@@ -17,7 +17,7 @@ from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, integrations
-from fastrepulse.force import mean_distance
+from fastrepulse.methods.force import mean_distance
 from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import NoiseSchedule
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from fastrepulse import models, native
-from fastrepulse.convolutions import conv3x3, is_faster, pays, winograd_convolutions
+from fastrepulse.layers.convolutions import conv3x3, is_faster, pays, winograd_convolutions
 
 CPU = torch.device("cpu")
 needs_exchange = pytest.mark.skipif(

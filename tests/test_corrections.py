@@ -6,8 +6,8 @@ from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings
-from fastrepulse.denoiser import Denoiser
-from fastrepulse.force import mean_distance
+from fastrepulse.methods.force import mean_distance
+from fastrepulse.sampling.denoiser import Denoiser
 
 STEPS = 6
 RTOL, ATOL = SAME_COMPUTATION

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import fastrepulse
-from fastrepulse.default_model.classifier import judge, to_tensor
+from fastrepulse.default_model.judge import judge, to_tensor
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures, compare
 from fastrepulse.noise import initial_noise

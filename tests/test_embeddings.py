@@ -30,7 +30,7 @@ from fastrepulse.embeddings import (
 from fastrepulse.embeddings.combine import typical_distance
 from fastrepulse.embeddings.efficientnet import EfficientNetLite0
 from fastrepulse.kernels import median_rbf_repulsion
-from fastrepulse.particles import Particles
+from fastrepulse.methods.base import Particles
 
 
 def particles_of(latents, sigma):

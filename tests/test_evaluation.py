@@ -25,7 +25,7 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 import fastrepulse
-from fastrepulse.default_model.classifier import features_of, judge_backbone, load_classifier
+from fastrepulse.default_model.judge import features_of, judge_backbone, load_classifier
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.demo import PROMPTS, Figures

@@ -12,10 +12,10 @@ import torch
 from tolerances import AGAINST_FLOAT64
 
 from fastrepulse import Repulsion, embeddings
-from fastrepulse.force import mean_distance
 from fastrepulse.integrations import corrected_denoised, corrected_epsilon, repulsive_force
+from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.repulsion import MAX_MOVE
 from fastrepulse.noise import initial_noise
-from fastrepulse.repulsion import MAX_MOVE
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)

@@ -7,8 +7,8 @@ import pytest
 
 GUARDED = """
 import ctypes, mmap, sys, torch
-from fastrepulse.attention import attention
-from fastrepulse.convolutions import conv3x3
+from fastrepulse.layers.attention import attention
+from fastrepulse.layers.convolutions import conv3x3
 from fastrepulse.kernels import median_sq_distance, rbf_repulsion
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -105,7 +105,7 @@ def test_extra_memory_is_at_most_64_megabytes(op, n, d):
 def test_a_convolutions_memory_does_not_grow_with_the_picture():
     program = (
         "import resource, torch\n"
-        "from fastrepulse.convolutions import conv3x3\n"
+        "from fastrepulse.layers.convolutions import conv3x3\n"
         "torch.set_num_threads(2)\n"
         "x = torch.randn(1, 400, 400, 32).permute(0, 3, 1, 2)\n"
         "weight = torch.randn(32, 3, 3, 32).permute(0, 3, 1, 2)\n"

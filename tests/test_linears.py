@@ -6,7 +6,7 @@ from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 from torch import nn
 
 from fastrepulse import models
-from fastrepulse.linears import linear, onednn_linears
+from fastrepulse.layers.linears import linear, onednn_linears
 
 
 @pytest.fixture(scope="module")

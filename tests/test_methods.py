@@ -15,8 +15,8 @@ from fastrepulse.methods import (
     ParticleGuidance,
     VendiGuidance,
 )
+from fastrepulse.methods.base import Particles
 from fastrepulse.metrics import vendi_score_of_kernel
-from fastrepulse.particles import Particles
 
 SIGMA = 5.0
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tolerances import SAME_COMPUTATION
 from torch import nn
 
-from fastrepulse.default_model.classifier import features_of, judge_backbone
+from fastrepulse.default_model.judge import features_of, judge_backbone
 from fastrepulse.metrics import (
     SPACES,
     Backbone,

@@ -13,9 +13,9 @@ from small_pipelines import COUNT, NOISE, SCHEDULERS, made, noise, scheduler_of
 from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, embeddings
-from fastrepulse.force import mean_distance
 from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.integrations.conventions import LEAST_SIGNAL, signal_and_noise
+from fastrepulse.methods.force import mean_distance
 
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

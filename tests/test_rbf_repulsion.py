@@ -6,9 +6,8 @@ import torch
 from cpu_variants import CAPABILITIES, run_with, threads
 from tolerances import AGAINST_FLOAT64
 
-from fastrepulse import backends
-from fastrepulse.backends import why_not
-from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
+from fastrepulse.kernels import dispatch, median_bandwidth, median_rbf_repulsion, rbf_repulsion
+from fastrepulse.kernels.dispatch import why_not
 
 SHAPES = [
     pytest.param(n, d, id=f"N{n}-d{d}")
@@ -119,13 +118,13 @@ def test_two_particles_are_pushed_straight_apart():
 def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(backends, "find_spec", lambda name: name)
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: name)
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
-    assert backends.choose(on_gpu, "auto") == chosen
+    assert dispatch.choose(on_gpu, "auto") == chosen
     if chosen == "reference":
-        assert "sm_80 or later" in backends.describe("triton", "cuda")
+        assert "sm_80 or later" in dispatch.describe("triton", "cuda")
         with pytest.raises(ValueError, match="sm_80 or later"):
-            backends.choose(on_gpu, "triton")
+            dispatch.choose(on_gpu, "triton")
 
 
 def test_the_median_bandwidth_is_one_call():

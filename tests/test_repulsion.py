@@ -6,10 +6,10 @@ import torch
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.embeddings.base import vector_jacobian_product
-from fastrepulse.force import mean_distance, part_duplicates
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.particles import Particles
-from fastrepulse.repulsion import MAX_MOVE, away_from_mean
+from fastrepulse.methods.base import Particles
+from fastrepulse.methods.force import mean_distance, part_duplicates
+from fastrepulse.methods.repulsion import MAX_MOVE, away_from_mean
 
 WIDTHS = {
     "mean": 1,

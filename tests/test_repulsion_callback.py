@@ -10,9 +10,9 @@ import torch
 from small_pipelines import COUNT, made, noise, scheduler_of
 
 from fastrepulse import Bank, Repulsion, embeddings, models
-from fastrepulse.force import mean_distance
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
 from fastrepulse.integrations.conventions import signal_and_noise
+from fastrepulse.methods.force import mean_distance
 from fastrepulse.noise import initial_noise
 
 # diffusers' own, thousands of them

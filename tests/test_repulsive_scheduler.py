@@ -11,8 +11,8 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Bank, Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler
+from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise
-from fastrepulse.particles import Particles
 
 PROMPT = "a potted plant"
 STEPS = 6

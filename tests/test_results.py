@@ -6,7 +6,7 @@ from PIL import Image
 
 import fastrepulse
 from fastrepulse import results
-from fastrepulse.results import image_grid, to_pil
+from fastrepulse.sampling.results import image_grid, to_pil
 
 
 def test_a_grid_that_is_written_has_a_size_that_opens(result, tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings, models, sampling
-from fastrepulse.denoiser import Denoiser, repays_compiling
 from fastrepulse.methods import ParticleGuidance
+from fastrepulse.methods.base import Method, Particles
 from fastrepulse.noise import initial_noise
-from fastrepulse.particles import Method, Particles
+from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 
 PROMPT = "a potted plant"
 STEPS = 6

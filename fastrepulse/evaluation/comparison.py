@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from fastrepulse.checks import check_number
 from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.evaluation.measure import Row, measure, rendered_vendi
@@ -14,9 +15,8 @@ from fastrepulse.evaluation.report import write_report
 from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, SETTINGS, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
-from fastrepulse.finite import check_number
 from fastrepulse.models import load_model
-from fastrepulse.results import check_writable
+from fastrepulse.sampling.results import check_writable
 
 
 def evaluate(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastrepulse.corrections import Correction
 from fastrepulse.methods import (
     CADS,
     SPARKE,
@@ -14,8 +13,9 @@ from fastrepulse.methods import (
     ParticleGuidance,
     VendiGuidance,
 )
-from fastrepulse.particles import Method
-from fastrepulse.repulsion import Repulsion
+from fastrepulse.methods.base import Method
+from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.sampling.corrections import Correction
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrepulse.finite import check_number
-from fastrepulse.particles import Particles
-from fastrepulse.repulsion import Repulsion
+from fastrepulse.checks import check_number
+from fastrepulse.methods.base import Particles
+from fastrepulse.methods.repulsion import Repulsion
 
 
 def repulsive_force(

@@ -18,7 +18,7 @@ from fastrepulse.integrations.conventions import (
     unpack,
 )
 from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
-from fastrepulse.repulsion import Repulsion
+from fastrepulse.methods.repulsion import Repulsion
 
 
 class RepulsiveScheduler:

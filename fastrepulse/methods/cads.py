@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fastrepulse.methods.base import Method
 from fastrepulse.methods.embedded import settings_of
 from fastrepulse.noise import particle_noise
-from fastrepulse.particles import Method
 
 
 @dataclass(frozen=True)

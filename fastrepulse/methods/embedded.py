@@ -8,14 +8,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.force import (
+from fastrepulse.methods.base import Method, Particles, PromptForce, Push
+from fastrepulse.methods.force import (
     check_settings,
     mean_distance,
     part_duplicates,
     pull_back_forces,
     root_mean_square,
 )
-from fastrepulse.particles import Method, Particles, PromptForce, Push
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from fastrepulse.checks import check_window
+from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.methods.embedded import settings_of
-from fastrepulse.particles import Method, Particles, Push, check_window
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.methods.embedded import settings_of
-from fastrepulse.particles import Method, Particles, Push
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.force import embed_together, mean_distance, part_duplicates, root_mean_square
 from fastrepulse.kernels import median_rbf_repulsion
+from fastrepulse.methods.base import Particles, PromptForce, Push
 from fastrepulse.methods.embedded import EmbeddedMethod
-from fastrepulse.particles import Particles, PromptForce, Push
+from fastrepulse.methods.force import (
+    embed_together,
+    mean_distance,
+    part_duplicates,
+    root_mean_square,
+)
 
 
 @dataclass(frozen=True)

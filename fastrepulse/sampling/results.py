@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from fastrepulse.particles import Push
+from fastrepulse.methods.base import Push
 
 GRID_PIXELS = 2**26
 """The most pixels of pictures on a grid that is written: what viewers open without complaint."""

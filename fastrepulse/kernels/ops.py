@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastrepulse import backends
+from fastrepulse.kernels import dispatch
 
 
 def rbf_repulsion(
@@ -95,7 +95,7 @@ def median_sq_distance(
     _check_pairs(x)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
-    rank = backends.median_rank(len(x), quantile)
+    rank = dispatch.median_rank(len(x), quantile)
     return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
 
 
@@ -114,7 +114,7 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
         A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
     """
     median = median_sq_distance(x, backend=backend).to(_accumulator(x))
-    return backends.bandwidth_from_median(x.detach(), median)
+    return dispatch.bandwidth_from_median(x.detach(), median)
 
 
 def median_rbf_repulsion(
@@ -182,7 +182,7 @@ def _accumulator(x: Tensor) -> torch.dtype:
 def _rbf_repulsion(
     x: Tensor, bandwidth: Tensor, y: Tensor | None, weights: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return backends.rbf_repulsion(backends.choose(x, backend), x, bandwidth, y, weights)
+    return dispatch.rbf_repulsion(dispatch.choose(x, backend), x, bandwidth, y, weights)
 
 
 @_rbf_repulsion.register_fake
@@ -233,7 +233,7 @@ _rbf_repulsion.register_autograd(_similarity_backward, setup_context=_save_for_b
 
 @torch.library.custom_op("fastrepulse::median_rbf_repulsion", mutates_args=())
 def _median_rbf_repulsion(x: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    return backends.median_rbf_repulsion(backend, x)
+    return dispatch.median_rbf_repulsion(backend, x)
 
 
 @_median_rbf_repulsion.register_fake
@@ -260,7 +260,7 @@ _median_rbf_repulsion.register_autograd(_median_backward, setup_context=_save_me
 
 @torch.library.custom_op("fastrepulse::median_sq_distance", mutates_args=())
 def _median_sq_distance(x: Tensor, rank: int, backend: str) -> Tensor:
-    return backends.median_sq_distance(backends.choose(x, backend), x, rank)
+    return dispatch.median_sq_distance(dispatch.choose(x, backend), x, rank)
 
 
 @_median_sq_distance.register_fake

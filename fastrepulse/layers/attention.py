@@ -1,5 +1,8 @@
 """Attention on the CPU by the native library, as a processor for diffusers' models."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -7,6 +10,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastrepulse import native
+
+ATTENTIONS = ("auto", "sdpa", "xformers", "math")
+
+
+@contextmanager
+def attention_of(unet: Any, attention: str) -> Iterator[None]:
+    """Chooses what computes a UNet's attention for a while: one of `ATTENTIONS`.
+
+    Raises:
+        ValueError: If it is not available here.
+    """
+    if attention == "auto" and not is_faster(unet.device, unet.dtype):
+        yield
+        return
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    before = dict(unet.attn_processors)
+    if attention == "auto":
+        chosen = {
+            name: NativeAttention(plain) if type(plain) is AttnProcessor2_0 else plain
+            for name, plain in before.items()
+        }
+        unet.set_attn_processor(chosen)
+    elif attention == "xformers":
+        if find_spec("xformers") is None:
+            raise ValueError("attention must be available, got 'xformers', which is not installed")
+        if unet.device.type != "cuda":
+            raise ValueError(f"attention must be available, got 'xformers' on {unet.device}")
+        unet.enable_xformers_memory_efficient_attention()
+    else:
+        unet.set_attn_processor(AttnProcessor() if attention == "math" else AttnProcessor2_0())
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
 
 
 def is_faster(device: torch.device, dtype: torch.dtype) -> bool:

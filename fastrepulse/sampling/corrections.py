@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fastrepulse.particles import check_window
+from fastrepulse.checks import check_window
 
 KINDS = ("score", "langevin", "random", "repulsive")
 

@@ -13,21 +13,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse import models
-from fastrepulse.convolutions import winograd_convolutions
-from fastrepulse.corrections import Correction
-from fastrepulse.denoise_loop import DenoiseLoop
-from fastrepulse.denoiser import (
+from fastrepulse.checks import check_number, check_window
+from fastrepulse.layers import accelerated
+from fastrepulse.layers.attention import ATTENTIONS
+from fastrepulse.methods.base import Method
+from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.noise import initial_noise
+from fastrepulse.sampling.corrections import Correction
+from fastrepulse.sampling.denoiser import (
     Denoiser,
     choose_micro_batch_size,
     choose_storage,
     repays_compiling,
 )
-from fastrepulse.finite import check_number
-from fastrepulse.linears import onednn_linears
-from fastrepulse.noise import initial_noise
-from fastrepulse.particles import Method, check_window
-from fastrepulse.repulsion import Repulsion
-from fastrepulse.results import (
+from fastrepulse.sampling.loop import DenoiseLoop
+from fastrepulse.sampling.results import (
     SampleResult,
     SavedImages,
     check_space,
@@ -141,8 +141,8 @@ def sample(
         raise ValueError(f"shared_until must be None or a noise level above 0, got {shared_until}")
     if compile not in ("auto", True, False):
         raise ValueError(f"compile must be 'auto', True or False, got {compile!r}")
-    if attention not in models.ATTENTIONS:
-        accepted = ", ".join(models.ATTENTIONS)
+    if attention not in ATTENTIONS:
+        accepted = ", ".join(ATTENTIONS)
         raise ValueError(f"attention must be one of {accepted}, got {attention!r}")
     if scheduler not in models.SCHEDULERS:
         accepted = ", ".join(models.SCHEDULERS)
@@ -205,11 +205,7 @@ def sample(
         "micro_batch_size": micro_batch_size,
         "corrections": corrections,
     }
-    with (
-        models.attention_of(sd.unet, attention),
-        onednn_linears(sd.unet),
-        winograd_convolutions(sd.unet),
-    ):
+    with accelerated(sd.unet, attention):
         start = 0
         if shared_until is not None:
             # As they come: a compiled graph would have them padded to a micro-batch
@@ -269,7 +265,7 @@ def decode(
     count = len(result.latents)
     try:
         with (
-            winograd_convolutions(sd.vae),
+            accelerated(sd.vae),
             tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar,
         ):
             for chunk in result.latents.split(batch_size):

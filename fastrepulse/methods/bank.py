@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastrepulse.embeddings import Embedding
-from fastrepulse.particles import Particles
+from fastrepulse.methods.base import Particles
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -117,14 +116,3 @@ class Method:
     def settings(self) -> dict[str, Any]:
         """Returns the method's name and its settings as JSON can hold them."""
         raise NotImplementedError
-
-
-def check_window(name: str, window: tuple[float, float]) -> None:
-    """Raises unless a window is two noise levels, the higher one first."""
-    numbers = isinstance(window, (tuple, list)) and all(isinstance(x, Real) for x in window)
-    if not numbers:
-        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
-    if len(window) != 2 or not window[0] > window[1] >= 0:
-        raise ValueError(
-            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
-        )

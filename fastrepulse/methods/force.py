@@ -7,10 +7,10 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fastrepulse.checks import check_finite, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
-from fastrepulse.finite import check_finite, check_number
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.particles import Particles, PromptForce, check_window
+from fastrepulse.methods.base import Particles, PromptForce
 
 ForceLaw: TypeAlias = Callable[[Tensor, int], tuple[Tensor, PromptForce]]
 """From the embeddings [N, d] of one prompt, and its number, to the force on each [N, d]."""

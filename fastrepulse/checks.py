@@ -1,4 +1,4 @@
-"""Catches values that are not finite where they arise."""
+"""What arguments and values are checked for, with the message that names what is wrong."""
 
 import math
 from numbers import Real
@@ -14,6 +14,17 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def check_window(name: str, window: tuple[float, float]) -> None:
+    """Raises unless a window is two noise levels, the higher one first."""
+    numbers = isinstance(window, (tuple, list)) and all(isinstance(x, Real) for x in window)
+    if not numbers:
+        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
+    if len(window) != 2 or not window[0] > window[1] >= 0:
+        raise ValueError(
+            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
+        )
 
 
 def check_finite(values: Tensor, what: str, step: int, first: int = 0) -> None:

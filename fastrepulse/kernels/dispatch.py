@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse import native
-from fastrepulse.reference import median_sq_distance_reference, rbf_repulsion_reference
+from fastrepulse.kernels.reference import median_sq_distance_reference, rbf_repulsion_reference
 
 BACKENDS = ("native", "triton", "reference")
 MAX_SINGLE_LAUNCH = 128

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse.corrections import Correction
-from fastrepulse.denoiser import Denoiser
-from fastrepulse.finite import check_finite
+from fastrepulse.checks import check_finite
+from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.noise import particle_noise
-from fastrepulse.particles import Method, Particles, Push
-from fastrepulse.results import StepDiagnostics
+from fastrepulse.sampling.corrections import Correction
+from fastrepulse.sampling.denoiser import Denoiser
+from fastrepulse.sampling.results import StepDiagnostics
 from fastrepulse.schedule import NoiseSchedule
 
 

@@ -10,17 +10,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
-from fastrepulse.bank import Bank
-from fastrepulse.finite import check_number
-from fastrepulse.force import (
+from fastrepulse.checks import check_number
+from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
+from fastrepulse.methods.bank import Bank
+from fastrepulse.methods.base import Method, Particles, PromptForce, Push
+from fastrepulse.methods.force import (
     check_settings,
     mean_distance,
     part_duplicates,
     pull_back_forces,
     root_mean_square,
 )
-from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
-from fastrepulse.particles import Method, Particles, PromptForce, Push
 
 MAX_MOVE = 0.4
 """How far one step's push may move a particle, in units of the noise that is left after it."""
