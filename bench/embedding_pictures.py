@@ -21,7 +21,7 @@ from fastrepulse.embeddings import (
     image,
     product,
 )
-from fastrepulse.sampling.results import image_grid
+from fastrepulse.sampling.output import image_grid
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PROMPT = "a potted plant"

@@ -20,7 +20,7 @@ from fastrepulse.default_model.judge import judge, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
 from fastrepulse.noise import initial_noise
-from fastrepulse.sampling.results import image_grid
+from fastrepulse.sampling.output import image_grid
 
 RESULTS = Path(__file__).parent / "results"
 

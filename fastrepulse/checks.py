@@ -1,5 +1,6 @@
 """What arguments and values are checked for, with the message that names what is wrong."""
 
+import json
 import math
 from numbers import Real
 from typing import Any
@@ -16,6 +17,14 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value}")
 
 
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raises unless an argument is an int of at least some number."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def check_window(name: str, window: tuple[float, float]) -> None:
     """Raises unless a window is two noise levels, the higher one first."""
     numbers = isinstance(window, (tuple, list)) and all(isinstance(x, Real) for x in window)
@@ -25,6 +34,32 @@ def check_window(name: str, window: tuple[float, float]) -> None:
         raise ValueError(
             f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
         )
+
+
+def in_window(sigma: float, window: tuple[float, float]) -> bool:
+    """Says whether a noise level is in a window (from, to), its ends included."""
+    return window[0] >= sigma >= window[1]
+
+
+def plain_window(window: tuple[float, float]) -> list[float | None]:
+    """Returns a window as JSON can hold it, which knows no infinity."""
+    return [None if math.isinf(level) else float(level) for level in window]
+
+
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
+
+    Raises:
+        TypeError: If a method's `settings()` hold what JSON cannot.
+    """
+
+    def number(value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"settings must be what JSON can hold, got {value!r}") from None
+
+    return json.loads(json.dumps(settings, default=number))
 
 
 def check_finite(values: Tensor, what: str, step: int, first: int = 0) -> None:

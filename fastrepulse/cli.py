@@ -19,7 +19,7 @@ import fastrepulse
 from fastrepulse import embeddings, models
 from fastrepulse.kernels import dispatch
 from fastrepulse.methods.bank import encode_folder
-from fastrepulse.sampling.results import check_writable
+from fastrepulse.sampling.output import check_writable
 from fastrepulse.sampling.sample import DEFAULT_REPULSION
 
 app = typer.Typer(

@@ -51,7 +51,7 @@ class NoiseSchedule:
             return sample
         return sample * (1 + self.sigmas[step] ** 2) ** 0.5
 
-    def held(self, z: Tensor, step: int) -> Tensor:
+    def scheduler_sample(self, z: Tensor, step: int) -> Tensor:
         """Returns what the scheduler holds for z."""
         if self.variance_exploding:
             return z

@@ -58,50 +58,26 @@ def test_bad_input_fails_within_a_second_before_any_model_work(tmp_path):
     assert float(seconds) < 1 and loaded == "False"
 
 
-# Lower layers first: a module may import from layers above its own line, never from below
+# From the cellar up: a room may import from those on its own line and above, never from below
 LAYERS = [
-    {
-        "fastrepulse.kernels.reference",
-        "fastrepulse.metrics",
-        "fastrepulse.default_model",
-        "fastrepulse.checks",
-        "fastrepulse.native",
-        "fastrepulse.triton_kernels",
-    },
-    {"fastrepulse.kernels.dispatch"},
-    {
-        "fastrepulse.kernels",
-        "fastrepulse.embeddings",
-        "fastrepulse.schedule",
-        "fastrepulse.layers.linears",
-        "fastrepulse.layers.attention",
-        "fastrepulse.layers.convolutions",
-        "fastrepulse.noise",
-        "fastrepulse.methods.base",
-    },
-    {"fastrepulse.methods.force", "fastrepulse.methods.bank", "fastrepulse.sampling.corrections"},
-    {
-        "fastrepulse.sampling.denoiser",
-        "fastrepulse.methods.repulsion",
-        "fastrepulse.methods",
-        "fastrepulse.models",
-    },
-    {"fastrepulse.sampling.results"},
-    {"fastrepulse.sampling.loop"},
-    {"fastrepulse.sampling.sample"},
-    {"fastrepulse.demo"},
-    {"fastrepulse.evaluation"},
-    {"fastrepulse.cli", "fastrepulse", "fastrepulse.integrations"},
+    {"checks", "native", "noise", "naive", "triton_kernels", "metrics"},
+    {"kernels", "layers", "schedule", "default_model"},
+    {"embeddings", "models"},
+    {"methods"},
+    {"sampling"},
+    {"demo", "evaluation", "integrations"},
+    {"cli", "__init__"},
 ]
+ROOMS_WITH_DIFFUSERS = ("models", "layers", "integrations")
+
+
+def room_of(module):
+    return [*module.split("."), "__init__"][1]
 
 
 def layer_of(module):
-    parts = module.split(".")
-    for depth in range(min(len(parts), 2), 0, -1):
-        for height, modules in enumerate(LAYERS):
-            if ".".join(parts[:depth]) in modules:
-                return height
-    raise AssertionError(f"{module} is in no layer")
+    (height,) = (i for i, rooms in enumerate(LAYERS) if room_of(module) in rooms)
+    return height
 
 
 def imported(tree):
@@ -124,7 +100,31 @@ def test_imports_run_downwards(file):
         if name.startswith("fastrepulse."):
             assert layer_of(name) <= layer_of(module), name
         if name.split(".")[0] == "diffusers":
-            assert module == "fastrepulse.models" or ".default_model.train" in module
+            trains = module.startswith("fastrepulse.default_model.training.")
+            assert trains or room_of(module) in ROOMS_WITH_DIFFUSERS
+
+
+def test_rooms_make_no_circle():
+    arrows = {}
+    for file in PACKAGE.rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        names = [n for n in imported(ast.parse(file.read_text())) if n.startswith("fastrepulse.")]
+        arrows.setdefault(room_of(module), set()).update(room_of(name) for name in names)
+    left = {room: others - {room} for room, others in arrows.items()}
+    while left:
+        free = [room for room, others in left.items() if not others & left.keys()]
+        assert free, f"a circle among {sorted(left)}"
+        for room in free:
+            del left[room]
+
+
+def test_what_stands_alone():
+    naive = imported(ast.parse((PACKAGE / "naive.py").read_text()))
+    assert {name.split(".")[0] for name in naive} <= {"torch", "collections", "itertools", "math"}
+    assert len((PACKAGE / "naive.py").read_text().splitlines()) <= 100
+    tops = {path.stem for path in PACKAGE.glob("*.py")}
+    layout = "__init__ __main__ checks cli demo models naive native noise schedule"
+    assert tops <= set(layout.split())
 
 
 @pytest.mark.parametrize("file", sorted(TRITON_KERNELS.glob("*.py")), ids=lambda f: f.name)

@@ -16,7 +16,7 @@ from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, SETTINGS, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.models import load_model
-from fastrepulse.sampling.results import check_writable
+from fastrepulse.sampling.output import check_writable
 
 
 def evaluate(

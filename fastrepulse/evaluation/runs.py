@@ -22,7 +22,8 @@ from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
 from fastrepulse.metrics import mean_pairwise_similarity, to_pictures
 from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
-from fastrepulse.sampling.results import SampleResult, image_grid
+from fastrepulse.sampling.output import image_grid
+from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import sample
 
 SPACES = ("content", "location", "style")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastrepulse import embeddings
+from fastrepulse.checks import in_window, plain_window
 from fastrepulse.methods.base import Method, Particles, PromptForce, Push
 from fastrepulse.methods.force import (
     check_settings,
@@ -45,7 +46,7 @@ class EmbeddedMethod(Method):
         raise NotImplementedError
 
     def push(self, particles: Particles) -> Push:
-        if not self.window[0] >= particles.sigma >= self.window[1]:
+        if not in_window(particles.sigma, self.window):
             return Push()
         pull_back, prompts = self.pulled_back(particles)
         return Push(lambda part: self.strength * pull_back(part), prompts)
@@ -71,7 +72,7 @@ def settings_of(method: Any) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
-            return [None if math.isinf(level) else level for level in value]
+            return plain_window(value)
         if isinstance(value, Tensor):
             return list(value.shape)
         return embeddings.name_of(value) if callable(value) else value

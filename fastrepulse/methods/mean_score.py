@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastrepulse.checks import check_window
+from fastrepulse.checks import check_window, in_window
 from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.methods.embedded import settings_of
 
@@ -32,7 +32,7 @@ class MeanScore(Method):
         check_window("window", self.window)
 
     def push(self, particles: Particles) -> Push:
-        if not self.window[0] >= particles.sigma >= self.window[1]:
+        if not in_window(particles.sigma, self.window):
             return Push()
         changes = []
         for own in particles.prompts():

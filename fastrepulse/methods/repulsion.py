@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
-from fastrepulse.checks import check_number
+from fastrepulse.checks import check_number, in_window, plain_window
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method, Particles, PromptForce, Push
@@ -110,7 +110,7 @@ class Repulsion(Method):
 
     def acts_at(self, sigma: float) -> bool:
         """Says whether the embeddings repel at a noise level."""
-        return self.strength != 0 and self._in_window(sigma)
+        return self.strength != 0 and in_window(sigma, self.window)
 
     def watches(self, sigma: float) -> bool:
         """Says whether it has to see a step: where it acts, and with a bank the last one too."""
@@ -128,7 +128,7 @@ class Repulsion(Method):
         embedding = embeddings.build(self.embedding)
         acts = self.acts_at(particles.sigma)
         # Without strength too: what is only measured can be repelled from later
-        bank = self.bank if self._in_window(particles.sigma) else None
+        bank = self.bank if in_window(particles.sigma, self.window) else None
         if bank is not None:
             bank.open(particles, embedding.name, self.on, embedding)
 
@@ -159,20 +159,16 @@ class Repulsion(Method):
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""
-        window = [None if math.isinf(level) else level for level in self.window]
         return {
             "embedding": embeddings.name_of(self.embedding),
             "strength": float(self.strength),
             "spread": float(self.spread),
             "on": self.on,
-            "window": window,
+            "window": plain_window(self.window),
             "bandwidth": self.bandwidth,
             "bank": None if self.bank is None else len(self.bank),
             "subset": self.subset,
         }
-
-    def _in_window(self, sigma: float) -> bool:
-        return self.window[0] >= sigma >= self.window[1]
 
     def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, float]:
         """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
+from fastrepulse.checks import in_window
 from fastrepulse.kernels import median_rbf_repulsion
 from fastrepulse.methods.base import Particles, PromptForce, Push
 from fastrepulse.methods.embedded import EmbeddedMethod
@@ -31,7 +32,7 @@ class SVGD(EmbeddedMethod):
     window: tuple[float, float] = (math.inf, 4.0)
 
     def push(self, particles: Particles) -> Push:
-        if not self.window[0] >= particles.sigma >= self.window[1]:
+        if not in_window(particles.sigma, self.window):
             return Push()
         embedding = embeddings.build(self.embedding)
         latents, embedded = embed_together(embedding, self.on, particles, particles.seed)

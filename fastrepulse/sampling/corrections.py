@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fastrepulse.checks import check_window
+from fastrepulse.checks import check_window, in_window, plain_window
 
 KINDS = ("score", "langevin", "random", "repulsive")
 
@@ -53,7 +53,7 @@ class Correction:
 
     def acts_at(self, sigma: float) -> bool:
         """Says whether there are such steps at a noise level."""
-        return self.window[0] >= sigma >= self.window[1]
+        return in_window(sigma, self.window)
 
     def pushes(self) -> bool:
         """Says whether what a method adds to the score moves the particles."""
@@ -84,11 +84,10 @@ class Correction:
 
     def settings(self) -> dict[str, Any]:
         """Returns the arguments as JSON can hold them."""
-        window = [None if math.isinf(level) else level for level in self.window]
         return {
             "kind": self.kind,
             "steps": self.steps,
             "step_size": self.step_size,
             "noise": self.noise,
-            "window": window,
+            "window": plain_window(self.window),
         }

@@ -1,10 +1,8 @@
 """The UNet with classifier-free guidance, in micro-batches of one size, compiled where it pays."""
 
 import logging
-import math
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,12 +47,18 @@ class Denoiser:
         self.guidance_scale = torch.tensor(guidance_scale, dtype=text.dtype, device=text.device)
         self.micro_batch_size = micro_batch_size
         self.compiled = compiled
+        self._unet = unet
         self._plain, self._guided = _forwards(unet, compiled)
 
     @property
     def device(self) -> torch.device:
         """Where the UNet runs."""
         return self.text.device
+
+    def uncompiled(self) -> "Denoiser":
+        """Returns the same without `torch.compile`."""
+        scale = self.guidance_scale.item()
+        return Denoiser(self._unet, self.text, self.negative, scale, self.micro_batch_size, False)
 
     def __call__(
         self, model_input: Tensor, timestep: Tensor, text: Tensor, guided: bool = True
@@ -117,40 +121,3 @@ def _forwards(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
     how: dict[str, Any] = {"mode": "reduce-overhead"} if unet.device.type == "cuda" else {}
     one, two = (torch.compile(f, fullgraph=True, dynamic=False, **how) for f in (plain, guided))
     return one, two
-
-
-def choose_micro_batch_size(unet: Any, latent_shape: tuple[int, int, int]) -> int:
-    """Returns how many particles go through a UNet at once, by the memory that is free.
-
-    A guided particle is reckoned at 60 times the activations of the UNet's first layer, and a
-    quarter of the free memory is used; a power of two, at most 32.
-    """
-    _, height, width = latent_shape
-    activations = height * width * unet.config.block_out_channels[0]
-    particle = 60 * activations * torch.finfo(unet.dtype).bits // 8
-    return 2 ** min(5, int(math.log2(max(1, free_memory(unet.device) // 4 // particle))))
-
-
-def choose_storage(device: torch.device, count: int, latent_shape: tuple[int, int, int]) -> str:
-    """Returns where all latents lie: on the device, or on the host if they crowd the device.
-
-    The loop holds four sets of them at most, in up to four bytes a number.
-    """
-    size = 16 * count * math.prod(latent_shape)
-    crowded = device.type == "cuda" and size > free_memory(device) // 4
-    return "cpu" if crowded else str(device)
-
-
-def free_memory(device: torch.device) -> int:
-    """Returns the bytes that are free on a GPU, or on the host, caches of files included.
-
-    Where a host does not say, which Linux alone does, it is taken to have 4 GB.
-    """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return 4 * 2**30
-    sizes = dict(line.split(":") for line in lines)
-    return int(sizes["MemAvailable"].split()[0]) * 1024

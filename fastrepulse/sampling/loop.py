@@ -3,19 +3,35 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse.checks import check_finite
+from fastrepulse.checks import check_finite, in_window
 from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser
 from fastrepulse.sampling.results import StepDiagnostics
 from fastrepulse.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model predicts of all particles at one step.
+
+    Args:
+        output: The model's output, [prompts * N, C, H, W].
+        denoised: The clean latents x0 that it means, of the same shape.
+        score_norm: Root mean square over particles of the score's norm.
+    """
+
+    output: Tensor
+    denoised: Tensor
+    score_norm: float
 
 
 class DenoiseLoop:
@@ -72,8 +88,8 @@ class DenoiseLoop:
             if start and hasattr(own, "set_begin_index"):
                 own.set_begin_index(start)
         self.prompts = torch.arange(len(x), device=denoise.device) // num_particles
-        self.output, self.denoised = torch.empty_like(x), torch.empty_like(x)
-        self.square_score = 0.0
+        # Written anew at every prediction
+        self._output, self._denoised = torch.empty_like(x), torch.empty_like(x)
 
     def run(self, stop: int | None = None, progress: bool = False) -> list[StepDiagnostics]:
         """Takes all steps from `start` to `stop`, by default to the end.
@@ -86,45 +102,57 @@ class DenoiseLoop:
         """
         steps = range(self.start, len(self.scheduler.timesteps) if stop is None else stop)
         diagnostics = []
-        with self._progress_bar(steps, progress) as self._bar:
+        with self._progress_bar(steps, progress) as bar:
             for step in steps:
                 for number, correction in enumerate(self._corrections_at(step)):
-                    self.predict(step)
-                    push = self._push(step, ends=False) if correction.pushes() else Push()
-                    self._correct(step, number, correction, push)
-                self.predict(step)
-                push = self._push(step, ends=step == len(self.scheduler.timesteps) - 1)
-                score_norm = math.sqrt(self.square_score / len(self.x))
-                diagnostics.append(StepDiagnostics.of(self.schedule.sigmas[step], score_norm, push))
-                self._advance(step, push)
+                    predicted = self.predict(step, bar)
+                    push = Push()
+                    if correction.pushes():
+                        push = self._push(step, predicted, ends=False)
+                    self._correct(step, number, correction, predicted, push)
+                predicted = self.predict(step, bar)
+                ends = step == len(self.scheduler.timesteps) - 1
+                push = self._push(step, predicted, ends)
+                sigma = self.schedule.sigmas[step]
+                diagnostics.append(StepDiagnostics.of(sigma, predicted.score_norm, push))
+                self._advance(step, predicted, push)
         return diagnostics
 
-    def predict(self, step: int) -> None:
-        """Asks the model what it sees in all particles."""
+    def predict(self, step: int, bar: tqdm | None = None) -> "Prediction":
+        """Runs the model on all particles; what it returns holds until the next prediction.
+
+        Args:
+            step: At which step.
+            bar: A progress bar, counted in particles.
+        """
         timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
-        guided = self.guidance_window[0] >= sigma >= self.guidance_window[1]
+        guided = in_window(sigma, self.guidance_window)
         time = float(timestep) / self.scheduler.config.num_train_timesteps
-        self.square_score = 0.0
+        square_score = 0.0
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
-            held = self.x[part].to(self.denoise.device)
+            sample = self.x[part].to(self.denoise.device)
             text = self.denoise.text[self.prompts[part]]
             if self.method is not None:
                 text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
-            said = self.denoise(scheduler.scale_model_input(held, timestep), timestep, text, guided)
-            check_finite(said, "the model's output", step, part.start)
-            z = self.schedule.noisy(held, step)
-            clean = self.schedule.denoised(z, said, step)
-            score = self.schedule.score(z, clean, step)
-            self.square_score += score.float().square().sum().item()
-            self.output[part], self.denoised[part] = said, clean
-            self._bar.update(part.stop - part.start)
+            model_input = scheduler.scale_model_input(sample, timestep)
+            output = self.denoise(model_input, timestep, text, guided)
+            check_finite(output, "the model's output", step, part.start)
+            z = self.schedule.noisy(sample, step)
+            denoised = self.schedule.denoised(z, output, step)
+            score = self.schedule.score(z, denoised, step)
+            square_score += score.float().square().sum().item()
+            self._output[part], self._denoised[part] = output, denoised
+            if bar is not None:
+                bar.update(part.stop - part.start)
+        score_norm = math.sqrt(square_score / len(self.x))
+        return Prediction(self._output, self._denoised, score_norm)
 
-    def _push(self, step: int, ends: bool) -> Push:
-        """Lets the method say what the particles do to each other; the run may end with it."""
+    def _push(self, step: int, predicted: "Prediction", ends: bool) -> Push:
+        """Asks the method what the particles do to each other; the run may end with it."""
         if self.method is None:
             return Push()
         particles = Particles(
-            denoised=self.denoised,
+            denoised=predicted.denoised,
             noisy=lambda part: self.schedule.noisy(self.x[part], step),
             sigma=self.schedule.sigmas[step],
             next_sigma=self.schedule.sigmas[step + 1],
@@ -137,32 +165,36 @@ class DenoiseLoop:
         )
         return self.method.push(particles)
 
-    def _advance(self, step: int, push: Push) -> None:
+    def _advance(self, step: int, predicted: "Prediction", push: Push) -> None:
         """Goes one noise level down."""
         timestep = self.scheduler.timesteps[step]
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
-            held, said = (a[part].to(self.denoise.device) for a in (self.x, self.output))
+            sample, output = (a[part].to(self.denoise.device) for a in (self.x, predicted.output))
             if push.change is not None:
-                said = self.schedule.add_to_score(said, push.change(part), step)
-            self.x[part] = scheduler.step(said, timestep, held).prev_sample
+                output = self.schedule.add_to_score(output, push.change(part), step)
+            self.x[part] = scheduler.step(output, timestep, sample).prev_sample
 
-    def _correct(self, step: int, number: int, correction: Correction, push: Push) -> None:
+    def _correct(
+        self, step: int, number: int, correction: Correction, predicted: "Prediction", push: Push
+    ) -> None:
         """Takes a step that stays at its noise level."""
         sigma, following = self.schedule.sigmas[step : step + 2]
         for part in self.parts:
-            held, clean = (a[part].to(self.denoise.device) for a in (self.x, self.denoised))
-            z = self.schedule.noisy(held, step)
+            sample, denoised = (
+                a[part].to(self.denoise.device) for a in (self.x, predicted.denoised)
+            )
+            z = self.schedule.noisy(sample, step)
             change = None if push.change is None else push.change(part)
             noise = None
             if correction.noisy():
                 # Steps at one level come one after the other in the stream
                 count = step * 10_000 + number
-                shape = held.shape[1:]
+                shape = sample.shape[1:]
                 noise = particle_noise(self.seed, self._numbers(part), shape, "correction", count)
                 noise = noise.to(z)
-            score = self.schedule.score(z, clean, step)
+            score = self.schedule.score(z, denoised, step)
             moved = correction.move(z, score, change, noise, sigma, following)
-            self.x[part] = self.schedule.held(moved.to(held.dtype), step)
+            self.x[part] = self.schedule.scheduler_sample(moved.to(sample.dtype), step)
 
     def _corrections_at(self, step: int) -> list[Correction]:
         """Returns the corrections at a step, each as often as it is taken."""
@@ -186,3 +218,48 @@ class DenoiseLoop:
             "[{elapsed}<{remaining}, {rate_fmt}]",
             disable=not progress,
         )
+
+
+def branch(loop: DenoiseLoop, sigma: float, noise: Tensor) -> DenoiseLoop:
+    """Takes the first particle of each prompt down to a noise level and gives its picture to all.
+
+    Args:
+        loop: The loop of all particles, at its first step.
+        sigma: The noise level.
+        noise: Of unit variance, for all particles [prompts * N, C, H, W].
+
+    Returns:
+        The loop that goes on from there: the same picture for all, each with its own noise.
+
+    Raises:
+        ValueError: If the noise level is below the last one.
+    """
+    schedule, scheduler = loop.schedule, loop.scheduler
+    steps = range(len(scheduler.timesteps))
+    start = next((step for step in steps if schedule.sigmas[step] <= sigma), None)
+    if start is None:
+        lowest = schedule.sigmas[steps[-1]]
+        raise ValueError(f"shared_until must be at least {lowest:.3g} here, got {sigma}")
+    settings: dict[str, Any] = {
+        "seed": loop.seed,
+        "guidance_window": loop.guidance_window,
+        "micro_batch_size": loop.micro_batch_size,
+        "corrections": loop.corrections,
+    }
+    first = loop.x[:: loop.num_particles].clone()
+    # Not compiled: a graph would pad the few to a whole micro-batch
+    single = DenoiseLoop(
+        first, loop.denoise.uncompiled(), scheduler, None, num_particles=1, **settings
+    )
+    single.run(stop=start)
+    denoised = single.predict(start).denoised.repeat_interleave(loop.num_particles, dim=0)
+    noisy = denoised + schedule.sigmas[start] * noise.to(loop.x)
+    return DenoiseLoop(
+        schedule.scheduler_sample(noisy, start),
+        loop.denoise,
+        scheduler,
+        loop.method,
+        num_particles=loop.num_particles,
+        start=start,
+        **settings,
+    )

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrepulse import Repulsion, embeddings
+from fastrepulse import embeddings
 from fastrepulse.integrations import corrected_denoised
 from fastrepulse.integrations.conventions import LEAST_SIGNAL
+from fastrepulse.methods.repulsion import Repulsion
 
 HIGHEST = 10_000.0
 """A noise level above those of all models."""

@@ -11,11 +11,13 @@ import torch
 from tolerances import SAME_COMPUTATION
 
 import fastrepulse
-from fastrepulse import Correction, Repulsion, embeddings, models, sampling
+import fastrepulse.sampling.decode as decoding
+from fastrepulse import Correction, Repulsion, embeddings, models
 from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method, Particles
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
+from fastrepulse.sampling.output import save_picture
 
 PROMPT = "a potted plant"
 STEPS = 6
@@ -220,14 +222,13 @@ def test_a_full_disk_is_reported_before_the_first_step(tmp_path, monkeypatch, ca
 
 
 def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch, caplog):
-    save = sampling.save_picture
 
     def stop_at_two(image, folder, i, settings):
         if i == 2:
             raise KeyboardInterrupt
-        return save(image, folder, i, settings)
+        return save_picture(image, folder, i, settings)
 
-    monkeypatch.setattr(sampling, "save_picture", stop_at_two)
+    monkeypatch.setattr(decoding, "save_picture", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
         draw(out=tmp_path, num_inference_steps=1)
     assert "2 of 6 pictures" in caplog.text

@@ -53,7 +53,7 @@ def small(**changes):
 
 
 def heldout():
-    with Image.open(Path(__file__).parent / "data" / "heldout.png") as sheet:
+    with Image.open(Path(__file__).parents[1] / "data" / "heldout.png") as sheet:
         corners = [(x, y) for y in range(0, 512, 64) for x in range(0, 256, 64)]
         return [sheet.convert("RGB").crop((x, y, x + 64, y + 64)) for x, y in corners]
 

@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from fastrepulse import models, native, sample
-from fastrepulse.layers.attention import NativeAttention, attention, is_faster
+from fastrepulse.layers.attention import NativeAttention, attention, attention_of, is_faster
 
 CPU = torch.device("cpu")
 needs_avx512 = pytest.mark.skipif(
@@ -145,7 +145,7 @@ def inputs_of_unet():
 def test_a_unets_attention_is_exchanged_for_a_while(unet):
     before, inputs = dict(unet.attn_processors), inputs_of_unet()
     expected = unet(*inputs).sample
-    with models.attention_of(unet, "auto"), torch.profiler.profile() as profile:
+    with attention_of(unet, "auto"), torch.profiler.profile() as profile:
         got = unet(*inputs).sample
     torch.testing.assert_close(got, expected, rtol=SAME_COMPUTATION[0], atol=SAME_COMPUTATION[1])
     assert unet.attn_processors == before
@@ -164,7 +164,7 @@ def test_a_compiled_unet_is_one_graph(unet):
         lambda *given: unet(*given).sample, fullgraph=True, backend="aot_eager"
     )
     for _ in range(2):
-        with models.attention_of(unet, "auto"):
+        with attention_of(unet, "auto"):
             got = compiled(*inputs)
     torch.testing.assert_close(got, expected, rtol=SAME_COMPUTATION[0], atol=SAME_COMPUTATION[1])
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
@@ -173,7 +173,7 @@ def test_a_compiled_unet_is_one_graph(unet):
 def test_gradients_masks_and_norms_are_left_to_the_processor_before(unet):
     latents, timestep, text = inputs_of_unet()
     latents.requires_grad_()
-    with models.attention_of(unet, "auto"):
+    with attention_of(unet, "auto"):
         (got,) = torch.autograd.grad(unet(latents, timestep, text).sample.sum(), latents)
     (expected,) = torch.autograd.grad(unet(latents, timestep, text).sample.sum(), latents)
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
@@ -181,7 +181,7 @@ def test_gradients_masks_and_norms_are_left_to_the_processor_before(unet):
     mask[:, 20:] = 0
     with torch.no_grad():
         expected = unet(latents, timestep, text, encoder_attention_mask=mask).sample
-        with models.attention_of(unet, "auto"):
+        with attention_of(unet, "auto"):
             got = unet(latents, timestep, text, encoder_attention_mask=mask).sample
     rtol, atol = SAME_COMPUTATION
     torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
@@ -190,9 +190,9 @@ def test_gradients_masks_and_norms_are_left_to_the_processor_before(unet):
 @torch.no_grad()
 def test_only_plain_attention_in_float32_is_exchanged(unet):
     half = copy.deepcopy(unet).to(torch.bfloat16)
-    with models.attention_of(half, "auto"):
+    with attention_of(half, "auto"):
         assert not any(isinstance(p, NativeAttention) for p in half.attn_processors.values())
-    with models.attention_of(unet, "math"), models.attention_of(unet, "auto"):
+    with attention_of(unet, "math"), attention_of(unet, "auto"):
         assert not any(isinstance(p, NativeAttention) for p in unet.attn_processors.values())
 
 

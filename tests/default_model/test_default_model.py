@@ -157,7 +157,7 @@ def test_compare_takes_the_shipped_models_prompts_alone():
 
 def test_held_out_pictures_survive_the_autoencoder():
     vae = fastrepulse.load_model().vae
-    with Image.open(Path(__file__).parent / "data" / "heldout.png") as sheet:
+    with Image.open(Path(__file__).parents[1] / "data" / "heldout.png") as sheet:
         boxes = [(x, y, x + 64, y + 64) for y in range(0, 512, 64) for x in range(0, 256, 64)]
         pictures = to_tensor([sheet.crop(box) for box in boxes])
     with torch.no_grad():

@@ -14,7 +14,7 @@ from tolerances import SAME_COMPUTATION
 import fastrepulse
 from fastrepulse import Repulsion
 from fastrepulse.default_model.style_classifier import WEIGHTS, WORDS, load_style_classifier
-from fastrepulse.default_model.subjects import DEEP_BACKGROUND, MONSTER
+from fastrepulse.default_model.subjects import MONSTER
 from fastrepulse.embeddings import (
     DecodedMean,
     Gram,
@@ -37,6 +37,9 @@ def particles_of(latents, sigma):
     return Particles(
         latents, lambda part: latents[part], sigma, 0.9 * sigma, 0, False, len(latents), 0
     )
+
+
+BACKGROUND = next(a for a in MONSTER.attributes if a.name == "background")
 
 
 def draw(n=5, height=16, width=16, channels=4, seed=0):
@@ -185,13 +188,13 @@ def test_fit_rgb_finds_a_linear_decoder():
 @pytest.fixture(scope="module")
 def independent():
     """Three independent samples of every background that a monster can have."""
-    prompts = [MONSTER.caption({"background": word}) for word in DEEP_BACKGROUND.values]
+    prompts = [MONSTER.caption({"background": word}) for word in BACKGROUND.values]
     settings = {"num_inference_steps": 12, "seed": 1, "progress": False}
     return fastrepulse.sample(prompts, 3, repulsion=None, **settings).latents
 
 
 def test_the_style_classifier_reads_backgrounds_of_samples_through_noise(independent):
-    words = DEEP_BACKGROUND.values
+    words = BACKGROUND.values
     wanted = torch.tensor([WORDS["background"].index(word) for word in words for _ in range(3)])
     background = list(WORDS).index("background")
     classifier = load_style_classifier()

@@ -130,7 +130,7 @@ def test_shipped_features_are_of_the_shipped_judge():
 
 
 def test_rendered_pictures_of_a_folder(tmp_path):
-    heldout = Image.open(Path(__file__).parent / "data" / "heldout.png").convert("RGB")
+    heldout = Image.open(Path(__file__).parents[1] / "data" / "heldout.png").convert("RGB")
     tiles = [heldout.crop((0, 64 * i, 64, 64 * i + 64)) for i in range(len(SUBJECTS))]
     np.savez(tmp_path / "heldout.npz", pictures=np.stack([np.asarray(tile) for tile in tiles]))
     features = rendered_features(tmp_path)

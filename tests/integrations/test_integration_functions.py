@@ -17,7 +17,7 @@ from fastrepulse.methods.force import mean_distance
 from fastrepulse.methods.repulsion import MAX_MOVE
 from fastrepulse.noise import initial_noise
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)
 REPULSION = Repulsion("pooled", 2.0, spread=0.0)
 

@@ -248,7 +248,7 @@ OPERATORS = ["rbf_repulsion", "median_sq_distance", "median_rbf_repulsion"]
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("missing", [0, 1], ids=["all-there", "one-missing"])
 def test_nothing_outside_the_tensors_is_touched(library, operator, side, missing):
-    program = Path(__file__).parent / "cuda_shim" / "guard_pages.py"
+    program = Path(__file__).parents[1] / "cuda_shim" / "guard_pages.py"
     command = [sys.executable, str(program), str(library), side, operator, str(missing)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == (-signal.SIGSEGV if missing else 0), done.stderr

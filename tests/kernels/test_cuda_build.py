@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.utils.cpp_extension import include_paths
 
-CSRC = Path(__file__).resolve().parents[1] / "csrc"
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 NVCC = shutil.which("nvcc")
 ARCHITECTURES = [80, 90] + [
     pytest.param(number, marks=pytest.mark.slow) for number in (86, 89, 100, 120)

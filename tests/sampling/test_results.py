@@ -5,12 +5,12 @@ import torch
 from PIL import Image
 
 import fastrepulse
-from fastrepulse import results
-from fastrepulse.sampling.results import image_grid, to_pil
+from fastrepulse.sampling import output
+from fastrepulse.sampling.output import image_grid, to_pil
 
 
 def test_a_grid_that_is_written_has_a_size_that_opens(result, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "GRID_PIXELS", 6 * 32 * 32)
+    monkeypatch.setattr(output, "GRID_PIXELS", 6 * 32 * 32)
     with Image.open(result.save(tmp_path) / "grid.png") as grid:
         assert grid.size == (3 * 32 + 2 * 2, 2 * 32 + 2)
     assert result.grid().size == (3 * 64 + 2 * 2, 2 * 64 + 2)

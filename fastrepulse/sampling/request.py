@@ -1,0 +1,210 @@
+"""What `sample()` is asked for: every argument, checked before any work, and what it comes to."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fastrepulse.checks import check_count, check_number, check_window, plain, plain_window
+from fastrepulse.layers.attention import ATTENTIONS
+from fastrepulse.methods.base import Method
+from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.models import SCHEDULERS, Model
+from fastrepulse.noise import initial_noise
+from fastrepulse.sampling.corrections import Correction
+from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
+from fastrepulse.sampling.memory import choose_micro_batch_size
+from fastrepulse.sampling.output import check_space, check_unused, check_writable
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `sample()`, which says what they mean.
+
+    Raises:
+        ValueError: If an argument is out of range, named with what is accepted.
+        TypeError: If an argument has a wrong type.
+        OSError: If `out` cannot be written or holds the pictures of another run.
+    """
+
+    prompt: str | Sequence[str]
+    num_particles: int
+    model: str | Path | Model | None
+    repulsion: Method | str | None
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str
+    height: int | None
+    width: int | None
+    scheduler: str
+    seed: int | None
+    generator: torch.Generator | None
+    latents: Tensor | None
+    guidance_window: tuple[float, float]
+    corrections: Sequence[Correction]
+    shared_until: float | None
+    micro_batch_size: int | None
+    compile: bool | Literal["auto"]
+    attention: Literal["auto", "sdpa", "xformers", "math"]
+    out: str | Path | None
+    device: str | torch.device | None
+    dtype: torch.dtype | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self._check_texts()
+        self._check_numbers()
+        self._check_objects()
+        for name, accepted in (
+            ("compile", ("auto", True, False)),
+            ("attention", ATTENTIONS),
+            ("scheduler", tuple(SCHEDULERS)),
+        ):
+            if getattr(self, name) not in accepted:
+                names = ", ".join(map(str, accepted))
+                raise ValueError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
+        # Both are worked out once: a name that is unknown and a seed that is wrong are refused here
+        assert self.method is None or isinstance(self.method, Method)
+        assert self.noise_seed >= 0
+        if self.folder is not None:
+            check_writable(self.folder)
+            check_unused(self.folder)
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+
+    @property
+    def count(self) -> int:
+        """The number of particles of all prompts."""
+        return len(self.prompts) * self.num_particles
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.out is None else Path(self.out).expanduser()
+
+    @cached_property
+    def method(self) -> Method | None:
+        """What makes the particles differ; None for independent samples."""
+        if isinstance(self.repulsion, str):
+            return Repulsion(embedding=self.repulsion)
+        return self.repulsion
+
+    @property
+    def acting_method(self) -> Method | None:
+        """The method, unless a single particle has nothing to differ from."""
+        acts = self.method is not None and (self.num_particles > 1 or self.method.acts_on_one)
+        return self.method if acts else None
+
+    @cached_property
+    def noise_seed(self) -> int:
+        """The seed given, or one that the generator draws."""
+        if self.seed is not None:
+            if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+                raise TypeError(f"seed must be an int or None, got {self.seed!r}")
+            if not 0 <= self.seed < 2**63:
+                raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")
+            return self.seed
+        device = self.generator.device if self.generator is not None else None
+        return int(torch.randint(2**31, (), generator=self.generator, device=device))
+
+    def initial_noise(self, model: Model) -> Tensor:
+        """Returns unit noise for all particles, [prompts * N, C, H, W].
+
+        Raises:
+            ValueError: If the size or the latents given do not fit the model.
+            OSError: If the disk of `out` has too little space.
+        """
+        shape = model.latent_shape(self.height, self.width)
+        if self.folder is not None:
+            pixels = math.prod(shape[1:]) * model.vae_scale_factor**2
+            check_space(self.folder, 3 * self.count * pixels)
+        if self.latents is None:
+            noise = initial_noise(self.noise_seed, self.num_particles, shape)
+            return noise.repeat(len(self.prompts), 1, 1, 1)
+        if tuple(self.latents.shape) != (self.count, *shape):
+            raise ValueError(
+                f"latents must be {[self.count, *shape]}, got {list(self.latents.shape)}"
+            )
+        return self.latents
+
+    def denoiser(self, model: Model, shape: Sequence[int]) -> Denoiser:
+        """Returns the model's UNet with the prompts, for latents of a shape [C, H, W]."""
+        size = self.micro_batch_size or choose_micro_batch_size(model.unet, shape)
+        size = min(size, self.count)
+        compiled = self.compile
+        if compiled == "auto":
+            compiled = repays_compiling(self.count, self.num_inference_steps, size)
+        text = model.encode_prompts(self.prompts)
+        guided = self.guidance_scale > 1
+        negative = model.encode_prompts([self.negative_prompt]) if guided else None
+        return Denoiser(model.unet, text, negative, self.guidance_scale, size, compiled)
+
+    def settings(self, model: Model) -> dict[str, Any]:
+        """Returns all that the pictures depend on, as JSON can hold it."""
+        _, height, width = model.latent_shape(self.height, self.width)
+        return plain(
+            {
+                "prompts": self.prompts,
+                "num_particles": self.num_particles,
+                "model": model.name,
+                "repulsion": self.method.settings() if self.method else None,
+                "num_inference_steps": self.num_inference_steps,
+                "guidance_scale": float(self.guidance_scale),
+                "guidance_window": plain_window(self.guidance_window),
+                "corrections": [correction.settings() for correction in self.corrections],
+                "shared_until": self.shared_until,
+                "negative_prompt": self.negative_prompt,
+                "height": height * model.vae_scale_factor,
+                "width": width * model.vae_scale_factor,
+                "scheduler": self.scheduler,
+                "seed": self.noise_seed,
+                "latents_given": self.latents is not None,
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+            }
+        )
+
+    def _check_texts(self) -> None:
+        if not isinstance(self.prompt, (str, Sequence)):
+            raise TypeError(f"prompt must be a string or a list of strings, got {self.prompt!r}")
+        if not self.prompts:
+            raise ValueError("prompt must be a string or a list of at least one, got an empty list")
+        for prompt in self.prompts:
+            if not isinstance(prompt, str):
+                raise TypeError(f"prompt must be a string or a list of strings, got {prompt!r}")
+        if not isinstance(self.negative_prompt, str):
+            raise TypeError(f"negative_prompt must be a string, got {self.negative_prompt!r}")
+
+    def _check_numbers(self) -> None:
+        check_count("num_particles", self.num_particles)
+        check_count("num_inference_steps", self.num_inference_steps)
+        if self.micro_batch_size is not None:
+            check_count("micro_batch_size", self.micro_batch_size)
+        check_number("guidance_scale", self.guidance_scale)
+        check_window("guidance_window", self.guidance_window)
+        if self.shared_until is not None and not self.shared_until > 0:
+            raise ValueError(
+                f"shared_until must be None or a noise level above 0, got {self.shared_until}"
+            )
+
+    def _check_objects(self) -> None:
+        if not (self.latents is None or isinstance(self.latents, Tensor)):
+            raise TypeError(f"latents must be a tensor or None, got {self.latents!r}")
+        if not (self.generator is None or isinstance(self.generator, torch.Generator)):
+            raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
+        if not isinstance(self.corrections, Sequence) or not all(
+            isinstance(correction, Correction) for correction in self.corrections
+        ):
+            raise TypeError(
+                f"corrections must be a sequence of Correction, got {self.corrections!r}"
+            )
+        if not (self.repulsion is None or isinstance(self.repulsion, (str, Method))):
+            raise TypeError(
+                f"repulsion must be a Repulsion, a name or None, got {self.repulsion!r}"
+            )

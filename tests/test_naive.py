@@ -1,0 +1,88 @@
+"""The method on one page: the sampler computes the same, and it spreads particles over modes."""
+
+import math
+
+import pytest
+import torch
+
+import fastrepulse
+from fastrepulse import Repulsion, embeddings, naive
+from fastrepulse.kernels.reference import median_sq_distance_reference, rbf_repulsion_reference
+
+STEPS = 8
+
+
+@pytest.mark.parametrize("name", ["pooled", "thirds", "channel_mean"])
+@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+def test_the_sampler_computes_the_same(name, count, guidance_scale):
+    model = fastrepulse.load_model()
+    scheduler = model.scheduler("euler", STEPS)
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    text, empty = model.encode_prompts(["a monster"]), model.encode_prompts([""])
+
+    def denoise(z, sigma):
+        timestep = scheduler.timesteps[sigmas.index(sigma)]
+        scaled = z / (1 + sigma**2) ** 0.5
+
+        def v(words):
+            return model.unet(scaled, timestep, words.expand(len(z), -1, -1)).sample
+
+        output = v(text)
+        if guidance_scale > 1:
+            without = v(empty)
+            output = without + guidance_scale * (output - without)
+        return z / (1 + sigma**2) - sigma / (1 + sigma**2) ** 0.5 * output
+
+    noise = torch.randn(count, *model.latent_shape(None, None), generator=torch.manual_seed(0))
+    z = noise * float(scheduler.init_noise_sigma)
+    with torch.no_grad():
+        expected = naive.sample(denoise, z, sigmas, embeddings.build(name), 0.4, (math.inf, 1.5))
+    result = fastrepulse.sample(
+        "a monster",
+        count,
+        repulsion=Repulsion(name, 0.4, window=(math.inf, 1.5), spread=0.0),
+        num_inference_steps=STEPS,
+        guidance_scale=guidance_scale,
+        latents=noise,
+        compile=False,
+        progress=False,
+    )
+    torch.testing.assert_close(result.latents, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (7, 3), (40, 64)])
+def test_force_and_bandwidth_are_those_of_the_reference(n, d):
+    phi = torch.randn(n, d, dtype=torch.float64, generator=torch.manual_seed(n))
+    rank = (n * (n - 1) // 2 - 1) // 2
+    h = median_sq_distance_reference(phi, rank) / math.log(n)
+    torch.testing.assert_close(naive.median_bandwidth(phi), h)
+    torch.testing.assert_close(naive.repulsive_force(phi), rbf_repulsion_reference(phi, h)[0])
+
+
+def mixture(z, sigma, modes, weights):
+    """The clean point that is expected of a noisy one, under a mixture of narrow Gaussians."""
+    variance = 0.05**2 + sigma**2
+    logits = weights.log() - torch.cdist(z, modes).square() / (2 * variance)
+    return ((logits.softmax(dim=1) @ modes) * sigma**2 + 0.05**2 * z) / variance
+
+
+def test_particles_spread_over_the_modes_of_a_mixture():
+    angles = torch.arange(8) * (2 * math.pi / 8)
+    modes = 3 * torch.stack([angles.cos(), angles.sin()], dim=1).double()
+    weights = torch.tensor([0.93, *[0.01] * 7], dtype=torch.float64)
+    sigmas = [*torch.logspace(1, -1.5, 30).tolist(), 0.0]
+
+    def reached(strength):
+        noise = torch.randn(24, 2, generator=torch.manual_seed(0), dtype=torch.float64)
+
+        def denoise(z, sigma):
+            return mixture(z, sigma, modes, weights)
+
+        z = naive.sample(denoise, sigmas[0] * noise, sigmas, lambda x: x, strength)
+        distance, nearest = torch.cdist(z, modes).min(dim=1)
+        assert distance.max() < 0.5
+        return len(nearest.unique())
+
+    assert reached(0.0) <= 4
+    assert reached(0.8) >= reached(0.0) + 2
