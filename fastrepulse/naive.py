@@ -48,8 +48,9 @@ def pull_back(embed: Callable[[Tensor], Tensor], x: Tensor, force: Tensor) -> Te
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Each row divided by its root mean square: as long as unit noise."""
-    return x / x.flatten(1).square().mean(dim=1).sqrt().view(-1, *[1] * (x.ndim - 1))
+    """Each row divided by its root mean square: as long as unit noise; zeros stay."""
+    rms = x.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-30)
+    return x / rms.view(-1, *[1] * (x.ndim - 1))
 
 
 @torch.no_grad()
