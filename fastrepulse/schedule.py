@@ -1,16 +1,134 @@
-"""Noise levels, and the conversions between what a model predicts and what a step needs.
+"""Noise levels, and every conversion between what models predict and what the repulsion needs.
 
-Everything here is said in the variance-exploding convention z = x0 + sigma * noise. A scheduler of
-the variance-preserving kind holds x = z / sqrt(1 + sigma^2); `NoiseSchedule` converts at the border
-(Karras et al. 2022, arXiv:2206.00364, table 1).
+Everything here is said in the variance-exploding convention z = x0 + sigma * noise (Karras et al.
+2022, arXiv:2206.00364, table 1). A scheduler holds x = signal * z: the signal is 1 for one of the
+variance-exploding kind, 1 / sqrt(1 + sigma^2) where variance is preserved, and 1 / (1 + sigma) for
+flow matching, whose x = (1 - s) x0 + s noise.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
+HIGHEST_LEVEL = 2.0**12
+"""What a noise level is taken to be where there is no signal, so that it stays finite."""
+
+REFUSED = {
+    "asks the model between its noise levels": ("KDPM2", "DPMSolverSDE"),
+    "scales what the model predicts": ("EDM", "CosineDPM", "CMStochastic", "CogVideoX"),
+    "goes from pictures to noise": ("Inverse",),
+    "takes steps up, or other arguments": ("RePaint", "UnCLIP", "KarrasVe", "ScoreSde"),
+}
+"""Parts of the names of schedulers that do not work here, by the reason why."""
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raises unless a scheduler's noise levels and prediction type are known here."""
+    name = type(scheduler).__name__
+    if not hasattr(scheduler, "step") or not hasattr(scheduler, "config"):
+        raise TypeError(f"scheduler must be a scheduler of diffusers, got {name}")
+    prediction_type(scheduler)
+    reasons = [why for why, parts in REFUSED.items() if any(part in name for part in parts)]
+    if not (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod")):
+        reasons.append("has no noise levels")
+    if reasons:
+        raise ValueError(
+            "scheduler must ask for one model output at each of its noise levels "
+            f"(Euler, DDIM, DPM-Solver++, UniPC, Heun, ...), got {name}, which {reasons[0]}"
+        )
+
+
+def prediction_type(scheduler: Any) -> str:
+    """Returns what the model predicts, one of `PREDICTION_TYPES`."""
+    if _is_flow(scheduler):
+        return "flow"
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind not in PREDICTION_TYPES[:3]:
+        accepted = ", ".join(PREDICTION_TYPES[:3])
+        raise ValueError(f"prediction_type must be one of {accepted}, got {kind!r}")
+    return kind
+
+
+def is_variance_exploding(scheduler: Any) -> bool:
+    """Says whether a scheduler, its timesteps set, holds z itself: then it scales model inputs."""
+    if _is_flow(scheduler) or not hasattr(scheduler, "scale_model_input"):
+        return False
+    ones = torch.ones(1, device=scheduler.timesteps.device)
+    # On a copy: schedulers note at which step they were asked
+    scaled = copy.copy(scheduler).scale_model_input(ones, scheduler.timesteps[0])
+    return not torch.equal(scaled, ones)
+
+
+def step_number(scheduler: Any, timestep: Any) -> int:
+    """Returns which step a scheduler is about to take."""
+    if not hasattr(scheduler, "_init_step_index"):
+        return int((scheduler.timesteps == timestep).nonzero()[0])
+    if scheduler.step_index is None:
+        scheduler._init_step_index(timestep)
+    return scheduler.step_index
+
+
+def noise_level(scheduler: Any, step: int) -> float:
+    """Returns sigma of z = x0 + sigma * noise before a step, at most `HIGHEST_LEVEL`."""
+    if hasattr(scheduler, "sigmas"):
+        sigma = float(scheduler.sigmas[step])
+        if not _is_flow(scheduler):
+            return min(sigma, HIGHEST_LEVEL)
+        noise, signal = sigma, 1 - sigma
+    else:
+        squared = float(scheduler.alphas_cumprod[int(scheduler.timesteps[step])])
+        noise, signal = (1 - squared) ** 0.5, squared**0.5
+    return noise / max(signal, noise / HIGHEST_LEVEL)
+
+
+def signal_at(scheduler: Any, sigma: float) -> float:
+    """Returns the signal of x = signal * z, which a scheduler holds at a noise level."""
+    if _is_flow(scheduler):
+        return 1 / (1 + sigma)
+    return 1.0 if is_variance_exploding(scheduler) else (1 + sigma**2) ** -0.5
+
+
+def next_level(scheduler: Any, step: int, sigma: float) -> float:
+    """Returns the noise level that a step from a level ends at, 0 after the last.
+
+    Schedulers of the second order are at a level twice.
+    """
+    later = (noise_level(scheduler, i) for i in range(step + 1, len(scheduler.timesteps)))
+    return next((level for level in later if level < sigma), 0.0)
+
+
+def denoised(z: Tensor, model_output: Tensor, sigma: float, kind: str) -> Tensor:
+    """Returns the clean x0 that a model output of a prediction type means at z."""
+    if kind == "epsilon":
+        return z - sigma * model_output
+    if kind == "v_prediction":
+        return z / (1 + sigma**2) - sigma / (1 + sigma**2) ** 0.5 * model_output
+    if kind == "flow":
+        return (z - sigma * model_output) / (1 + sigma)
+    return model_output
+
+
+def score(z: Tensor, x0: Tensor, sigma: float) -> Tensor:
+    """Returns the score (x0 - z) / sigma^2, by Tweedie's formula."""
+    return (x0 - z) / sigma**2
+
+
+def output_change(change: Tensor, sigma: float, kind: str) -> Tensor:
+    """Returns what to add to a model output so that it means `score + change` at the same z.
+
+    The predicted noise becomes noise - sigma * change, the clean x0 + sigma^2 * change.
+    """
+    factor = {
+        "epsilon": -sigma,
+        "v_prediction": -sigma * (1 + sigma**2) ** 0.5,
+        "flow": -sigma * (1 + sigma),
+        "sample": sigma**2,
+    }[kind]
+    return factor * change
 
 
 @dataclass(frozen=True)
@@ -20,65 +138,47 @@ class NoiseSchedule:
     Args:
         sigmas: Noise level of each step and the one that the last step ends at, T + 1 values,
             decreasing.
-        variance_exploding: Whether the scheduler holds z itself rather than z / sqrt(1 + sigma^2).
-        prediction_type: What the model predicts: "epsilon", "v_prediction" or "sample".
+        signals: The signal of x = signal * z before each step.
+        prediction_type: What the model predicts, one of `PREDICTION_TYPES`.
     """
 
     sigmas: tuple[float, ...]
-    variance_exploding: bool
+    signals: tuple[float, ...]
     prediction_type: str
 
     @classmethod
     def of(cls, scheduler: Any) -> "NoiseSchedule":
         """Reads the schedule from a diffusers scheduler whose timesteps are set."""
-        prediction_type = scheduler.config.prediction_type
-        if prediction_type not in PREDICTION_TYPES:
-            accepted = ", ".join(PREDICTION_TYPES)
-            raise ValueError(f"prediction_type must be one of {accepted}, got {prediction_type!r}")
-        if hasattr(scheduler, "sigmas"):
-            sigmas = [float(sigma) for sigma in scheduler.sigmas]
-        else:
-            # Where the last signal is scaled to zero its noise level would be infinite
-            alphas = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].clamp_min(2**-24)
-            sigmas = [*((1 - alphas) / alphas).sqrt().tolist(), 0.0]
-        # Only a scheduler of the variance-exploding kind insists on scaling the model's input
-        exploding = hasattr(scheduler, "is_scale_input_called")
-        return cls(tuple(sigmas), exploding, prediction_type)
+        count = len(scheduler.timesteps)
+        sigmas = [noise_level(scheduler, step) for step in range(count)]
+        signals = tuple(signal_at(scheduler, sigma) for sigma in sigmas)
+        ends = hasattr(scheduler, "sigmas") and len(scheduler.sigmas) > count
+        sigmas.append(noise_level(scheduler, count) if ends else 0.0)
+        return cls(tuple(sigmas), signals, prediction_type(scheduler))
 
     def noisy(self, sample: Tensor, step: int) -> Tensor:
         """Returns z = x0 + sigma * noise from what the scheduler holds."""
-        if self.variance_exploding:
-            return sample
-        return sample * (1 + self.sigmas[step] ** 2) ** 0.5
+        signal = self.signals[step]
+        return sample if signal == 1 else sample / signal
 
     def scheduler_sample(self, z: Tensor, step: int) -> Tensor:
         """Returns what the scheduler holds for z."""
-        if self.variance_exploding:
-            return z
-        return z / (1 + self.sigmas[step] ** 2) ** 0.5
+        signal = self.signals[step]
+        return z if signal == 1 else z * signal
 
     def denoised(self, z: Tensor, model_output: Tensor, step: int) -> Tensor:
         """Returns the predicted clean latents x0."""
-        sigma = self.sigmas[step]
-        if self.prediction_type == "epsilon":
-            return z - sigma * model_output
-        if self.prediction_type == "v_prediction":
-            return z / (1 + sigma**2) - sigma / (1 + sigma**2) ** 0.5 * model_output
-        return model_output
+        return denoised(z, model_output, self.sigmas[step], self.prediction_type)
 
-    def score(self, z: Tensor, denoised: Tensor, step: int) -> Tensor:
-        """Returns the score (x0 - z) / sigma^2, by Tweedie's formula."""
-        return (denoised - z) / self.sigmas[step] ** 2
+    def score(self, z: Tensor, x0: Tensor, step: int) -> Tensor:
+        """Returns the score at a step."""
+        return score(z, x0, self.sigmas[step])
 
     def add_to_score(self, model_output: Tensor, change: Tensor, step: int) -> Tensor:
-        """Returns the model output that means `score + change` at the same z.
+        """Returns the model output that means `score + change` at the same z."""
+        added = output_change(change, self.sigmas[step], self.prediction_type)
+        return (model_output + added).to(model_output.dtype)
 
-        The predicted noise becomes noise - sigma * change, the clean latents x0 + sigma^2 * change.
-        """
-        sigma = self.sigmas[step]
-        factor = {
-            "epsilon": -sigma,
-            "v_prediction": -sigma * (1 + sigma**2) ** 0.5,
-            "sample": sigma**2,
-        }[self.prediction_type]
-        return (model_output + factor * change).to(model_output.dtype)
+
+def _is_flow(scheduler: Any) -> bool:
+    return "FlowMatch" in type(scheduler).__name__ or bool(scheduler.config.get("use_flow_sigmas"))

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastrepulse.noise import initial_noise
+from fastrepulse.schedule import noise_level, signal_at
 
 COUNT = 3
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -277,3 +278,10 @@ def made(family, short, prediction="epsilon", prompts=1):
     pipeline.scheduler = scheduler_of(short, prediction)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, call
+
+
+def signal_and_noise(scheduler, step):
+    """alpha and sigma of what a scheduler holds, x = alpha x0 + sigma noise, before a step."""
+    level = noise_level(scheduler, step)
+    alpha = signal_at(scheduler, level)
+    return alpha, alpha * level

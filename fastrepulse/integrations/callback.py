@@ -4,15 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrepulse.integrations.conventions import (
-    check_scheduler,
-    next_level,
-    pack,
-    signal_and_noise,
-    unpack,
-)
 from fastrepulse.integrations.functional import check_group_size, repulsive_force
+from fastrepulse.integrations.packing import pack, unpack
 from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.schedule import check_scheduler, next_level, noise_level, signal_at
 
 
 class RepulsionCallback:
@@ -89,21 +84,21 @@ class RepulsionCallback:
         return callback_kwargs
 
     def _nudge(self, latents: Tensor, pipe: Any, step: int) -> Tensor:
-        alpha, sigma = signal_and_noise(pipe.scheduler, step)
-        level = sigma / alpha
-        following = next_level(pipe.scheduler, step, level)
-        if not self.repulsion.watches(level):
+        sigma = noise_level(pipe.scheduler, step)
+        following = next_level(pipe.scheduler, step, sigma)
+        if not self.repulsion.watches(sigma):
             return latents
-        z = unpack(latents.float() / alpha, self.latent_size)
+        signal = signal_at(pipe.scheduler, sigma)
+        z = unpack(latents.float() / signal, self.latent_size)
         force = repulsive_force(
             z,
             z,
-            level,
+            sigma,
             self.repulsion,
             next_sigma=following,
             group_size=self.group_size,
             step=step,
             seed=self.seed,
         )
-        nudge = level * (level - following) * force
-        return (latents + alpha * pack(nudge, latents)).to(latents.dtype)
+        nudge = sigma * (sigma - following) * force
+        return (latents + signal * pack(nudge, latents)).to(latents.dtype)

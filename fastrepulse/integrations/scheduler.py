@@ -7,18 +7,20 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrepulse.integrations.conventions import (
-    LEAST_SIGNAL,
-    check_scheduler,
-    next_level,
-    pack,
-    prediction_type,
-    signal_and_noise,
-    step_number,
-    unpack,
-)
 from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
+from fastrepulse.integrations.packing import pack, unpack
 from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.schedule import (
+    HIGHEST_LEVEL,
+    check_scheduler,
+    denoised,
+    next_level,
+    noise_level,
+    output_change,
+    prediction_type,
+    signal_at,
+    step_number,
+)
 
 
 class RepulsiveScheduler:
@@ -92,44 +94,30 @@ class _Repels:
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
         group_size, latent_size, seed = self._groups
         step = step_number(self, timestep)
-        alpha, sigma = signal_and_noise(self, step)
-        level = sigma / alpha
+        sigma = noise_level(self, step)
         # Pure noise says nothing of a picture
-        blind = self.repulsion.on == "noisy" and alpha <= LEAST_SIGNAL
-        if blind or not self.repulsion.watches(level):
+        blind = self.repulsion.on == "noisy" and sigma >= HIGHEST_LEVEL
+        if blind or not self.repulsion.watches(sigma):
             return model_output
         if model_output.shape != sample.shape:
             raise ValueError(
                 f"model_output must be {list(sample.shape)} as the sample is, without a learned "
                 f"variance, got {list(model_output.shape)}"
             )
-        kind = prediction_type(self)
-        x, output = sample.float(), model_output.float()
-        norm = (alpha**2 + sigma**2) ** 0.5  # 1 where variance is preserved
-        x0 = {
-            "epsilon": lambda: (x - sigma * output) / alpha,
-            "v_prediction": lambda: alpha * x / norm**2 - sigma * output / norm,
-            "sample": lambda: output,
-            "flow": lambda: x - sigma * output,
-        }[kind]()
+        kind, output = prediction_type(self), model_output.float()
+        z = sample.float() / signal_at(self, sigma)
         force = repulsive_force(
-            unpack(x0, latent_size),
-            unpack(x / alpha, latent_size),
-            level,
+            unpack(denoised(z, output, sigma, kind), latent_size),
+            unpack(z, latent_size),
+            sigma,
             self.repulsion,
-            next_sigma=next_level(self, step, level),
+            next_sigma=next_level(self, step, sigma),
             group_size=group_size,
             step=step,
             seed=seed,
         )
-        # What level^2 * force, added to x0, adds to the output
-        factor = {
-            "epsilon": -level,
-            "v_prediction": -level * norm / alpha,
-            "sample": level**2,
-            "flow": -level / alpha,
-        }[kind]
-        return (output + factor * pack(force, sample)).to(model_output.dtype)
+        added = output_change(pack(force, sample), sigma, kind)
+        return (output + added).to(model_output.dtype)
 
 
 def _repelling_step(kind: type) -> Callable[..., Any]:

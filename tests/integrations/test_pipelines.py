@@ -9,13 +9,13 @@ import pytest
 import small_pipelines as small
 import torch
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
-from small_pipelines import COUNT, NOISE, SCHEDULERS, made, noise, scheduler_of
+from small_pipelines import COUNT, NOISE, SCHEDULERS, made, noise, scheduler_of, signal_and_noise
 from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import RepulsiveScheduler
-from fastrepulse.integrations.conventions import LEAST_SIGNAL, signal_and_noise
 from fastrepulse.methods.force import mean_distance
+from fastrepulse.schedule import HIGHEST_LEVEL
 
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -114,7 +114,7 @@ def test_noise_levels_are_those_of_the_scheduler_s_own_forward_process(short):
                 scheduler.add_noise(*given) for given in ((one, zero, time), (zero, one, time))
             )
         assert signal_and_noise(scheduler, step) == pytest.approx(
-            [term.item() for term in added], rel=1e-4, abs=2 * LEAST_SIGNAL
+            [term.item() for term in added], rel=1e-4, abs=2 / HIGHEST_LEVEL
         )
 
 

@@ -7,11 +7,10 @@ import diffusers
 import pytest
 import small_pipelines as small
 import torch
-from small_pipelines import COUNT, made, noise, scheduler_of
+from small_pipelines import COUNT, made, noise, scheduler_of, signal_and_noise
 
 from fastrepulse import Bank, Repulsion, embeddings, models
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
-from fastrepulse.integrations.conventions import signal_and_noise
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.noise import initial_noise
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.integrations import corrected_denoised
-from fastrepulse.integrations.conventions import LEAST_SIGNAL
 from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.schedule import HIGHEST_LEVEL
 
 HIGHEST = 10_000.0
 """A noise level above those of all models."""
@@ -135,4 +135,4 @@ def signal_and_noise(model_sampling: Any, sigma: Tensor) -> tuple[float, float]:
     time = sigma.flatten()[:1].float().cpu()
     signal = model_sampling.noise_scaling(time, zero.clone(), one).item()
     noise = model_sampling.noise_scaling(time, one.clone(), zero).item()
-    return max(signal, LEAST_SIGNAL), noise
+    return max(signal, 1 / HIGHEST_LEVEL), noise
