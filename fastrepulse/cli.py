@@ -177,25 +177,30 @@ def evaluate(
     ] = None,
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
     guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = 5.0,
+    cleanliness: Annotated[
+        float, typer.Option(help="Times independent samples' distance off data that is allowed.")
+    ] = 1.05,
     methods: Annotated[
         str | None, typer.Option(help="Names of the table, with commas; left out: all.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Rendered pictures; left out: features that ship.")
+        Path | None, typer.Option(help="Rendered pictures; left out: those that ship.")
     ] = None,
 ) -> None:
     """Compares repulsion with other methods on the shipped model; goes on where it stopped."""
     from fastrepulse import evaluation
 
-    settings = evaluation.QUICK if quick else evaluation.SETTINGS
+    compared = evaluation.QUICK if quick else evaluation.ALL
     if methods is not None:
-        settings = evaluation.select(settings, [name.strip() for name in methods.split(",")])
+        compared = evaluation.select(compared, [name.strip() for name in methods.split(",")])
     evaluation.evaluate(
         out,
-        settings,
+        compared,
         num_seeds=seeds if seeds is not None else 1 if quick else 10,
         num_particles=num_particles,
         guidance_scale=guidance_scale,
+        rule=evaluation.Rule(cleanliness=cleanliness),
+        calibration_seeds=(1000,) if quick else (1000, 1001),
         data=data,
         compile=not quick,
     )

@@ -1,6 +1,7 @@
 """All methods compared on the shipped model: `fastrepulse evaluate`, by the extra `evaluate`."""
 
 from fastrepulse.evaluation.comparison import evaluate
-from fastrepulse.evaluation.settings import QUICK, SETTINGS, Setting, select
+from fastrepulse.evaluation.search import Rule
+from fastrepulse.evaluation.settings import ALL, QUICK, Family, Setting, select
 
-__all__ = ["QUICK", "SETTINGS", "Setting", "evaluate", "select"]
+__all__ = ["ALL", "QUICK", "Family", "Rule", "Setting", "evaluate", "select"]

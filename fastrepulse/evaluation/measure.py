@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.evaluation.runs import Run
-from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, Setting
+from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, OURS, Setting
 from fastrepulse.metrics import (
     Distance,
     SmallSetWarning,
@@ -21,7 +21,15 @@ from fastrepulse.metrics import (
     vendi_score,
 )
 
-PER_PROMPT = ("vendi", "similarity", "accuracy", "attributes")
+PER_PROMPT = [
+    "attribute_vendi",
+    "coverage",
+    "most_common",
+    "accuracy",
+    "off_data",
+    "vendi",
+    "similarity",
+]
 """What is measured on the N pictures of each prompt and seed."""
 
 RESAMPLES = 10_000
@@ -56,38 +64,47 @@ class Row:
 
     Args:
         setting: Which one.
-        vendi: Vendi score of the judge's features, of the N pictures of a prompt, in [1, N].
-        similarity: Mean cosine similarity of their pairs.
+        attribute_vendi: Effective number of different pictures among the N of a prompt, by the
+            attributes that they show, in [1, N].
+        coverage: Share of the attributes' values that appear among them, in [0, 1].
+        most_common: Share of an attribute's most common value, in [0, 1].
         accuracy: Share of them that are the subject, in [0, 1].
-        attributes: Share of the attributes' values that appear among them, in [0, 1].
-        gain: Vendi score over that of independent samples of the same prompt and noise.
+        off_data: Distance to rendered pictures, 1 for rendered ones.
+        vendi: Vendi score of the judge's features, in [1, N], which dirt can raise.
+        similarity: Mean cosine similarity of their pairs.
+        gain: Attribute Vendi score over that of independent samples of the same prompt and noise.
+        cleanliness: `off_data` over that of the same independent samples.
         frechet: Fréchet distance of all pictures to rendered ones.
         kernel: Kernel distance of the same.
         recall: Share of rendered pictures that lie in the ball of a picture, in [0, 1].
-        coverage: Share of rendered pictures with a picture in their ball, in [0, 1].
+        covered: Share of rendered pictures with a picture in their ball, in [0, 1].
         to_diverse: Distances to the set of maximum diversity by the name of the space; empty for
             that set itself.
         nearer: By how much less the kernel distance to that set is than that of independent
             samples, seed by seed.
-        pairs: The Vendi scores that the estimates are of, one for each seed and prompt.
+        pairs: The attribute Vendi scores that the estimates are of, one for each seed and prompt.
     """
 
     setting: Setting
+    attribute_vendi: Estimate
+    coverage: Estimate
+    most_common: Estimate
+    accuracy: Estimate
+    off_data: Estimate
     vendi: Estimate
     similarity: Estimate
-    accuracy: Estimate
-    attributes: Estimate
     gain: Estimate
+    cleanliness: float
     frechet: float
     kernel: float
     recall: float
-    coverage: float
+    covered: float
     to_diverse: dict[str, Distance]
     nearer: dict[str, Estimate]
     pairs: list[float]
 
     def gain_over(self, other: "Row") -> Estimate:
-        """Returns by how much the Vendi score is higher, paired by prompt and noise."""
+        """Returns by how much the attribute Vendi score is higher, paired by prompt and noise."""
         return Estimate.of(_differences(self.pairs, other.pairs))
 
 
@@ -107,7 +124,9 @@ def measure(
     reference = rendered.flatten(0, 1)
     diverse = [run.features() for run in runs[FULL_CAPTIONS.title]]
     all_diverse = _joined(diverse)
-    base = [figures["vendi"] for run in runs[INDEPENDENT.title] for figures in run.figures]
+    independent = [figures for run in runs[INDEPENDENT.title] for figures in run.figures]
+    base = [figures["attribute_vendi"] for figures in independent]
+    base_off = sum(figures["off_data"] for figures in independent) / len(independent)
     base_apart = _kernel_distances([run.features() for run in runs[INDEPENDENT.title]], diverse)
     rows = []
     for own in tqdm(runs.values(), desc="measure", disable=not progress):
@@ -116,7 +135,7 @@ def measure(
         features = _joined(by_seed)
         figures = [figures for run in own for figures in run.figures]
         estimates = {name: Estimate.of([f[name] for f in figures]) for name in PER_PROMPT}
-        pairs = [f["vendi"] for f in figures]
+        pairs = [f["attribute_vendi"] for f in figures]
         near = neighbourhood(features["content"], reference)
         to_diverse: dict[str, Distance] = {}
         nearer: dict[str, Estimate] = {}
@@ -136,10 +155,11 @@ def measure(
                 setting,
                 **estimates,
                 gain=Estimate.of(_differences(pairs, base)),
+                cleanliness=estimates["off_data"].mean / base_off,
                 frechet=frechet,
                 kernel=kernel_distance(features["content"], reference),
                 recall=near.recall,
-                coverage=near.coverage,
+                covered=near.coverage,
                 to_diverse=to_diverse,
                 nearer=nearer,
                 pairs=pairs,
@@ -152,7 +172,7 @@ def rendered_vendi(
     rendered: Tensor,  # [subjects, M, d]
     num_particles: int,
 ) -> float:
-    """Returns the mean Vendi score of N rendered pictures of one subject."""
+    """Returns the mean Vendi score of the features of N rendered pictures of one subject."""
     sets = [
         vendi_score(rows)
         for subject in rendered
@@ -171,12 +191,12 @@ def better_than(row: Row, rows: Sequence[Row], tolerance: float = 0.01) -> list[
         tolerance: By how much the prompt accuracy may be lower.
 
     Returns:
-        Those whose Vendi score is higher beyond the interval of the paired difference.
+        Those whose attribute Vendi score is higher beyond the interval of the paired difference.
     """
     return [
         other
         for other in rows
-        if other.setting.method not in (row.setting.method, FULL_CAPTIONS.method)
+        if other.setting.method not in (*OURS, FULL_CAPTIONS.method)
         and other.accuracy.mean >= row.accuracy.mean - tolerance
         and other.gain_over(row).low > 0
     ]

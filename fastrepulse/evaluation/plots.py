@@ -38,6 +38,7 @@ class Panel:
 
 QUALITY = [
     Panel("prompt accuracy", lambda row: row.accuracy, share=True),
+    Panel("distance off data (1: rendered)", lambda row: row.off_data),
     Panel("Fréchet distance to rendered pictures", lambda row: row.frechet),
 ]
 
@@ -51,15 +52,12 @@ def space_panels(rows: Sequence[Row]) -> list[Panel]:
     return [Panel(f"{space}: Fréchet distance", apart(space)) for space in rows[0].to_diverse]
 
 
-def plot_against_vendi(
-    rows: Sequence[Row], panels: Sequence[Panel], rendered_vendi: float, file: Path
-) -> None:
-    """Draws figures against the Vendi score: one colour a method, its strengths joined by a line.
+def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path) -> None:
+    """Draws figures against the attribute Vendi score: one colour a method.
 
     Args:
-        rows: All settings; those of a method stand together, from weak to strong.
+        rows: All settings; those of a method stand together, and a line joins them.
         panels: What is on the y axis of each panel.
-        rendered_vendi: The Vendi score of rendered pictures, drawn as a dotted line.
         file: Where to, in the format of its suffix.
     """
     methods = list(dict.fromkeys(row.setting.method for row in rows))
@@ -78,7 +76,7 @@ def plot_against_vendi(
                 ours = method == DEFAULT.method
                 y = [panel.value(row) for row in own]
                 drawn = axis.errorbar(
-                    [row.vendi.mean for row in own],
+                    [row.attribute_vendi.mean for row in own],
                     [v.mean if isinstance(v, Estimate) else v for v in y],
                     # Of the paired difference: prompts differ more than methods do
                     xerr=_errors([row.gain for row in own]),
@@ -98,7 +96,7 @@ def plot_against_vendi(
             if default is not None:
                 at = panel.value(default)
                 axis.plot(
-                    default.vendi.mean,
+                    default.attribute_vendi.mean,
                     at.mean if isinstance(at, Estimate) else at,
                     "*",
                     markersize=16,
@@ -107,8 +105,7 @@ def plot_against_vendi(
                     label="the default",
                     zorder=4,
                 )
-            axis.axvline(rendered_vendi, color="0.6", linestyle=":", label="rendered pictures")
-            axis.set_xlabel("Vendi score")
+            axis.set_xlabel("attribute Vendi score")
             axis.set_title(panel.title, fontsize=11)
             if panel.share:
                 _spread_near_one(axis)

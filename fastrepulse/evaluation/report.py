@@ -65,14 +65,14 @@ def write_report(
 {"".join(f"<p>{escape(note)}</p>" for note in notes)}
 {"".join(f'<p class="verdict">{escape(line)}</p>' for line in verdict(rows))}
 <h2>Diversity against quality</h2>
-{_picture(folder / "quality.svg", "Vendi score against accuracy and Fréchet distance")}
+{_picture(folder / "quality.svg", "attribute Vendi score against quality")}
 {_table(DIVERSITY, rows)}
 <h2>Distance to the set of maximum diversity</h2>
 <p>That set is as many independent samples of captions that name every attribute; independent
 samples of the sparse prompts are the set of minimum diversity. Lower is nearer. With several seeds,
 “nearer by” is how much less the kernel distance is than that of independent samples, seed by seed,
 with its 95% interval.</p>
-{_picture(folder / "spaces.svg", "Vendi score against distances in three spaces")}
+{_picture(folder / "spaces.svg", "attribute Vendi score against distances in three spaces")}
 {_table(space_columns(diverse), diverse)}
 <h2>Pictures</h2>
 <p>A row a strength; pictures under each other start from the same noise.</p>
@@ -92,9 +92,10 @@ def verdict(rows: Sequence[Row]) -> list[str]:
         return []
     independent = next(row for row in rows if row.setting == INDEPENDENT)
     lines = [
-        f"The default repulsion has a Vendi score {interval(default.gain, '+.2f')} over that of "
-        f"independent samples ({independent.vendi.mean:.2f}), at a prompt accuracy of "
-        f"{default.accuracy.mean:.1%} ({independent.accuracy.mean:.1%})."
+        f"The default repulsion has an attribute Vendi score {interval(default.gain, '+.2f')} over "
+        f"that of independent samples ({independent.attribute_vendi.mean:.2f}), at a prompt "
+        f"accuracy of {default.accuracy.mean:.1%} ({independent.accuracy.mean:.1%}) and "
+        f"{default.cleanliness:.2f} times their distance off data."
     ]
     better = better_than(default, rows)
     if better:
@@ -102,12 +103,12 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             f"{row.setting.title} by {interval(row.gain_over(default))}" for row in better
         )
         lines.append(
-            f"At an accuracy at most 1 point lower, these of other methods have a higher Vendi "
-            f"score: {names}."
+            f"At an accuracy at most 1 point lower, these of other methods have a higher "
+            f"attribute Vendi score: {names}."
         )
     else:
         lines.append(
-            "No other method here has a higher Vendi score, beyond its confidence interval, at an "
+            "No other method here has a higher attribute Vendi score, beyond its interval, at an "
             "accuracy at most 1 point lower."
         )
     nearer = [

@@ -29,8 +29,8 @@ from fastrepulse.sampling.sample import sample
 SPACES = ("content", "location", "style")
 """The spaces of the thesis in which features are kept."""
 
-MICRO_BATCH_SIZE = 32
-"""Fixed, because the result depends on it by rounding."""
+MICRO_BATCH_SIZE = {"cpu": 32, "cuda": 256}
+"""Fixed for a kind of device, because the result depends on it by rounding."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,11 @@ class RunLog:
             self.log.write_text(whole, "utf-8")
         self.rows = [json.loads(line) for line in whole.splitlines()]
 
+    def figures_of(self, setting: Setting, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """Returns what was measured on each prompt and seed; all must have been run."""
+        runs = [self.find(setting, seed) for seed in seeds]
+        return [figures for run in runs if run is not None for figures in run.figures]
+
     def find(self, setting: Setting, seed: int) -> Run | None:
         """Returns the run of a setting and a seed, or None if it is still to be done."""
         key = self._key(setting, seed)
@@ -115,16 +120,9 @@ class RunLog:
         figures = []
         for i, (prompt, subject) in enumerate(PROMPTS.items()):
             own = slice(i * n, (i + 1) * n)
-            measured = Figures.of(images[own], subject)
-            figures.append(
-                {
-                    "prompt": prompt,
-                    "vendi": measured.vendi,
-                    "similarity": mean_pairwise_similarity(features["content"][own]),
-                    "accuracy": measured.accuracy,
-                    "attributes": measured.coverage,
-                }
-            )
+            similarity = mean_pairwise_similarity(features["content"][own])
+            measured = asdict(Figures.of(images[own], subject))
+            figures.append({"prompt": prompt, "similarity": similarity, **measured})
         key = self._key(setting, seed)
         path = self.files / _file_name(setting, seed, key)
         save_file({space: features[space].half() for space in SPACES}, _features_file(path))
@@ -181,7 +179,7 @@ def sample_setting(
         "seed": seed,
         "num_inference_steps": protocol.num_inference_steps,
         "guidance_scale": protocol.guidance_scale,
-        "micro_batch_size": MICRO_BATCH_SIZE,
+        "micro_batch_size": MICRO_BATCH_SIZE[model.device.type],
         "compile": compile,
         "progress": False,
     }

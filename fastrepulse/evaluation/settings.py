@@ -1,4 +1,4 @@
-"""What is compared: every method at a few strengths."""
+"""What is compared: every method, each at a strength that the evaluation chooses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,71 +48,84 @@ class Setting:
         return {"method": self.method, "strength": self.strength, "arguments": arguments}
 
 
-def strengths(
-    method: str, make: Callable[[float], Method], values: Sequence[float]
-) -> list[Setting]:
-    """Returns a method at several strengths, from weak to strong."""
-    return [Setting(method, f"{value:g}", {"repulsion": make(value)}) for value in values]
+@dataclass(frozen=True)
+class Family:
+    """One method with a strength that the evaluation chooses (`search`).
+
+    Args:
+        method: The method's name in tables and plots.
+        arguments: From a strength to what `fastrepulse.sample` is given; more is stronger.
+        low: Where the search begins: the method does little there.
+        high: Where it ends.
+    """
+
+    method: str
+    arguments: Callable[[float], Mapping[str, Any]]
+    low: float
+    high: float
+
+    def at(self, strength: float) -> Setting:
+        """Returns the method at one strength."""
+        return Setting(self.method, f"{strength:.3g}", self.arguments(strength))
+
+
+def method_family(method: str, make: Callable[[float], Method], low: float, high: float) -> Family:
+    """Returns the family of a method whose strength is its first argument."""
+    return Family(method, lambda strength: {"repulsion": make(strength)}, low, high)
+
+
+def langevin(step_size: float) -> Mapping[str, Any]:
+    """Returns a Langevin step at every noise level from 8 to 1, of a size in units of sigma^2."""
+    correction = Correction(step_size=float(f"{step_size:.3g}"), window=(8.0, 1.0))
+    return {"repulsion": None, "corrections": [correction]}
+
+
+def interval_guidance(strength: float) -> Mapping[str, Any]:
+    """Returns guidance from the noise level 15 / strength downwards alone."""
+    return {"repulsion": None, "guidance_window": (float(f"{15 / strength:.3g}"), 0.0)}
 
 
 INDEPENDENT = Setting("independent", "")
 FULL_CAPTIONS = Setting("full captions", "")
 """The set of maximum diversity: independent samples of captions that name every attribute."""
 
-DEFAULT = Setting("repulsion", f"{Repulsion().strength:g}", {"repulsion": Repulsion()})
+DEFAULT = Setting("default", f"{Repulsion().strength:g}", {"repulsion": Repulsion()})
 
-SETTINGS = [
-    INDEPENDENT,
-    *strengths("repulsion", lambda s: Repulsion(strength=s), (0.8, 1.2, 1.6, 2)),
-    *strengths("Particle Guidance", ParticleGuidance, (100, 200, 300)),
-    *strengths("SVGD", SVGD, (1, 300)),
-    *strengths("mean score", MeanScore, (0.3,)),
-    *strengths("SPELL", SPELL, (0.7, 1, 1.3)),
-    *strengths("SPARKE", SPARKE, (300, 1000)),
-    *strengths("Vendi guidance", VendiGuidance, (1000, 3000)),
-    *strengths("CADS", CADS, (0.1, 0.25, 0.5)),
-    *(
-        Setting("interval guidance", f"{level:g} to 0", {"guidance_window": (level, 0.0)})
-        for level in (6.0, 3.0)
-    ),
-    *(
-        Setting("Langevin", f"{steps} a level", {"repulsion": None, "corrections": [correction]})
-        for steps in (1, 2)
-        for correction in [Correction(steps=steps, step_size=0.1, window=(8.0, 1.0))]
-    ),
+OURS = ("default", "repulsion")
+"""The names of what this package adds."""
+
+FAMILIES = [
+    method_family("repulsion", lambda s: Repulsion(strength=s), 0.05, 3),
+    method_family("Particle Guidance", ParticleGuidance, 3, 1000),
+    method_family("SVGD", SVGD, 0.1, 1000),
+    method_family("mean score", MeanScore, 0.02, 1),
+    method_family("SPELL", SPELL, 0.1, 2),
+    method_family("SPARKE", SPARKE, 10, 10_000),
+    method_family("Vendi guidance", VendiGuidance, 30, 30_000),
+    method_family("CADS", CADS, 0.02, 1),
+    Family("interval guidance", interval_guidance, 1, 15),
+    Family("Langevin", langevin, 0.01, 1),
 ]
-"""All that is compared; a method's settings stand together, from weak to strong.
+"""All methods, each compared at its own best strength."""
 
-Strengths reach from where a method does little on the shipped model to where it costs accuracy or
-its Vendi score stops growing. The defaults of the other methods are those of their papers, for
-larger latents, and some do next to nothing here.
-"""
+ALL: list[Setting | Family] = [DEFAULT, *FAMILIES]
 
-QUICK = [
-    setting
-    for setting in SETTINGS
-    if setting.title
-    in (
-        INDEPENDENT.title,
-        DEFAULT.title,
-        "repulsion, 2",
-        "Particle Guidance, 300",
-        "CADS, 0.25",
-        "interval guidance, 3 to 0",
-    )
+QUICK: list[Setting | Family] = [
+    DEFAULT,
+    *(f for f in FAMILIES if f.method in ("Particle Guidance", "CADS", "interval guidance")),
 ]
 """What `--quick` compares."""
 
 
-def select(settings: Sequence[Setting], methods: Sequence[str]) -> list[Setting]:
-    """Returns the settings of the methods named, and independent sampling, which all is held to.
+def select(compared: Sequence[Setting | Family], methods: Sequence[str]) -> list[Setting | Family]:
+    """Returns what is compared of the methods named.
 
     Raises:
         ValueError: If there is no method of a name.
     """
-    known = {setting.method.lower(): setting.method for setting in settings}
+    known = {each.method.lower(): each.method for each in compared}
     for name in methods:
         if name.lower() not in known:
             raise ValueError(f"methods must be of {', '.join(known.values())}; got {name!r}")
-    wanted = {INDEPENDENT.method, *(known[name.lower()] for name in methods)}
-    return [setting for setting in settings if setting.method in wanted]
+    wanted = {known[name.lower()] for name in methods}
+    return [each for each in compared if each.method in wanted]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastrepulse.evaluation.measure import Estimate, Row
+from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT
 
 Column = tuple[str, Callable[[Row], str]]
@@ -43,17 +43,20 @@ def _nearer(space: str) -> Callable[[Row], str]:
 DIVERSITY: list[Column] = [
     ("method", lambda row: row.setting.method),
     ("strength", lambda row: row.setting.strength),
-    ("Vendi score", lambda row: interval(row.vendi)),
+    ("attribute Vendi", lambda row: interval(row.attribute_vendi)),
     ("over independent", _gain),
-    ("similarity", lambda row: f"{row.similarity.mean:.3f}"),
+    ("attribute coverage", lambda row: f"{row.coverage.mean:.1%}"),
+    ("most common value", lambda row: f"{row.most_common.mean:.1%}"),
     ("prompt accuracy", lambda row: f"{row.accuracy.mean:.1%}"),
-    ("attribute coverage", lambda row: f"{row.attributes.mean:.1%}"),
-    ("Fréchet", lambda row: f"{row.frechet:.1f}"),
+    ("off data", lambda row: f"{row.off_data.mean:.2f}"),
+    ("× independent", lambda row: f"{row.cleanliness:.3f}"),
+    ("Fréchet", lambda row: f"{row.frechet:.0f}"),
     ("kernel", lambda row: f"{row.kernel:.1f}"),
     ("recall", lambda row: f"{row.recall:.1%}"),
-    ("coverage", lambda row: f"{row.coverage:.1%}"),
+    ("rendered covered", lambda row: f"{row.covered:.1%}"),
+    ("Vendi of features", lambda row: f"{row.vendi.mean:.2f}"),
 ]
-"""How diverse, and how good: the columns of the first table."""
+"""How different, how right and how clean: the columns of the first table."""
 
 
 def space_columns(rows: Sequence[Row]) -> list[Column]:
@@ -89,9 +92,9 @@ ENDS = {"": "mean", "_low": "low", "_high": "high"}
 def flat(row: Row) -> dict[str, Any]:
     """Returns a row as a flat record: intervals as `_low` and `_high`."""
     record: dict[str, Any] = {"method": row.setting.method, "strength": row.setting.strength}
-    for name in ("vendi", "similarity", "accuracy", "attributes", "gain"):
+    for name in (*PER_PROMPT, "gain"):
         record |= {f"{name}{end}": getattr(getattr(row, name), at) for end, at in ENDS.items()}
-    for name in ("frechet", "kernel", "recall", "coverage"):
+    for name in ("cleanliness", "frechet", "kernel", "recall", "covered"):
         record[name] = getattr(row, name)
     for space, distance in row.to_diverse.items():
         by = row.nearer[space]
