@@ -22,7 +22,7 @@ from fastrepulse.evaluation.settings import (
     Family,
     Setting,
 )
-from fastrepulse.evaluation.tables import write_tables
+from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.models import load_model
 from fastrepulse.sampling.output import check_writable
 
