@@ -12,18 +12,23 @@ INSTALLED_TORCH = torch==$$($(PYTHON) -c 'from importlib.metadata import version
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-gpu clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
-	$(ENV)/bin/pytest
+	$(ENV)/bin/pytest -n auto
 
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
 	$(ENV)/bin/python bench/kernel_report.py timings.json
 	$(ENV)/bin/python bench/sampling_report.py timings.json
+
+# With the machine's own torch, without pip and network
+bench-gpu:
+	FASTREPULSE_CUDA=1 python3 setup.py build_ext --inplace
+	python3 bench/gpu.py
 
 lint: $(STAMP)-lint
 	$(ENV)/bin/ruff check .

@@ -1,6 +1,6 @@
 """Builds the native library; everything else about the package is in pyproject.toml.
 
-It is built against PyTorch's stable ABI, so that one library serves every torch from 2.13 on,
+It is built against PyTorch's stable ABI, so that one library serves every torch from 2.11 on,
 with CUDA or without, and every Python from 3.10 on.
 """
 
@@ -29,7 +29,7 @@ if X86:
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma"]
     INSTRUCTION_SETS["avx512"] = ["-mfma", *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl"))]
 
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020d000000000000"
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CUDA_FLAGS = ["-std=c++17", "-O3", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 CUDA_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"

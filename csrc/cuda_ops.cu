@@ -1,10 +1,11 @@
 // The CUDA side of the operators that ops.cpp declares, on PyTorch's stable ABI.
 //
-// No symbol here is of PyTorch's CUDA libraries: device guard and stream are asked for through the
-// device-independent interface, so the library loads under a CPU build of PyTorch too.
+// No symbol here is of PyTorch's CUDA libraries, so the library loads under a CPU build of PyTorch
+// too: the device guard is of the device-independent interface, and the stream is asked for by name.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -28,13 +29,26 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
 }
 
+// The current stream of a device, by PyTorch's C interface; nativeHandle() is there from 2.13 on only.
+cudaStream_t current_stream(int32_t device) {
+  using Get = int32_t (*)(int32_t, void**);
+  static const Get get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_NOW);
+    return library == nullptr
+               ? nullptr
+               : reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+  }();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(get != nullptr && get(device, &stream) == 0, "PyTorch has no CUDA stream here");
+  return static_cast<cudaStream_t>(stream);
+}
+
 // Launches on the current stream of a tensor's device, which is the current device meanwhile.
 class Launch {
  public:
   explicit Launch(const Tensor& x)
       : guard_(x.get_device_index()),
-        stream_(static_cast<cudaStream_t>(
-            torch::stable::accelerator::getCurrentStream(x.get_device_index()).nativeHandle())) {}
+        stream_(current_stream(x.get_device_index())) {}
 
   template <typename... Parameters, typename... Args>
   void operator()(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_size,
