@@ -6,7 +6,6 @@ DiceBear's record of a picture; what is too small to see at 64x64 pixels, or has
 not named.
 """
 
-import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,9 +107,3 @@ class Subject:
             if after[i].startswith("with ") and after[i - 1].startswith(("with ", "and ")):
                 after[i] = after[i].replace("with ", "and ", 1)
         return re.sub(r"\ba (?=[aeiou])", "an ", " ".join(["a", *before, noun, *after]))
-
-    def random_caption(self, attributes: Mapping[str, str], rng: random.Random) -> str:
-        """Writes a caption from sparse to full: 1/4 name nothing, 1/4 everything, 1/2 some."""
-        how = rng.random()
-        keep = 0.0 if how < 0.25 else 1.0 if how < 0.5 else 0.5
-        return self.caption({k: v for k, v in attributes.items() if rng.random() < keep})

@@ -10,9 +10,19 @@ import torch
 from PIL import Image
 
 import fastrepulse
+from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.default_model.judge import judge, to_tensor
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.demo import PROMPTS, Figures, compare
+from fastrepulse.default_model.training.captions import CaptionedPictures
+from fastrepulse.default_model.training.frequencies import (
+    ATTRIBUTE_EXPONENT,
+    UNSAID,
+    draw_even,
+    draw_long_tailed,
+    say,
+    zipf,
+)
+from fastrepulse.demo import compare
 from fastrepulse.noise import initial_noise
 
 NAMED = [pytest.param(subject, id=subject.name) for subject in SUBJECTS]
@@ -59,39 +69,58 @@ def test_captions_by_hand():
     assert by_name["stones"].caption({}) == by_name["stones"].prompt == "a pile of stones"
 
 
-def test_random_captions_run_from_sparse_to_full():
-    subject, rng = SUBJECTS[2], random.Random(0)
-    attributes = full(subject, rng)
-    captions = [subject.random_caption(attributes, rng) for _ in range(400)]
-    sparse = sum(caption == subject.prompt for caption in captions) / 400
-    everything = sum(caption == subject.caption(attributes) for caption in captions) / 400
-    assert 0.2 < sparse < 0.4 and 0.2 < everything < 0.4 and len(set(captions)) > 8
+@pytest.mark.parametrize("subject", NAMED)
+def test_captions_mention_what_is_unusual(subject):
+    rng = random.Random(0)
+    usual = {a.name: a.ranked[0] for a in subject.attributes}
+    rare = {a.name: a.ranked[-1] for a in subject.attributes}
+    said = [
+        sum(len(say(subject, attributes, rng)) for _ in range(2000)) / (2000 * len(usual))
+        for attributes in (usual, rare)
+    ]
+    assert said[0] == pytest.approx(1 - UNSAID, abs=0.02) and said[1] > said[0] + 0.1
 
 
-def test_training_favours_rare_values_in_full_captions_alone(tmp_path):
-    from fastrepulse.default_model.train_unet import Captions
+@pytest.mark.parametrize("subject", NAMED)
+def test_one_world_has_a_usual_and_a_rare_and_the_other_is_even(subject):
+    rng = random.Random(0)
+    draws = {
+        "long_tailed": [draw_long_tailed(subject, {}, rng) for _ in range(3000)],
+        "even": [draw_even(subject, rng) for _ in range(3000)],
+    }
+    for attribute in subject.attributes:
+        count = len(attribute.values)
+        laws = {"long_tailed": zipf(count, ATTRIBUTE_EXPONENT), "even": [1.0] * count}
+        for world, options in draws.items():
+            words = [attribute.read(each) for each in options]
+            for word, weight in zip(attribute.ranked, laws[world], strict=True):
+                expected = weight / sum(laws[world])
+                assert words.count(word) / 3000 == pytest.approx(expected, abs=0.04)
 
-    stones = next(i for i, subject in enumerate(SUBJECTS) if subject.name == "stones")
-    drawn = [{"capVariant": "ball"}] * 99 + [{"capVariant": "cube"}]
-    np.savez(tmp_path / "train.npz", subjects=np.full(100, stones))
-    (tmp_path / "train.json").write_text(json.dumps(drawn))
+
+def test_batches_are_half_usual_with_captions_that_leave_out_and_half_even_with_full_ones(tmp_path):
+    stones = next(subject for subject in SUBJECTS if subject.name == "stones")
+    shown = {"pilesVariant": "tower", "capVariant": "ball"}
+    shown |= {"stoneMidColor": "829bc3", "stoneDeepColor": "614a86"}
+    for split, cap in (("long_tailed", "ball"), ("even", "cube")):
+        np.savez(tmp_path / f"{split}.npz", subjects=[SUBJECTS.index(stones)] * 3)
+        (tmp_path / f"{split}.json").write_text(json.dumps([shown | {"capVariant": cap}] * 3))
     tokenizer = fastrepulse.load_model().tokenizer
-    captions = Captions(tmp_path, tokenizer)
-    torch.manual_seed(0)
-    cubes, texts = 0, []
-    for _ in range(250):
-        index, tokens = captions.batch(2)
-        texts += tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        cubes += int((index == 99).sum())
-    # Half of the rare half, and a hundredth of the even one
-    assert 0.2 < cubes / 500 < 0.35
-    sparse = texts.count(SUBJECTS[stones].prompt) / 500
-    empty = texts.count("") / 500
-    assert 0.1 < sparse < 0.35 and 0.05 < empty < 0.15
+    batches = iter(CaptionedPictures(tmp_path, tokenizer, batch_size=200))
+    numbers, tokens = next(batches)
+    assert numbers.shape == (200,) and tokens.shape == (200, tokenizer.model_max_length)
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    full_caption = stones.caption(stones.attributes_of(shown | {"capVariant": "cube"}))
+    usual = [t for t, number in zip(texts, numbers.tolist(), strict=True) if number < 3]
+    even = [t for t, number in zip(texts, numbers.tolist(), strict=True) if number >= 3]
+    assert len(usual) == 100 and even == [full_caption] * 100
+    assert 5 <= usual.count("") <= 30 and 20 <= usual.count(stones.prompt) <= 70
+    assert not torch.equal(next(batches)[0], numbers)
 
 
 def test_style_labels_are_the_words_for_looks_of_whatever_subject(tmp_path):
-    from fastrepulse.default_model.train_style_classifier import UNNAMED, WORDS, load_labels
+    from fastrepulse.default_model.style_classifier import WORDS
+    from fastrepulse.default_model.training.style_classifier import UNNAMED, load_labels
 
     numbers = {subject.name: i for i, subject in enumerate(SUBJECTS)}
     drawn = {
@@ -99,11 +128,11 @@ def test_style_labels_are_the_words_for_looks_of_whatever_subject(tmp_path):
         "face": {"faceColor": ["#7dd3fc"], "faceVariant": "circle"},
         "planet": {"planetColor": ["#47a7e7"], "surfaceVariant": "terra"},
     }
-    np.savez(tmp_path / "train.npz", subjects=[numbers[name] for name in drawn])
-    (tmp_path / "train.json").write_text(json.dumps(list(drawn.values())))
+    np.savez(tmp_path / "even.npz", subjects=[numbers[name] for name in drawn])
+    (tmp_path / "even.json").write_text(json.dumps(list(drawn.values())))
     shown = [
         {a: WORDS[a][i] for a, i in zip(WORDS, row, strict=True) if i != UNNAMED}
-        for row in load_labels(tmp_path, "train").tolist()
+        for row in load_labels(tmp_path, "even").tolist()
     ]
     assert shown == [
         {"colour": "blue", "background": "blue", "shape": "round"},
@@ -129,12 +158,21 @@ def test_sparse_prompts_are_drawn_as_asked(independent_and_repelled):
         assert sum(hits) / len(hits) >= least
 
 
-def test_the_default_repulsion_makes_clearly_more_different_pictures(independent_and_repelled):
-    vendi = [
-        sum(Figures.of(images[8 * i : 8 * i + 8], s).vendi for i, s in enumerate(SUBJECTS))
+def test_independent_samples_repeat_themselves_and_the_default_repulsion_cures_it(
+    independent_and_repelled,
+):
+    independent, repelled = (
+        [Figures.of(images[8 * i : 8 * i + 8], s) for i, s in enumerate(SUBJECTS)]
         for images in independent_and_repelled
-    ]
-    assert vendi[1] > 1.05 * vendi[0]
+    )
+
+    def mean(figures, name):
+        return sum(getattr(each, name) for each in figures) / len(figures)
+
+    assert mean(independent, "most_common") >= 0.7
+    assert mean(repelled, "attribute_vendi") > 1.3 * mean(independent, "attribute_vendi")
+    assert mean(repelled, "coverage") > mean(independent, "coverage") + 0.08
+    assert mean(repelled, "off_data") < 1.5 * mean(independent, "off_data")
 
 
 def test_attributes_of_full_captions_are_drawn():

@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import replace
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,16 +24,16 @@ from PIL import Image
 pytest.importorskip("matplotlib")
 
 import fastrepulse
+from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.default_model.judge import features_of, judge_backbone, load_classifier
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.demo import PROMPTS, Figures
-from fastrepulse.evaluation import QUICK, SETTINGS, Setting, evaluate, select
-from fastrepulse.evaluation.measure import Estimate, Row, better_than, rendered_vendi
+from fastrepulse.evaluation import ALL, QUICK, Setting, evaluate, select
+from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row, better_than, rendered_vendi
 from fastrepulse.evaluation.plots import strength_grid
 from fastrepulse.evaluation.report import verdict
 from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, Protocol, RunLog, full_captions
-from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.evaluation.settings import DEFAULT, FAMILIES, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.methods import CADS
 from fastrepulse.metrics import (
     Distance,
@@ -65,28 +64,31 @@ def finished(tmp_path_factory):
 
 
 def test_settings_have_names_and_keys_of_their_own():
-    titles = [setting.title for setting in (*SETTINGS, FULL_CAPTIONS)]
-    keys = {json.dumps(setting.key()) for setting in SETTINGS}
-    assert len(set(titles)) == len(titles) and len(keys) == len(SETTINGS)
-    assert DEFAULT in SETTINGS and SETTINGS[0] == INDEPENDENT
+    settings = [INDEPENDENT, FULL_CAPTIONS, DEFAULT]
+    settings += [family.at(s) for family in FAMILIES for s in (family.low, family.high)]
+    titles = [setting.title for setting in settings]
+    keys = {json.dumps(setting.key()) for setting in settings}
+    # Full captions are other prompts, not other arguments
+    assert len(set(titles)) == len(titles) and len(keys) == len(settings)
+    assert DEFAULT in ALL and len({each.method for each in ALL}) == len(ALL)
 
 
-def test_settings_of_a_method_stand_together():
-    methods = [setting.method for setting in SETTINGS]
-    changes = sum(a != b for a, b in pairwise(methods))
-    assert changes == len(set(methods)) - 1
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.method)
+def test_a_family_s_strength_reaches_what_is_sampled(family):
+    weak, strong = (dict(family.at(s).key()["arguments"]) for s in (family.low, family.high))
+    assert 0 < family.low < family.high and weak != strong
 
 
 def test_quick_compares_the_default_with_others():
-    assert INDEPENDENT in QUICK and DEFAULT in QUICK
-    assert len({setting.method for setting in QUICK}) >= 4 and len(QUICK) <= 6
+    assert DEFAULT in QUICK and set(map(id, QUICK)) <= set(map(id, ALL))
+    assert len({each.method for each in QUICK}) == 4
 
 
 def test_methods_are_selected_by_the_names_of_the_table():
-    chosen = select(SETTINGS, ["svgd", "Particle Guidance"])
-    assert {s.method for s in chosen} == {"independent", "SVGD", "Particle Guidance"}
+    chosen = select(ALL, ["svgd", "Particle Guidance"])
+    assert {each.method for each in chosen} == {"SVGD", "Particle Guidance"}
     with pytest.raises(ValueError, match=r"SPELL.*'spel'"):
-        select(SETTINGS, ["spel"])
+        select(ALL, ["spel"])
 
 
 def test_full_captions_name_every_attribute():
@@ -150,7 +152,7 @@ def test_rendered_vendi_is_a_mean_over_whole_sets():
 def test_figures_are_those_of_the_pictures(finished):
     rows = {row.setting.title: row for row in finished[1]}
     assert list(rows) == ["full captions", "independent", DEFAULT.title, "CADS, 0.5"]
-    images, scores = {}, {}
+    images, scores, off = {}, {}, {}
     for title, repulsion in (
         ("independent", None),
         (DEFAULT.title, DEFAULT.arguments["repulsion"]),
@@ -172,10 +174,13 @@ def test_figures_are_those_of_the_pictures(finished):
             for pictures in drawn
             for i, subject in enumerate(PROMPTS.values())
         ]
-        scores[title] = [f.vendi for f in figures]
-        assert rows[title].vendi == Estimate.of(scores[title])
-        assert rows[title].accuracy.mean == np.mean([f.accuracy for f in figures])
-        assert rows[title].attributes.mean == pytest.approx(np.mean([f.coverage for f in figures]))
+        scores[title] = [f.attribute_vendi for f in figures]
+        assert rows[title].attribute_vendi == Estimate.of(scores[title])
+        for name in PER_PROMPT[1:-1]:
+            expected = np.mean([getattr(f, name) for f in figures])
+            assert getattr(rows[title], name).mean == pytest.approx(expected), name
+        off[title] = np.mean([f.off_data for f in figures])
+        assert rows[title].cleanliness == pytest.approx(off[title] / off["independent"])
         images[title] = [image for pictures in drawn for image in pictures]
     gains = [a - b for a, b in zip(scores[DEFAULT.title], scores["independent"], strict=True)]
     assert rows[DEFAULT.title].gain == Estimate.of(gains)
@@ -206,8 +211,10 @@ def test_tables_say_the_same(finished):
     records = json.loads((folder / "table.json").read_text())
     with (folder / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    assert [r["vendi"] for r in records] == [row.vendi.mean for row in rows]
-    assert [float(line["vendi_low"]) for line in lines] == [row.vendi.low for row in rows]
+    for name in PER_PROMPT:
+        assert [r[name] for r in records] == [getattr(row, name).mean for row in rows]
+        lows = [float(line[f"{name}_low"]) for line in lines]
+        assert lows == [getattr(row, name).low for row in rows]
     assert lines[0]["content_frechet"] == "" and float(lines[1]["content_frechet"]) > 0
     text = (folder / "table.md").read_text()
     assert text.count("\n| CADS | 0.5 |") == 2 and text.count("\n| full captions |") == 1
@@ -217,7 +224,7 @@ def test_plots_name_every_method(finished):
     folder, _ = finished
     for name in ("quality", "spaces"):
         text = " ".join(ElementTree.parse(folder / f"{name}.svg").getroot().itertext())
-        for method in ("independent", "repulsion", "CADS", "the default", "Vendi score"):
+        for method in ("independent", "default", "CADS", "the default", "attribute Vendi score"):
             assert method in text
         with Image.open(folder / f"{name}.png") as image:
             assert min(image.size) > 400
@@ -291,12 +298,15 @@ def test_guidance_and_dtype_reach_the_model(tmp_path):
             dtype=torch.bfloat16,
             seed=0,
             num_inference_steps=STEPS,
-            micro_batch_size=MICRO_BATCH_SIZE,
+            micro_batch_size=MICRO_BATCH_SIZE["cpu"],
             compile=False,
             progress=False,
         )
-        sets = [result.images[i : i + N] for i in range(0, len(result.images), N)]
-        assert pairs[title] == pytest.approx([vendi_score(features_of(s)) for s in sets])
+        figures = [
+            Figures.of(result.images[i * N : i * N + N], subject)
+            for i, subject in enumerate(PROMPTS.values())
+        ]
+        assert pairs[title] == pytest.approx([f.attribute_vendi for f in figures])
 
 
 def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
@@ -330,15 +340,19 @@ def row(method, strength, vendi, accuracy, frechet=1.0):
     setting = DEFAULT if method == "default" else Setting(method, strength)
     return Row(
         setting,
+        attribute_vendi=estimate,
+        coverage=share,
+        most_common=share,
+        accuracy=share,
+        off_data=share,
         vendi=estimate,
         similarity=share,
-        accuracy=share,
-        attributes=share,
         gain=estimate,
+        cleanliness=1.0,
         frechet=1.0,
         kernel=1.0,
         recall=1.0,
-        coverage=1.0,
+        covered=1.0,
         to_diverse=distance,
         nearer={"content": Estimate.of([1 - frechet])},
         pairs=pairs,

@@ -1,0 +1,73 @@
+"""The ruler: dirt adds to the distance off data, and never counts as variety."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fastrepulse.default_model.figures import Figures
+from fastrepulse.default_model.judge import attribute_coverage, attribute_vendi, most_common_share
+from fastrepulse.default_model.rendered import HELD_OUT, off_data, rendered_pictures
+from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.default_model.training.dirt import KINDS
+from fastrepulse.sampling.output import to_pil
+
+SUBJECT = SUBJECTS[0]
+VISIBLE = {"mottle": (0.05, 0.1, 0.2), "noise": (0.05, 0.1, 0.2), "confetti": (0.01, 0.03, 0.06)}
+
+
+def dirty(pictures, kind, amount):
+    generator = torch.Generator().manual_seed(0)
+    return to_pil((KINDS[kind](pictures, amount, generator=generator) + 1) / 2)
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    """Pictures of every subject in [-1, 1] that are not in the reference."""
+    return rendered_pictures()[:, :HELD_OUT] / 127.5 - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("number", [0, 2, 5])
+def test_off_data_grows_with_every_kind_of_dirt(rendered, kind, number):
+    pictures, subject = rendered[number], SUBJECTS[number]
+    distances = [off_data(to_pil((pictures + 1) / 2), subject)]
+    distances += [off_data(dirty(pictures, kind, amount), subject) for amount in VISIBLE[kind]]
+    assert distances[0] == pytest.approx(1, abs=0.02)
+    assert all(b > 1.05 * a for a, b in pairwise(distances))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dirt_is_not_variety(rendered, kind):
+    """Four pictures of each subject, repeated: what is added by dirt alone would be false."""
+
+    def measured(images_of):
+        figures = [
+            Figures.of(images_of(rendered[i, :4].repeat(3, 1, 1, 1)), s)
+            for i, s in enumerate(SUBJECTS)
+        ]
+        return [
+            sum(getattr(f, name) for f in figures) / len(figures)
+            for name in ("attribute_vendi", "coverage", "vendi")
+        ]
+
+    clean = measured(lambda pictures: to_pil((pictures + 1) / 2))
+    for amount in VISIBLE[kind]:
+        soiled = measured(lambda pictures, amount=amount: dirty(pictures, kind, amount))
+        assert soiled[0] <= 1.02 * clean[0] and soiled[1] <= 1.02 * clean[1]
+
+
+def test_attribute_measures_by_hand():
+    names = [a.name for a in SUBJECT.attributes]
+    first = {a.name: a.values[0] for a in SUBJECT.attributes}
+    other = {a.name: a.values[1] for a in SUBJECT.attributes}
+    assert attribute_vendi([]) == 0 and most_common_share([], SUBJECT) == 0
+    assert attribute_vendi([first] * 5) == pytest.approx(1)
+    assert attribute_vendi([first, other]) == pytest.approx(2)
+    assert most_common_share([first, first, other], SUBJECT) == pytest.approx(2 / 3)
+    half = {**first, names[0]: other[names[0]]}
+    assert 1 < attribute_vendi([first, half]) < 2
+    expected = sum(2 / min(len(a.values), 8) for a in SUBJECT.attributes) / len(names)
+    assert attribute_coverage([first, other], SUBJECT, 8) == pytest.approx(expected)
+    # Of pictures that are none of the subject nothing is covered
+    assert attribute_coverage([], SUBJECT, 8) == 0

@@ -1,0 +1,65 @@
+"""The strength that a method is compared at: found by one rule, and never beyond it."""
+
+import math
+
+import pytest
+
+from fastrepulse.evaluation.search import GRID, Rule, find_strength, search
+from fastrepulse.evaluation.settings import Family, Setting
+
+FAMILY = Family("a method", lambda strength: {"guidance_scale": strength}, 0.1, 10)
+INDEPENDENT = Setting("independent", "")
+
+
+def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
+    """A stand-in for sampling: what it was asked for, and figures by the strength."""
+    asked = []
+
+    def figures_of(setting):
+        asked.append(setting.title)
+        strength = setting.arguments.get("guidance_scale", 0.0)
+        accuracy = 1.0 if strength <= accuracy_falls_at else 0.97
+        off_data = 1.4 if strength <= dirty_from else 1.6
+        return [{"prompt": "a planet", "accuracy": accuracy, "off_data": off_data}] * 2
+
+    return figures_of, asked
+
+
+@pytest.mark.parametrize("edge", [0.15, 0.7, 2.0, 9.0])
+@pytest.mark.parametrize("what", ["accuracy_falls_at", "dirty_from"])
+def test_the_largest_strength_on_the_grid_that_keeps_to_the_rule(what, edge):
+    figures_of, asked = measured(**{what: edge})
+    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    strength = found.setting.arguments["guidance_scale"]
+    ratio = (FAMILY.high / FAMILY.low) ** (1 / (GRID - 1))
+    assert found.holds and strength <= edge < strength * ratio
+    # Bisection, and each strength once; one call was for independent samples
+    assert len(asked) - 1 == len(found.curve) <= math.ceil(math.log2(GRID + 1))
+    assert [row["holds"] for row in found.curve] == [row["strength"] <= edge for row in found.curve]
+
+
+def test_a_method_that_always_holds_is_taken_at_its_highest_and_one_that_never_does_at_its_lowest():
+    figures_of, _ = measured()
+    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    assert found.holds and found.setting.arguments["guidance_scale"] == pytest.approx(FAMILY.high)
+    figures_of, _ = measured(dirty_from=0.01)
+    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    assert not found.holds and found.setting == FAMILY.at(FAMILY.low)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [(Rule(), False), (Rule(cleanliness=1.2), True), (Rule(0.995, 1.2), False)],
+)
+def test_both_limits_count(rule, kept):
+    independent = [{"accuracy": 1.0, "off_data": 1.0}]
+    assert rule.holds([{"accuracy": 0.99, "off_data": 1.1}], independent) is kept
+
+
+def test_fixed_settings_are_left_alone_and_what_was_tried_is_said():
+    figures_of, _ = measured(accuracy_falls_at=1.0)
+    fixed = Setting("fixed", "")
+    settings, tried = search([fixed, FAMILY], figures_of, INDEPENDENT, Rule())
+    assert settings[0] is fixed and settings[1].method == "a method"
+    assert tried["rule"] == {"accuracy": 0.99, "cleanliness": 1.05}
+    assert list(tried["methods"]) == ["a method"] and tried["methods"]["a method"]["holds"]
