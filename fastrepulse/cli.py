@@ -178,7 +178,7 @@ def evaluate(
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
     guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = 5.0,
     cleanliness: Annotated[
-        float, typer.Option(help="Times independent samples' distance off data that is allowed.")
+        float, typer.Option(help="Times full captions' distance off data that is allowed.")
     ] = 1.05,
     methods: Annotated[
         str | None, typer.Option(help="Names of the table, with commas; left out: all.")

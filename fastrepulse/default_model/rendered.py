@@ -71,14 +71,15 @@ def off_data(images: Sequence[Image.Image], subject: Subject) -> float:
     rendered pictures which are not among them (`metrics.PatchReference`). Dirt of every kind adds
     to it, while variety does not.
     """
-    reference, own = _reference(SUBJECTS.index(subject))
-    return reference.distance(to_pictures(images)).mean().item() / own
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    reference, own = _reference(SUBJECTS.index(subject), device)
+    return reference.distance(to_pictures(images).to(device)).mean().item() / own
 
 
 @cache
-def _reference(subject: int) -> tuple[PatchReference, float]:
+def _reference(subject: int, device: str) -> tuple[PatchReference, float]:
     """Returns the patches of a subject, and how far rendered pictures are from them."""
-    pictures = rendered_pictures()[subject] / 255
+    pictures = (rendered_pictures()[subject] / 255).to(device)
     reference = PatchReference(pictures[HELD_OUT:])
     return reference, reference.distance(pictures[:HELD_OUT]).mean().item()
 

@@ -94,7 +94,7 @@ def evaluate(
         runs = run_all(log, model, [setting], calibration_seeds, compile, progress)
         return [figures for run in runs[setting.title] for figures in run.figures]
 
-    settings, tried = search(wanted, calibrate, INDEPENDENT, rule)
+    settings, tried = search(wanted, calibrate, FULL_CAPTIONS, rule)
     settings = [FULL_CAPTIONS, INDEPENDENT, *settings]
     runs = run_all(log, model, settings, range(num_seeds), compile, progress)
 
@@ -128,9 +128,10 @@ def _notes(num_seeds: int, protocol: Protocol, rendered: float, rule: Rule) -> l
         "over all pairs of a prompt and a seed, with 95% intervals by the percentile bootstrap "
         "over those pairs; “over independent” is the difference to independent samples of the same "
         "prompt and noise, “× independent” the quotient of off data.",
-        f"Every method has the largest strength at which prompt accuracy is at least "
-        f"{rule.accuracy:.0%} and off data at most {rule.cleanliness:g} times that of independent "
-        "samples, found on seeds that are not in this table (`search.json`).",
+        "Every method has the largest strength at which prompt accuracy is at least "
+        f"{rule.accuracy:.0%} and off data at most {rule.cleanliness:g} times that of full "
+        "captions, which are as varied as can be and as clean as the model draws them; it was "
+        "found on seeds that are not in this table (`search.json`).",
         f"Fréchet and kernel distance, recall and the share of rendered pictures covered are those "
         f"of all {pictures:,} pictures of a setting against rendered ones, in which every value is "
         f"equally common. {num_particles} rendered pictures of a subject have a Vendi score of "

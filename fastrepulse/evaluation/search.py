@@ -23,16 +23,16 @@ class Rule:
 
     Args:
         accuracy: The least prompt accuracy, in [0, 1].
-        cleanliness: The most that the distance to rendered pictures may be, over that of
-            independent samples.
+        cleanliness: The most that the distance to rendered pictures may be, over that of full
+            captions: what the model draws when it is asked for as much variety.
     """
 
     accuracy: float = 0.99
     cleanliness: float = 1.05
 
-    def holds(self, figures: Figures, independent: Figures) -> bool:
-        """Says whether pictures of a setting keep to the rule."""
-        clean = mean(figures, "off_data") <= self.cleanliness * mean(independent, "off_data")
+    def holds(self, figures: Figures, varied: Figures) -> bool:
+        """Says whether pictures of a setting keep to the rule, given those of full captions."""
+        clean = mean(figures, "off_data") <= self.cleanliness * mean(varied, "off_data")
         return clean and mean(figures, "accuracy") >= self.accuracy
 
 
@@ -59,14 +59,14 @@ def mean(figures: Figures, name: str) -> float:
 
 
 def find_strength(
-    family: Family, figures_of: Callable[[Setting], Figures], independent: Figures, rule: Rule
+    family: Family, figures_of: Callable[[Setting], Figures], varied: Figures, rule: Rule
 ) -> Found:
     """Finds the largest strength on the grid that keeps to the rule, by bisection.
 
     Args:
         family: The method.
         figures_of: Samples and measures a setting on the calibration seeds.
-        independent: Figures of independent samples of the same noise.
+        varied: Figures of full captions.
         rule: What must hold. It is taken to hold up to some strength and to fail from there on.
     """
     ratio = (family.high / family.low) ** (1 / (GRID - 1))
@@ -77,7 +77,7 @@ def find_strength(
             strength = family.low * ratio**place
             figures = figures_of(family.at(strength))
             means = {name: mean(figures, name) for name in figures[0] if name != "prompt"}
-            kept = rule.holds(figures, independent)
+            kept = rule.holds(figures, varied)
             tried[place] = {"strength": strength, "holds": kept, **means}
         return tried[place]["holds"]
 
@@ -93,17 +93,24 @@ def find_strength(
 def search(
     compared: Sequence[Setting | Family],
     figures_of: Callable[[Setting], Figures],
-    independent: Setting,
+    varied: Setting,
     rule: Rule,
 ) -> tuple[list[Setting], dict[str, Any]]:
-    """Returns what is compared with every family at its strength, and what was tried, for JSON."""
+    """Returns what is compared with every family at its strength, and what was tried, for JSON.
+
+    Args:
+        compared: Methods to search, and settings that are left as they are.
+        figures_of: Samples and measures a setting on the calibration seeds.
+        varied: Full captions, whose cleanliness is the measure of the others'.
+        rule: What a strength must keep.
+    """
     settings: list[Setting] = []
     tried: dict[str, Any] = {"rule": asdict(rule), "methods": {}}
     for each in compared:
         if isinstance(each, Setting):
             settings.append(each)
             continue
-        found = find_strength(each, figures_of, figures_of(independent), rule)
+        found = find_strength(each, figures_of, figures_of(varied), rule)
         settings.append(found.setting)
         tried["methods"][each.method] = {"holds": found.holds, "curve": found.curve}
     return settings, tried

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from fastrepulse.checks import check_number
 from fastrepulse.methods.base import Particles
-from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
 
 
 def repulsive_force(
     denoised: Tensor,
     z: Tensor,
     sigma: float,
-    repulsion: Repulsion | str = "random_cnn",
+    repulsion: Repulsion | str = DEFAULT_EMBEDDING,
     *,
     next_sigma: float | None = None,
     group_size: int | None = None,
@@ -86,7 +86,11 @@ def repulsive_force(
 
 
 def corrected_epsilon(
-    epsilon: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
+    epsilon: Tensor,
+    z: Tensor,
+    sigma: float,
+    repulsion: Repulsion | str = DEFAULT_EMBEDDING,
+    **how: Any,
 ) -> Tensor:
     """Returns the predicted noise after the repulsion: epsilon - strength * r_i - spread * d_i.
 
@@ -105,7 +109,11 @@ def corrected_epsilon(
 
 
 def corrected_denoised(
-    denoised: Tensor, z: Tensor, sigma: float, repulsion: Repulsion | str = "random_cnn", **how: Any
+    denoised: Tensor,
+    z: Tensor,
+    sigma: float,
+    repulsion: Repulsion | str = DEFAULT_EMBEDDING,
+    **how: Any,
 ) -> Tensor:
     """Returns the clean latents after the repulsion: x0 + sigma (strength * r_i + spread * d_i).
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
 from fastrepulse.integrations.packing import pack, unpack
-from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
 from fastrepulse.schedule import (
     HIGHEST_LEVEL,
     check_scheduler,
@@ -59,7 +59,7 @@ class RepulsiveScheduler:
     def __new__(
         cls,
         scheduler: Any,
-        repulsion: Repulsion | str = "random_cnn",
+        repulsion: Repulsion | str = DEFAULT_EMBEDDING,
         *,
         group_size: int | None = None,
         latent_size: tuple[int, int] | None = None,

@@ -95,6 +95,10 @@ class Method:
         """Whether it does something where a prompt has a single particle."""
         return False
 
+    def guides(self, sigma: float) -> bool:
+        """Says whether there is guidance at a noise level, in a run that has any."""
+        return True
+
     def push(self, particles: Particles) -> Push:
         """Returns what to add to the scores at one step."""
         return Push()

@@ -126,7 +126,9 @@ class DenoiseLoop:
             bar: A progress bar, counted in particles.
         """
         timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
-        guided = in_window(sigma, self.guidance_window)
+        guided = in_window(sigma, self.guidance_window) and (
+            self.method is None or self.method.guides(sigma)
+        )
         time = float(timestep) / self.scheduler.config.num_train_timesteps
         square_score = 0.0
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):

@@ -8,7 +8,7 @@ from fastrepulse.evaluation.search import GRID, Rule, find_strength, search
 from fastrepulse.evaluation.settings import Family, Setting
 
 FAMILY = Family("a method", lambda strength: {"guidance_scale": strength}, 0.1, 10)
-INDEPENDENT = Setting("independent", "")
+VARIED = Setting("full captions", "")
 
 
 def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
@@ -29,21 +29,21 @@ def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
 @pytest.mark.parametrize("what", ["accuracy_falls_at", "dirty_from"])
 def test_the_largest_strength_on_the_grid_that_keeps_to_the_rule(what, edge):
     figures_of, asked = measured(**{what: edge})
-    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
     strength = found.setting.arguments["guidance_scale"]
     ratio = (FAMILY.high / FAMILY.low) ** (1 / (GRID - 1))
     assert found.holds and strength <= edge < strength * ratio
-    # Bisection, and each strength once; one call was for independent samples
+    # Bisection, and each strength once; one call was for full captions
     assert len(asked) - 1 == len(found.curve) <= math.ceil(math.log2(GRID + 1))
     assert [row["holds"] for row in found.curve] == [row["strength"] <= edge for row in found.curve]
 
 
 def test_a_method_that_always_holds_is_taken_at_its_highest_and_one_that_never_does_at_its_lowest():
     figures_of, _ = measured()
-    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
     assert found.holds and found.setting.arguments["guidance_scale"] == pytest.approx(FAMILY.high)
     figures_of, _ = measured(dirty_from=0.01)
-    found = find_strength(FAMILY, figures_of, figures_of(INDEPENDENT), Rule())
+    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
     assert not found.holds and found.setting == FAMILY.at(FAMILY.low)
 
 
@@ -52,14 +52,14 @@ def test_a_method_that_always_holds_is_taken_at_its_highest_and_one_that_never_d
     [(Rule(), False), (Rule(cleanliness=1.2), True), (Rule(0.995, 1.2), False)],
 )
 def test_both_limits_count(rule, kept):
-    independent = [{"accuracy": 1.0, "off_data": 1.0}]
-    assert rule.holds([{"accuracy": 0.99, "off_data": 1.1}], independent) is kept
+    varied = [{"accuracy": 1.0, "off_data": 1.0}]
+    assert rule.holds([{"accuracy": 0.99, "off_data": 1.1}], varied) is kept
 
 
 def test_fixed_settings_are_left_alone_and_what_was_tried_is_said():
     figures_of, _ = measured(accuracy_falls_at=1.0)
     fixed = Setting("fixed", "")
-    settings, tried = search([fixed, FAMILY], figures_of, INDEPENDENT, Rule())
+    settings, tried = search([fixed, FAMILY], figures_of, VARIED, Rule())
     assert settings[0] is fixed and settings[1].method == "a method"
     assert tried["rule"] == {"accuracy": 0.99, "cleanliness": 1.05}
     assert list(tried["methods"]) == ["a method"] and tried["methods"]["a method"]["holds"]
