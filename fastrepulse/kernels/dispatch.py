@@ -59,7 +59,10 @@ def choose(x: Tensor, backend: str) -> str:
         ValueError: If the backend asked for is unknown or cannot serve.
     """
     if backend == "auto":
-        order = BACKENDS if x.device.type == "cpu" else ("triton", "native", "reference")
+        # On a GPU few particles are a matter of launches: native is twice as fast as Triton there
+        # (bench/results/gpu.md). For many nobody has measured it
+        few = x.shape[0] <= MAX_SINGLE_LAUNCH
+        order = BACKENDS if x.device.type == "cpu" or few else ("triton", "native", "reference")
         return next(b for b in order if why_not(b, x.device.type, x.dtype) is None)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -130,7 +133,7 @@ def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tenso
 def _fits_single_launch(x: Tensor) -> bool:
     serves = why_not("native", x.device.type, x.dtype) is None
     has_it = serves and native.has_kernel("median_rbf_repulsion_kernel", x.device.type)
-    return has_it and x.dtype != torch.float64 and len(x) <= MAX_SINGLE_LAUNCH
+    return has_it and x.dtype != torch.float64 and x.shape[0] <= MAX_SINGLE_LAUNCH
 
 
 def median_rank(n: int, quantile: float = 0.5) -> int:

@@ -119,7 +119,7 @@ def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(dispatch, "find_spec", lambda name: name)
-    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32, shape=(1000, 64))
     assert dispatch.choose(on_gpu, "auto") == chosen
     if chosen == "reference":
         assert "sm_80 or later" in dispatch.describe("triton", "cuda")
