@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -15,6 +16,12 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def check_choice(name: str, value: Any, accepted: Iterable[str]) -> None:
+    """Raises unless an argument is one of a few names."""
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

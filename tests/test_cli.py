@@ -41,7 +41,7 @@ def test_sample_without_repulsion(tmp_path):
 
 
 def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):
-    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "3", "--seed", "0")
+    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "5", "--seed", "0")
     held = []
     for _ in range(2):
         done = run(*few, "--bank", "bank.safetensors", cwd=tmp_path)

@@ -102,7 +102,6 @@ WORKING = [
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
     "FlowMatchLCMScheduler",
     "HeunDiscreteScheduler",
     "LCMScheduler",
@@ -124,7 +123,6 @@ REFUSED = [
     "KDPM2DiscreteScheduler",
     "KarrasVeScheduler",
     "RePaintScheduler",
-    "ScoreSdeVeScheduler",
     "UnCLIPScheduler",
 ]
 

@@ -19,7 +19,7 @@ class RandomCNN(Embedding):
 
     name = "random_cnn"
     # The model cleans most of the push away, which is of high frequency
-    strength = 1.6
+    strength = 1.0
     widths = (32, 64, 64)
 
     def __init__(self) -> None:

@@ -10,7 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastrepulse.checks import check_count, check_number, check_window, plain, plain_window
+from fastrepulse.checks import (
+    check_choice,
+    check_count,
+    check_number,
+    check_window,
+    plain,
+    plain_window,
+)
 from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
@@ -60,14 +67,10 @@ class Request:
         self._check_texts()
         self._check_numbers()
         self._check_objects()
-        for name, accepted in (
-            ("compile", ("auto", True, False)),
-            ("attention", ATTENTIONS),
-            ("scheduler", tuple(SCHEDULERS)),
-        ):
-            if getattr(self, name) not in accepted:
-                names = ", ".join(map(str, accepted))
-                raise ValueError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
+        if self.compile not in ("auto", True, False):
+            raise ValueError(f"compile must be 'auto', True or False, got {self.compile!r}")
+        check_choice("attention", self.attention, ATTENTIONS)
+        check_choice("scheduler", self.scheduler, SCHEDULERS)
         # Both are worked out once: a name that is unknown and a seed that is wrong are refused here
         assert self.method is None or isinstance(self.method, Method)
         assert self.noise_seed >= 0

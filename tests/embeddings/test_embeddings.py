@@ -162,7 +162,7 @@ def test_a_product_is_the_product_of_kernels_and_its_parts_are_told_the_step():
 
 def test_the_forces_of_a_sum_of_kernels_add_up():
     latents, names = draw(7), ("thirds", "pooled")
-    push = Repulsion(KernelSum(*names), spread=0.0).push(particles_of(latents, 2.0))
+    push = Repulsion(KernelSum(*names), window=(9.0, 1.0)).push(particles_of(latents, 2.0))
     expected = 0
     for name in names:
         embed = build(name)
@@ -246,7 +246,9 @@ def test_the_force_reaches_the_latents_through_an_encoder_of_transformers():
     clip = CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes)).eval()
     embed = image(lambda pictures: clip(resized(pictures, 32)).image_embeds, decode)
     latents = draw(3)
-    change = Repulsion(embed).push(particles_of(latents, 2.0)).change(slice(0, 3))
+    change = (
+        Repulsion(embed, window=(9.0, 1.0)).push(particles_of(latents, 2.0)).change(slice(0, 3))
+    )
     assert change.flatten(1).norm(dim=1).min() > 0
     step = 0.01 * latents.norm() / change.norm()
     with torch.no_grad():

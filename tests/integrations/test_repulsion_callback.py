@@ -90,7 +90,7 @@ def test_on_the_shipped_model_it_comes_near_the_score_correction():
     )
     pipeline.set_progress_bar_config(disable=True)
     plain = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    repulsion = Repulsion("thirds", 0.3, on="noisy", window=(math.inf, 2.0))
+    repulsion = Repulsion("thirds", 0.3, on="noisy", window=(math.inf, 2.0), spread=0.1)
     drawn = []
     for scheduler, callback in (
         (plain, None),
@@ -100,7 +100,7 @@ def test_on_the_shipped_model_it_comes_near_the_score_correction():
         pipeline.scheduler = scheduler
         drawn.append(
             pipeline(
-                "a potted plant",
+                "a planet",
                 num_images_per_prompt=4,
                 num_inference_steps=20,
                 guidance_scale=5.0,

@@ -58,7 +58,7 @@ def test_single_particles_repel_from_those_before(name):
 
 
 def test_one_picture_at_a_time_with_a_bank_on_the_shipped_model():
-    repulsion = Repulsion("pooled", 1.0, bank=Bank())
+    repulsion = Repulsion("pooled", 1.0, window=(math.inf, 1.5), pause=None, bank=Bank())
 
     def draw_one(repulsion, seed):
         how = {"num_inference_steps": 8, "progress": False, "seed": seed}
