@@ -17,6 +17,7 @@ from rich.table import Table
 
 import fastrepulse
 from fastrepulse import embeddings, models
+from fastrepulse.default_model.figures import Figures
 from fastrepulse.kernels import dispatch
 from fastrepulse.methods.bank import encode_folder
 from fastrepulse.sampling.output import check_writable
@@ -157,13 +158,27 @@ def demo(
     check_writable(out)
     comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength)
     path = main_job.save(comparison, out)
-    table = Table("", "Vendi score", "attribute coverage", "prompt accuracy", title=prompt)
-    for name, figures in zip(("independent", "repelled"), comparison.figures, strict=True):
-        table.add_row(
-            name, f"{figures.vendi:.2f}", f"{figures.coverage:.0%}", f"{figures.accuracy:.0%}"
-        )
-    console.print(table)
+    console.print(_compared(prompt, *comparison.figures))
     console.print(f"The pictures, side by side: {escape(str(path))}", soft_wrap=True)
+
+
+def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
+    """Returns the figures side by side, with an arrow for better or worse."""
+    rows = (
+        ("different pictures (attribute Vendi)", "attribute_vendi", ".2f", 1),
+        ("attribute values that appear", "coverage", ".0%", 1),
+        ("most common value", "most_common", ".0%", -1),
+        ("pictures of the subject", "accuracy", ".0%", 1),
+        ("distance off data (1: rendered)", "off_data", ".2f", -1),
+    )
+    table = Table("", "independent", "repelled", "", title=prompt)
+    for title, name, form, better in rows:
+        before, after = getattr(independent, name), getattr(repelled, name)
+        change = better * (after - before)
+        same = f"{before:{form}}" == f"{after:{form}}"
+        arrow = "=" if same else "[green]▲ better" if change > 0 else "[yellow]▼ worse"
+        table.add_row(title, f"{before:{form}}", f"{after:{form}}", arrow)
+    return table
 
 
 @app.command()
