@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 import fastrepulse
 from fastrepulse import Repulsion
 from fastrepulse.embeddings import (
-    Embedding,
     Gram,
     average_colour,
     efficientnet_lite0,
@@ -26,46 +25,31 @@ from fastrepulse.sampling.output import image_grid
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PROMPT = "a potted plant"
 N = 6
-STRENGTHS = {
-    "mean": 0.4,
-    "channel_mean": 0.4,
-    "decoded_mean": 0.4,
-    "halves": 0.4,
-    "thirds": 0.4,
-    "pooled": 0.4,
-    "style_classifier": 0.5,
-    "style_thirds": 0.5,
-    "random_cnn": 1.2,
-    "gram": 1.0,
-    "latent": 0.5,
-}
+NAMES = ("mean", "channel_mean", "decoded_mean", "halves", "thirds", "pooled")
+NAMES += ("style_classifier", "style_thirds", "random_cnn", "gram", "latent")
 
 
-def in_embedding(embedding: str | Embedding, strength: float) -> Repulsion:
-    """Returns a repulsion without the push that knows no embedding."""
-    return Repulsion(embedding, strength, spread=0.0)
-
-
-def rows(efficientnet: Path) -> Iterator[tuple[str, Repulsion | None]]:
+def rows(efficientnet: Path | None) -> Iterator[tuple[str, Repulsion | None]]:
     """Yields what is written beside each row, and its repulsion."""
     yield "independent", None
-    for name, strength in STRENGTHS.items():
-        yield name, in_embedding(name, strength)
+    for name in NAMES:
+        yield name, Repulsion(name)
     decode = fastrepulse.load_model().decode
     like = fastrepulse.sample(PROMPT, 16, repulsion=None, seed=99, progress=False).latents
     yield (
         "product of thirds\nand random_cnn",
-        in_embedding(product("thirds", "random_cnn", like=like), 0.5),
+        Repulsion(product("thirds", "random_cnn", like=like), 0.5),
     )
-    yield "Gram of\nstyle_classifier", in_embedding(Gram("style_classifier"), 0.5)
-    yield "image: average\ncolour", in_embedding(image(average_colour, decode), 0.4)
-    encoder = efficientnet_lite0(efficientnet)
-    yield "image: EfficientNet-\nLite0", in_embedding(image(encoder, decode), 0.3)
+    yield "Gram of\nstyle_classifier", Repulsion(Gram("style_classifier"))
+    yield "image: average\ncolour", Repulsion(image(average_colour, decode))
+    if efficientnet is not None:
+        encoder = efficientnet_lite0(efficientnet)
+        yield "image: EfficientNet-\nLite0", Repulsion(image(encoder, decode), 0.3)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--efficientnet", type=Path, required=True, help="See docs/embeddings.md")
+    parser.add_argument("--efficientnet", type=Path, help="See docs/embeddings.md")
     parser.add_argument("--out", type=Path, default=DOCS / "embeddings.jpg")
     args = parser.parse_args()
     labels, images = [], []

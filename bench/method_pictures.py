@@ -23,19 +23,19 @@ from fastrepulse.methods import (
 )
 
 N = 8
-LANGEVIN = Correction("langevin", step_size=0.1, window=(8.0, 1.0))
+LANGEVIN = Correction("langevin", step_size=1.0, window=(8.0, 1.0))
 ROWS = {
     "independent": {"repulsion": None},
-    "Repulsion\n(random_cnn)": {"repulsion": Repulsion()},
-    "Repulsion\n(thirds)": {"repulsion": Repulsion("thirds", 0.4)},
-    "Particle Guidance": {"repulsion": ParticleGuidance(200.0)},
-    "SVGD": {"repulsion": SVGD(1.0)},
-    "SPELL": {"repulsion": SPELL(1.0)},
-    "SPARKE": {"repulsion": SPARKE(1000.0)},
-    "Vendi guidance": {"repulsion": VendiGuidance(3000.0)},
-    "CADS": {"repulsion": CADS(0.25)},
-    "interval guidance": {"repulsion": None, "guidance_window": (3.0, 0.0)},
-    "mean score": {"repulsion": MeanScore(0.3)},
+    "Repulsion": {"repulsion": Repulsion()},
+    "Repulsion\n(random_cnn)": {"repulsion": Repulsion("random_cnn")},
+    "Particle Guidance": {"repulsion": ParticleGuidance(78.7)},
+    "SVGD": {"repulsion": SVGD(0.1)},
+    "SPELL": {"repulsion": SPELL(0.447)},
+    "SPARKE": {"repulsion": SPARKE(316.0)},
+    "Vendi guidance": {"repulsion": VendiGuidance(949.0)},
+    "CADS": {"repulsion": CADS(0.02)},
+    "interval guidance": {"repulsion": None, "guidance_window": (1.0, 0.0)},
+    "mean score": {"repulsion": MeanScore(0.783)},
     "Langevin steps": {"repulsion": None, "corrections": [LANGEVIN]},
     "shared until 2": {"repulsion": None, "shared_until": 2.0},
 }
