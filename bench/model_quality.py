@@ -7,6 +7,7 @@ Needs the data of `fastrepulse.default_model.render` (extra `train`) for held-ou
 
 import argparse
 import random
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -43,17 +44,18 @@ def main() -> None:
     settings = {"model": model, "repulsion": None, "seed": 1000}
 
     rows, shown = [], []
+    values: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
     for subject in SUBJECTS:
         sparse = fastrepulse.sample(subject.prompt, args.samples, **settings).images
         wanted = full_captions(subject, args.captions)
         prompts = [subject.caption(named) for named in wanted]
         noise = initial_noise(2000, len(prompts), model.latent_shape(None, None))
         full = fastrepulse.sample(prompts, 1, latents=noise, **settings).images
-        hits = [
-            judged is subject and drawn[name] == word
-            for (judged, drawn), named in zip(judge(full), wanted, strict=True)
-            for name, word in named.items()
-        ]
+        hits = []
+        for (judged, drawn), named in zip(judge(full), wanted, strict=True):
+            for name, word in named.items():
+                hits.append(judged is subject and drawn[name] == word)
+                values[subject.name, name, word].append(hits[-1])
         rows.append((subject.prompt, prompt_accuracy(sparse, subject), sum(hits) / len(hits)))
         shown += sparse[:12] + full[:4]
     table = Table("prompt", "samples that are the subject", "attributes of full captions shown")
@@ -63,6 +65,8 @@ def main() -> None:
     table.add_row("mean", *(f"{mean:.1%}" for mean in means))
     Console().print(table)
 
+    shares = ((sum(drawn) / len(drawn), len(drawn), key) for key, drawn in values.items())
+    hardest = sorted(shares)[:6]
     lines = ["# Quality of the shipped model", "", environment(), ""]
     if args.data:
         pictures = load_pictures(args.data / "heldout.npz")
@@ -77,6 +81,10 @@ def main() -> None:
         "|---|---|---|",
         *(f"| {prompt} | {accuracy:.1%} | {shown:.1%} |" for prompt, accuracy, shown in rows),
         f"| **mean** | {means[0]:.1%} | {means[1]:.1%} |",
+        "",
+        f"Of {len(values)} values those that are drawn least often when a caption names them: "
+        + ", ".join(f"{' '.join(key)} {share:.0%} of {count}" for share, count, key in hardest)
+        + ".",
     ]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "model_quality.md").write_text("\n".join(lines) + "\n")
