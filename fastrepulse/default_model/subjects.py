@@ -1,39 +1,9 @@
 """What the default model can draw: eight subjects, their attributes, and which value is usual."""
 
 from fastrepulse.default_model.captions import Attribute, Subject
+from fastrepulse.default_model.palettes import BRIGHT, CLAY_PAIRS, MONSTER_PAIRS, background, words
 
 IMAGE_SIZE = 64
-
-
-def _words(**variants_by_word: str) -> dict[str, str]:
-    """Maps each variant to its word, from `word="variant variant"`."""
-    return {v: word for word, variants in variants_by_word.items() for v in variants.split()}
-
-
-BRIGHT = _words(
-    blue="7dd3fc",
-    lavender="a5b4fc c4b5fd",
-    pink="f0abfc",
-    coral="fda4af fca5a5",
-    orange="fdba74",
-    yellow="fcd34d",
-    lime="bef264",
-    mint="6ee7b9 5eead4",
-    white="e2e8f0",
-)
-DEEP = _words(
-    blue="0369a1 1d4ed8",
-    purple="4338ca 6d28d9",
-    magenta="a21caf be185d",
-    red="be123c",
-    orange="c2410c b45309",
-    green="047857 0f766e",
-    black="1e293b",
-)
-
-
-def _background(usual: str) -> Attribute:
-    return Attribute("background", "backgroundColor", DEEP, usual, "on a {} background")
 
 
 PLANET = Subject(
@@ -44,13 +14,13 @@ PLANET = Subject(
         Attribute(
             "surface",
             "surfaceVariant",
-            _words(striped="banded belted", cratered="cratered", cracked="cracked", patchy="terra"),
+            words(striped="banded belted", cratered="cratered", cracked="cracked", patchy="terra"),
             "striped",
         ),
         Attribute(
             "colour",
             "planetColor",
-            _words(
+            words(
                 pink="e27a8c d67cb2",
                 orange="e37f64 d88a40",
                 golden="c1982a 9fa63b",
@@ -80,7 +50,7 @@ LANDSCAPE = Subject(
         Attribute(
             "hills",
             "hill4Color",
-            _words(
+            words(
                 green="2c5837 445423",
                 brown="5c531c 684821 6a3c2c 673d3d",
                 blue="30506f 05585f",
@@ -99,7 +69,7 @@ LANDSCAPE = Subject(
         Attribute(
             "sky",
             "backgroundColor",
-            _words(
+            words(
                 blue="e1f3ff d5f3ff d6f8fb daecff",
                 yellow="faf0d2 ffebd5",
                 pink="ffe7dd ffe4e1",
@@ -119,7 +89,7 @@ PLANT = Subject(
         Attribute(
             "kind",
             "plantVariant",
-            _words(
+            words(
                 seedling="sprout seedling",
                 cactus="cactus ball",
                 succulent="succulent grass",
@@ -135,30 +105,14 @@ PLANT = Subject(
         Attribute(
             "pot shape",
             "potVariant",
-            _words(round="round", curved="bowl", rimmed="rim", tapered="taper tub"),
+            words(round="round", curved="bowl", rimmed="rim", tapered="taper tub"),
             "tapered",
             "with {} sides",
         ),
-        _background("purple"),
+        background("purple"),
     ),
 )
 
-MONSTER_PAIRS = [
-    "round",
-    "dots",
-    "bigPupils",
-    "sideeye",
-    "inward",
-    "uneven",
-    "happy",
-    "closedLine",
-    "wink",
-    "squint",
-    "wide",
-    "sleepy",
-    "angry",
-    "close",
-]
 MONSTER = Subject(
     "monster",
     "critters",
@@ -167,7 +121,7 @@ MONSTER = Subject(
         Attribute(
             "build",
             "bodyVariant",
-            _words(thin="tower chimney tilt lean", wide="squat round blob bell"),
+            words(thin="tower chimney tilt lean", wide="squat round blob bell"),
             "wide",
         ),
         Attribute("colour", "bodyColor", BRIGHT, "lime"),
@@ -186,7 +140,7 @@ MONSTER = Subject(
         Attribute(
             "top",
             "topVariant",
-            _words(
+            words(
                 horns="horns hornsIn hornsSmall",
                 ears="earsRound earsPointy earsDroop",
                 antennae="antenna antennae",
@@ -196,7 +150,7 @@ MONSTER = Subject(
             "with {}",
             absent="with a bare head",
         ),
-        _background("blue"),
+        background("blue"),
     ),
 )
 
@@ -208,7 +162,7 @@ ROBOT = Subject(
         Attribute(
             "colour",
             "bodyColor",
-            _words(
+            words(
                 white="e9ecef",
                 grey="aeb8c2",
                 blue="74c0fc",
@@ -237,9 +191,7 @@ ROBOT = Subject(
         Attribute(
             "background",
             "backgroundColor",
-            _words(
-                blue="b6e3f4", purple="c0aede", lavender="d1d4f9", pink="ffd5dc", peach="ffdfbf"
-            ),
+            words(blue="b6e3f4", purple="c0aede", lavender="d1d4f9", pink="ffd5dc", peach="ffdfbf"),
             "blue",
             "on a {} background",
         ),
@@ -254,7 +206,7 @@ FACE = Subject(
         Attribute(
             "mood",
             "mouthVariant",
-            _words(
+            words(
                 smiling="smile wide",
                 laughing="bigSmile smileOpen laugh",
                 sad="frown",
@@ -265,14 +217,14 @@ FACE = Subject(
         Attribute(
             "shape",
             "faceVariant",
-            _words(round="circle hexagon", square="squircle softSquare", wide="wide", tall="tall"),
+            words(round="circle hexagon", square="squircle softSquare", wide="wide", tall="tall"),
             "round",
         ),
         Attribute("colour", "faceColor", BRIGHT, "yellow"),
         Attribute(
             "eyes",
             "eyesVariant",
-            _words(
+            words(
                 open="pupils bigPupils sparkle small uneven tallPupils lookSide lookDown lookUp",
                 winking="wink",
                 angry="angry",
@@ -282,25 +234,10 @@ FACE = Subject(
             "open",
             "with {} eyes",
         ),
-        _background("red"),
+        background("red"),
     ),
 )
 
-CLAY_PAIRS = [
-    "googly",
-    "even",
-    "big",
-    "tiny",
-    "side",
-    "outward",
-    "inward",
-    "dots",
-    "happy",
-    "wink",
-    "down",
-    "up",
-    "pinprick",
-]
 CLAY = Subject(
     "clay",
     "clay",
@@ -309,13 +246,13 @@ CLAY = Subject(
         Attribute(
             "build",
             "bodyVariant",
-            _words(thin="column stack lean", wide="loaf squat slug boulder"),
+            words(thin="column stack lean", wide="loaf squat slug boulder"),
             "wide",
         ),
         Attribute(
             "colour",
             "bodyColor",
-            _words(
+            words(
                 orange="c4795c d99277",
                 yellow="e0bd6a cf9f52",
                 green="a8b37e 8ba06b",
@@ -341,7 +278,7 @@ CLAY = Subject(
         Attribute(
             "top",
             "topVariant",
-            _words(
+            words(
                 horns="horns hornsSmall",
                 ears="ears",
                 antennae="antenna",
@@ -363,7 +300,7 @@ STONES = Subject(
         Attribute(
             "height",
             "pilesVariant",
-            _words(low="pair boulder", tall="five tower four fourLean fourBelly"),
+            words(low="pair boulder", tall="five tower four fourLean fourBelly"),
             "tall",
         ),
         Attribute(
@@ -382,7 +319,7 @@ STONES = Subject(
         Attribute(
             "upper stones",
             "stoneMidColor",
-            _words(
+            words(
                 red="c7877c",
                 brown="b29472 9c9e72",
                 green="78a68d 78a2aa",
@@ -396,7 +333,7 @@ STONES = Subject(
         Attribute(
             "lower stones",
             "stoneDeepColor",
-            _words(
+            words(
                 red="7c483f",
                 brown="675440 595a40",
                 green="445f50 435d62",

@@ -28,12 +28,12 @@ from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.default_model.judge import features_of, judge_backbone, load_classifier
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.evaluation import ALL, QUICK, Setting, evaluate, select
+from fastrepulse.evaluation import Setting, evaluate
 from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row, better_than, rendered_vendi
 from fastrepulse.evaluation.plots import strength_grid
 from fastrepulse.evaluation.report import verdict
 from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, Protocol, RunLog, full_captions
-from fastrepulse.evaluation.settings import DEFAULT, FAMILIES, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.methods import CADS
 from fastrepulse.metrics import (
     Distance,
@@ -63,34 +63,6 @@ def finished(tmp_path_factory):
     return folder, evaluate(folder, FEW, **TINY, progress=False)
 
 
-def test_settings_have_names_and_keys_of_their_own():
-    settings = [INDEPENDENT, FULL_CAPTIONS, DEFAULT]
-    settings += [family.at(s) for family in FAMILIES for s in (family.low, family.high)]
-    titles = [setting.title for setting in settings]
-    keys = {json.dumps(setting.key()) for setting in settings}
-    # Full captions are other prompts, not other arguments
-    assert len(set(titles)) == len(titles) and len(keys) == len(settings)
-    assert DEFAULT in ALL and len({each.method for each in ALL}) == len(ALL)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.method)
-def test_a_family_s_strength_reaches_what_is_sampled(family):
-    weak, strong = (dict(family.at(s).key()["arguments"]) for s in (family.low, family.high))
-    assert 0 < family.low < family.high and weak != strong
-
-
-def test_quick_compares_the_default_with_others():
-    assert DEFAULT in QUICK and set(map(id, QUICK)) <= set(map(id, ALL))
-    assert len({each.method for each in QUICK}) == 4
-
-
-def test_methods_are_selected_by_the_names_of_the_table():
-    chosen = select(ALL, ["svgd", "Particle Guidance"])
-    assert {each.method for each in chosen} == {"SVGD", "Particle Guidance"}
-    with pytest.raises(ValueError, match=r"SPELL.*'spel'"):
-        select(ALL, ["spel"])
-
-
 def test_full_captions_name_every_attribute():
     captions = full_captions(3, 20)
     assert len(captions) == 20 * len(SUBJECTS)
@@ -100,27 +72,6 @@ def test_full_captions_name_every_attribute():
     assert all("planet" in caption for caption in planets)
     assert min(len(caption.split()) for caption in planets) >= shortest
     assert len(set(planets)) > 15
-
-
-@pytest.mark.parametrize(
-    ("values", "interval"),
-    [
-        pytest.param([0.7] * 5, (0.7, 0.7, 0.7), id="constant"),
-        pytest.param([3.0], (3.0, 3.0, 3.0), id="one"),
-        # The means of two draws are 0, 1/2, 1 with probability 1/4, 1/2, 1/4
-        pytest.param([0.0, 1.0], (0.5, 0.0, 1.0), id="two"),
-    ],
-)
-def test_interval_by_hand(values, interval):
-    estimate = Estimate.of(values)
-    assert (estimate.mean, estimate.low, estimate.high) == pytest.approx(interval)
-
-
-def test_interval_of_many_values_is_the_normal_one():
-    values = np.random.default_rng(1).normal(5, 2, 400)
-    estimate, half = Estimate.of(values), 1.96 * values.std() / 20
-    assert estimate.low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert estimate.high == pytest.approx(values.mean() + half, abs=0.05 * half)
 
 
 def test_shipped_features_are_of_the_shipped_judge():
