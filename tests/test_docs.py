@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-PAGES += sorted((ROOT / "docs").glob("*.md")) + [ROOT / "fastrepulse/default_model/README.md"]
-PAGES += [ROOT / "bench/diversity/README.md"]
+PAGES += [ROOT / "fastrepulse/default_model/README.md", ROOT / "bench/diversity/README.md"]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 OLD_PHRASES = ("what it is told", "taken for granted", "surely higher", "what is paid")
 
 
