@@ -41,7 +41,7 @@ def test_the_sampler_computes_the_same(name, count, guidance_scale):
     result = fastrepulse.sample(
         "a monster",
         count,
-        repulsion=Repulsion(name, 0.4, window=(math.inf, 1.5), spread=0.0),
+        repulsion=Repulsion(name, 0.4, window=(math.inf, 1.5), pause=None),
         num_inference_steps=STEPS,
         guidance_scale=guidance_scale,
         latents=noise,
@@ -79,7 +79,8 @@ def test_particles_spread_over_the_modes_of_a_mixture():
         def denoise(z, sigma):
             return mixture(z, sigma, modes, weights)
 
-        z = naive.sample(denoise, sigmas[0] * noise, sigmas, lambda x: x, strength)
+        everywhere = (math.inf, 1.5)
+        z = naive.sample(denoise, sigmas[0] * noise, sigmas, lambda x: x, strength, everywhere)
         distance, nearest = torch.cdist(z, modes).min(dim=1)
         assert distance.max() < 0.5
         return len(nearest.unique())
