@@ -1,6 +1,5 @@
 """What can compute the pairwise operations here, and why the rest cannot."""
 
-import math
 import os
 from importlib.util import find_spec
 
@@ -8,7 +7,13 @@ import torch
 from torch import Tensor
 
 from fastrepulse import native
-from fastrepulse.kernels.reference import median_sq_distance_reference, rbf_repulsion_reference
+from fastrepulse.kernels.reference import (
+    bandwidth_from_median,
+    median_rank,
+    median_sq_distance_reference,
+    rbf_repulsion_reference,
+    widen,
+)
 
 BACKENDS = ("native", "triton", "reference")
 MAX_SINGLE_LAUNCH = 128
@@ -77,7 +82,7 @@ def rbf_repulsion(
 ) -> tuple[Tensor, Tensor]:
     """Computes force and similarity in the accumulator's dtype, by a backend that serves."""
     if backend == "reference":
-        x, y = _widen(x), None if y is None else _widen(y)
+        x, y = widen(x), None if y is None else widen(y)
         return rbf_repulsion_reference(x, bandwidth, y, weights)
     x, y = x.contiguous(), None if y is None else y.contiguous()
     weights = None if weights is None else weights.contiguous()
@@ -96,7 +101,7 @@ def rbf_repulsion(
 def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
     """Computes the distance of a rank in the accumulator's dtype, by a backend that serves."""
     if backend == "reference":
-        return median_sq_distance_reference(_widen(x), rank)
+        return median_sq_distance_reference(widen(x), rank)
     x = x.contiguous()
     if x.device.type == "cpu" and backend == "native":
         return torch.ops.fastrepulse.median_sq_distance_kernel(x, rank)
@@ -106,15 +111,6 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
     from fastrepulse.triton_kernels import median_sq_distance_kernel
 
     return median_sq_distance_kernel(x, rank)
-
-
-def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
-    """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
-    h = median / math.log(len(x))
-    x = _widen(x)
-    variance = torch.linalg.vector_norm(x - x.mean(dim=0)).square() / len(x)
-    h = torch.maximum(h, 1e-4 * variance)
-    return torch.where(h == 0, torch.ones_like(h), h)
 
 
 def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,12 +130,3 @@ def _fits_single_launch(x: Tensor) -> bool:
     serves = why_not("native", x.device.type, x.dtype) is None
     has_it = serves and native.has_kernel("median_rbf_repulsion_kernel", x.device.type)
     return has_it and x.dtype != torch.float64 and x.shape[0] <= MAX_SINGLE_LAUNCH
-
-
-def median_rank(n: int, quantile: float = 0.5) -> int:
-    """Returns the rank of a quantile among the pairs of N particles, the lower one of two."""
-    return int(quantile * (n * (n - 1) // 2 - 1))
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

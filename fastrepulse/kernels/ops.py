@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.kernels import dispatch
+from fastrepulse.kernels.reference import bandwidth_from_median, median_rank
 
 
 def rbf_repulsion(
@@ -95,7 +96,7 @@ def median_sq_distance(
     _check_pairs(x)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
-    rank = dispatch.median_rank(len(x), quantile)
+    rank = median_rank(len(x), quantile)
     return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
 
 
@@ -114,7 +115,7 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
         A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
     """
     median = median_sq_distance(x, backend=backend).to(_accumulator(x))
-    return dispatch.bandwidth_from_median(x.detach(), median)
+    return bandwidth_from_median(x.detach(), median)
 
 
 def median_rbf_repulsion(

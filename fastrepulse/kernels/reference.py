@@ -1,5 +1,7 @@
 """The pairwise operations in plain PyTorch: the truth that every kernel is tested against."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,3 +33,22 @@ def rbf_repulsion_reference(
 def median_sq_distance_reference(x: Tensor, rank: int) -> Tensor:
     """Returns the `rank`-th smallest ||x_i - x_j||^2 over i < j, counted from 0."""
     return torch.pdist(x).square().kthvalue(rank + 1).values
+
+
+def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
+    """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
+    h = median / math.log(len(x))
+    x = widen(x)
+    variance = torch.linalg.vector_norm(x - x.mean(dim=0)).square() / len(x)
+    h = torch.maximum(h, 1e-4 * variance)
+    return torch.where(h == 0, torch.ones_like(h), h)
+
+
+def median_rank(n: int, quantile: float = 0.5) -> int:
+    """Returns the rank of a quantile among the pairs of N particles, the lower one of two."""
+    return int(quantile * (n * (n - 1) // 2 - 1))
+
+
+def widen(x: Tensor) -> Tensor:
+    """Returns embeddings in the accumulator's dtype: float64 for float64, else float32."""
+    return x if x.dtype == torch.float64 else x.float()
