@@ -19,7 +19,8 @@ import fastrepulse
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.judge import judge, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.train_autoencoder import evaluate, load_pictures
+from fastrepulse.default_model.training.autoencoder import evaluate
+from fastrepulse.default_model.training.pictures import load_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
 

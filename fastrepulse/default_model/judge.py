@@ -111,6 +111,11 @@ def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]
     return verdicts
 
 
+def prompt_accuracy(images: Sequence[Image.Image], subject: Subject) -> float:
+    """Returns the share of pictures that are judged to be the subject, in [0, 1]."""
+    return sum(judged is subject for judged, _ in judge(images)) / len(images)
+
+
 def attribute_vendi(shown: Sequence[Mapping[str, str]]) -> float:
     """Returns the effective number of different pictures, by the attributes that they show.
 
