@@ -1,6 +1,6 @@
 """How good the shipped model is: reconstruction, sparse prompts, and attributes of full ones.
 
-Needs the data of `fastrepulse.default_model.render` (extra `train`) for held-out pictures.
+Needs the data of `fastrepulse.default_model.training.render` (extra `train`) for held-out pictures.
 
     python bench/model_quality.py --data data
 """
