@@ -1,6 +1,7 @@
 """Tells how a picture of the default model looks, from its latents at any noise level.
 
-It is trained on latents of rendered pictures alone, never on samples (`train_style_classifier.py`).
+It is trained on latents of rendered pictures alone, never on samples
+(`training/style_classifier.py`).
 """
 
 from functools import cache

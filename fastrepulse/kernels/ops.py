@@ -1,7 +1,7 @@
 """The pairwise operations that everything else calls, whatever computes them.
 
 Each is a registered operator: `torch.compile` sees through it, and the gradient of the similarity
-is the force itself. `backends` chooses what computes them: the native library, Triton or PyTorch.
+is the force itself. `dispatch` chooses what computes them: the native library, Triton or PyTorch.
 """
 
 import math
