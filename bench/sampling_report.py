@@ -60,7 +60,8 @@ def shares(n: int) -> dict[str, float]:
     # Few particles are soon done, and a single step is as uneven as the machine
     steps = max(2, 1024 // n)
     seconds: dict[str, float] = defaultdict(float)
-    window = Repulsion(window=(float("inf"), 0.0))
+    # At every step, and beside a model that is guided at every step
+    window = Repulsion(window=(float("inf"), 0.0), pause=None)
     latents = torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     arguments = {"repulsion": window, "num_inference_steps": steps, "progress": False}
     # The decoder is no part of a step
@@ -90,7 +91,7 @@ def run_of(n: int) -> dict[str, float]:
         "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "settings = dict(num_inference_steps=1, seed=0, progress=False, compile=False)\n"
         "model = fastrepulse.load_model()\n"
-        "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0))\n"
+        "repulsion = fastrepulse.Repulsion(window=(float('inf'), 0.0), pause=None)\n"
         "fastrepulse.sample('a planet', 64, model=model, repulsion=repulsion, **settings)\n"
         "before, seconds = peak(), []\n"
         f"for _ in range({rounds}):\n"

@@ -24,8 +24,7 @@ from fastrepulse.noise import initial_noise
 
 N, BATCH = 16, 4
 FIRST_SEED = 204
-REPULSION = Repulsion(strength=1.2, spread=0.0)
-"""The push between embeddings, which is what a bank keeps, alone."""
+REPULSION = Repulsion()
 
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list:

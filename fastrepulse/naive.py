@@ -59,14 +59,14 @@ def sample(
     z: Tensor,
     sigmas: Sequence[float],
     embed: Callable[[Tensor], Tensor],
-    strength: float = 0.4,
-    window: tuple[float, float] = (9.0, 3.0),
+    strength: float = 0.3,
+    window: tuple[float, float] = (9.0, 4.0),
 ) -> Tensor:
     """Takes particles from noise to pictures by Euler's method, while they repel each other.
 
     Args:
         denoise: Predicts the clean x0 of noisy particles z = x0 + sigma * noise at a noise level;
-            guidance is in here, and pauses for sigma from 9 to 1.2.
+            guidance is in here, and pauses for sigma from 9 to 0.6.
         z: Particles [N, ...] at the first noise level, N >= 2.
         sigmas: Noise levels, decreasing to 0.
         embed: phi, differentiable, from [N, ...] to embeddings [N, d].

@@ -1,10 +1,11 @@
 """Tables of the figures that are kept of every run, and of the searches for strengths.
 
-python bench/diversity/summary.py > bench/diversity/n16/table.md
+python bench/diversity/summary.py    # writes table.md of n16 and n64
 """
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from fastrepulse.evaluation.measure import Estimate
@@ -12,34 +13,37 @@ from fastrepulse.evaluation.tables import interval
 
 FOLDER = Path(__file__).parent
 SHARES = ("coverage", "most_common", "accuracy")
-HEAD = "| method | strength | attribute Vendi | default − this | coverage | most common | accuracy "
-HEAD += "| off data | × independent | × full captions |"
+HEAD = "| method | strength | seeds | attribute Vendi | default − this | coverage | most common "
+HEAD += "| accuracy | off data | × independent | × full captions |"
 
 
 def final(file: Path) -> list[str]:
-    """A row for each setting, over all prompts and seeds, with 95% bootstrap intervals."""
-    runs = defaultdict(list)
+    """A row for each setting, over all prompts and its seeds, with 95% bootstrap intervals.
+
+    A method that was run on fewer seeds than others is compared on those.
+    """
+    runs: dict[tuple[str, str], dict[int, list[dict]]] = defaultdict(dict)
     for line in file.read_text().splitlines():
         run = json.loads(line)
-        runs[run["key"]["method"], run["key"]["strength"]] += run["figures"]
-    by_method = {method: figures for (method, _), figures in runs.items()}
+        key = run["key"]
+        runs[key["method"], key["strength"]][key["seed"]] = run["figures"]
+    by_method = {method: seeds for (method, _), seeds in runs.items()}
 
-    def values(figures: list[dict], name: str) -> list[float]:
-        return [each[name] for each in figures]
+    def values(method: str, seeds: Iterable[int], name: str) -> list[float]:
+        return [each[name] for seed in seeds for each in by_method[method][seed]]
 
-    def off(figures: list[dict]) -> float:
-        return Estimate.of(values(figures, "off_data")).mean
-
-    lines = [HEAD, "|" + "---|" * 10]
-    for (method, strength), figures in runs.items():
-        own = values(figures, "attribute_vendi")
-        ours = values(by_method["default"], "attribute_vendi")
+    lines = [HEAD, "|" + "---|" * 11]
+    for (method, strength), seeds in runs.items():
+        own, ours = (values(each, seeds, "attribute_vendi") for each in (method, "default"))
         ahead = Estimate.of([a - b for a, b in zip(ours, own, strict=True)])
-        shares = (f"{Estimate.of(values(figures, name)).mean:.1%}" for name in SHARES)
-        quotients = (off(figures) / off(by_method[m]) for m in ("independent", "full captions"))
-        cells = [method, strength, interval(Estimate.of(own))]
+        shares = (f"{Estimate.of(values(method, seeds, name)).mean:.1%}" for name in SHARES)
+        off, *others = (
+            Estimate.of(values(each, seeds, "off_data")).mean
+            for each in (method, "independent", "full captions")
+        )
+        cells = [method, strength, str(len(seeds)), interval(Estimate.of(own))]
         cells += ["" if method == "default" else interval(ahead, "+.2f"), *shares]
-        cells += [f"{off(figures):.2f}", *(f"{quotient:.2f}" for quotient in quotients)]
+        cells += [f"{off:.2f}", *(f"{off / other:.2f}" for other in others)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -50,7 +54,7 @@ def searched(file: Path) -> list[str]:
         "| method | strength | keeps to the rule | attribute Vendi | coverage | accuracy | off |"
     ]
     lines.append("|" + "---|" * 7)
-    for method, found in json.loads(file.read_text()).items():
+    for method, found in json.loads(file.read_text())["methods"].items():
         curve = found["curve"]
         kept = [row for row in curve if row["holds"]] or curve[:1]
         best = max(kept, key=lambda row: row["strength"])
@@ -62,13 +66,18 @@ def searched(file: Path) -> list[str]:
 
 
 def main() -> None:
-    lines = ["# Sixteen particles, guidance 5", ""]
-    lines += ["Eight sparse prompts, seeds 0 to 9, 25 Euler steps, float32, on an NVIDIA H100.", ""]
-    lines += [*final(FOLDER / "n16" / "runs.jsonl"), ""]
     for count, seeds in (("16", "two calibration seeds"), ("64", "one calibration seed")):
-        lines += [f"## Strengths found for {count} particles, and their figures on {seeds}", ""]
-        lines += [*searched(FOLDER / f"search-n{count}.json"), ""]
-    print("\n".join(lines))
+        folder = FOLDER / f"n{count}"
+        lines = [f"# {count} particles, guidance 5", ""]
+        lines += ["Eight sparse prompts, seeds from 0 on, 25 Euler steps, float32.", ""]
+        lines += [*final(folder / "runs.jsonl"), ""]
+        lines += [f"## Strengths found by the search, and their figures on {seeds}", ""]
+        lines += [
+            "The repulsion's rows are of an earlier default: window 9 to 3, pause 9 to 1.2.",
+            "",
+        ]
+        lines += searched(FOLDER / f"search-n{count}.json")
+        (folder / "table.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ HELD_OUT = 16
 """How many of a subject's pictures say how far rendered pictures are from others of their kind."""
 
 
+@cache
 def rendered_pictures(data: Path | None = None) -> Tensor:
     """Returns held-out rendered pictures, uint8 [subjects, M, 3, 64, 64].
 

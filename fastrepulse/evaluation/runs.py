@@ -99,11 +99,6 @@ class RunLog:
             self.log.write_text(whole, "utf-8")
         self.rows = [json.loads(line) for line in whole.splitlines()]
 
-    def figures_of(self, setting: Setting, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """Returns what was measured on each prompt and seed; all must have been run."""
-        runs = [self.find(setting, seed) for seed in seeds]
-        return [figures for run in runs if run is not None for figures in run.figures]
-
     def find(self, setting: Setting, seed: int) -> Run | None:
         """Returns the run of a setting and a seed, or None if it is still to be done."""
         key = self._key(setting, seed)

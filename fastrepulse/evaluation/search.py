@@ -106,11 +106,13 @@ def search(
     """
     settings: list[Setting] = []
     tried: dict[str, Any] = {"rule": asdict(rule), "methods": {}}
+    searched = any(isinstance(each, Family) for each in compared)
+    figures_of_varied = figures_of(varied) if searched else []
     for each in compared:
         if isinstance(each, Setting):
             settings.append(each)
             continue
-        found = find_strength(each, figures_of, figures_of(varied), rule)
+        found = find_strength(each, figures_of, figures_of_varied, rule)
         settings.append(found.setting)
         tried["methods"][each.method] = {"holds": found.holds, "curve": found.curve}
     return settings, tried

@@ -71,9 +71,9 @@ class Request:
             raise ValueError(f"compile must be 'auto', True or False, got {self.compile!r}")
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("scheduler", self.scheduler, SCHEDULERS)
-        # Both are worked out once: a name that is unknown and a seed that is wrong are refused here
-        assert self.method is None or isinstance(self.method, Method)
-        assert self.noise_seed >= 0
+        for worked_out_once in ("method", "noise_seed"):
+            # Here, so that an unknown name and a wrong seed are refused before any work
+            getattr(self, worked_out_once)
         if self.folder is not None:
             check_writable(self.folder)
             check_unused(self.folder)

@@ -51,7 +51,7 @@ class RepulsionNode:
                     },
                 ),
                 "window_from": number(
-                    HIGHEST, 0, HIGHEST, 0.1, "The noise level from which on they repel."
+                    default.window[0], 0, HIGHEST, 0.1, "The noise level from which on they repel."
                 ),
                 "window_to": number(
                     default.window[1], 0, HIGHEST, 0.1, "The noise level down to which they do."
