@@ -22,13 +22,13 @@ test: $(STAMP)-test
 
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
-	$(ENV)/bin/python bench/kernel_report.py timings.json
-	$(ENV)/bin/python bench/sampling_report.py timings.json
+	$(ENV)/bin/python -m bench.kernels.report timings.json
+	$(ENV)/bin/python -m bench.sampling.report timings.json
 
 # With the machine's own torch, without pip and network
 bench-gpu:
 	FASTREPULSE_CUDA=1 python3 setup.py build_ext --inplace
-	python3 bench/gpu.py
+	python3 -m bench.kernels.gpu
 
 lint: $(STAMP)-lint
 	$(ENV)/bin/ruff check .

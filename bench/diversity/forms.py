@@ -1,6 +1,6 @@
 """Forms of the repulsion on three calibration seeds, from which the default was chosen.
 
-python bench/diversity/forms.py --out forms > bench/diversity/forms.md
+python -m bench.diversity.forms --out forms > bench/diversity/forms.md
 
 Started again, it goes on where it stopped. Two cores take about a minute a row and seed.
 """

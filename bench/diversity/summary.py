@@ -1,6 +1,6 @@
 """Tables of the figures that are kept of every run, and of the searches for strengths.
 
-python bench/diversity/summary.py    # writes table.md of n16 and n64
+python -m bench.diversity.summary    # writes table.md of n16 and n64
 """
 
 import json

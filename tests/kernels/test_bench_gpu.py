@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "gpu.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_section_runs_on_the_cpu(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "bench.kernels.gpu", "--device", "cpu", "--smoke"]
+    command += ["--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
     assert {"device", "copy", "error", "force", "sampling"} <= {row["what"] for row in rows}

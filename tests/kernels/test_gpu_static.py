@@ -3,15 +3,12 @@
 The analysis lives in bench/, which makes the table of it: no part of the package needs it.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
-from static_analysis import TARGETS, analyse, entries
 from triton.backends.compiler import GPUTarget
+
+from bench.kernels.static_analysis import TARGETS, analyse, entries
 
 # Bytes a program; sm_80's is what the smaller devices have that take its entries
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}

@@ -1,6 +1,6 @@
 """Is a split batch with a bank as diverse as a joint one? On the shipped model, drawn for the docs.
 
-python bench/split_batches.py
+python -m bench.diversity.split_batches
 """
 
 import argparse
@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib
-from common import environment
 from matplotlib import pyplot
 from rich.progress import track
 
 import fastrepulse
+from bench.common import environment
 from fastrepulse import Bank, Repulsion
 from fastrepulse.default_model.judge import features_of, prompt_accuracy
 from fastrepulse.demo import PROMPTS
@@ -63,7 +63,7 @@ def paired(values: list[float], others: list[float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--docs", type=Path, default=Path(__file__).parents[1] / "docs")
+    parser.add_argument("--docs", type=Path, default=Path(__file__).parents[2] / "docs")
     args = parser.parse_args()
     matplotlib.use("agg")
     scores: dict[str, list[float]] = {way: [] for way in WAYS}

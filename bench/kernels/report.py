@@ -1,6 +1,6 @@
 """Turns the timings of `bench_kernels.py` into a table and plots; measures floors and memory.
 
-python bench/kernel_report.py timings.json
+python -m bench.kernels.report timings.json
 """
 
 import argparse
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from bench_kernels import FORCE_SHAPES
-from kernel_providers import FORCE
 from matplotlib import pyplot
 
-RESULTS = Path(__file__).parent / "results"
+from bench.kernels.bench_kernels import FORCE_SHAPES
+from bench.kernels.providers import FORCE
+
+RESULTS = Path(__file__).parents[1] / "results"
 MEMORY_SIZES = [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000]
 MEMORY_DIM = 64
 OURS = "fastrepulse"
@@ -53,7 +54,7 @@ def peak_memory(provider: str, n: int) -> float | None:
     """Returns what a call adds to a process's peak memory, in bytes; None if it does not fit."""
     program = (
         "import resource, sys, torch; sys.path.insert(0, sys.argv[1])\n"
-        "from kernel_providers import FORCE\n"
+        "from bench.kernels.providers import FORCE\n"
         f"provider = next(p for p in FORCE if p.name == {provider!r})\n"
         f"provider.compute(torch.randn(100, {MEMORY_DIM}), 1.0)\n"
         f"x = torch.randn({n}, {MEMORY_DIM})\n"
@@ -62,7 +63,9 @@ def peak_memory(provider: str, n: int) -> float | None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(Path(__file__).parent)], capture_output=True, text=True
+        [sys.executable, "-c", program, str(Path(__file__).parents[2])],
+        capture_output=True,
+        text=True,
     )
     return None if done.returncode else 1024 * float(done.stdout.split()[-1])
 

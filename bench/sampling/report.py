@@ -1,6 +1,6 @@
 """Turns the timings of `bench_sampling.py` into a report; measures shares of a step and memory.
 
-python bench/sampling_report.py timings.json
+python -m bench.sampling.report timings.json
 """
 
 import argparse
@@ -22,7 +22,7 @@ from fastrepulse import models
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.sampling.denoiser import Denoiser
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SHARE_SIZES = (64, 1024, 4096)
 MEMORY_SIZES = (64, 256, 1024, 4096, 10_000)
 PARTS = ("model", "repulsion", "rest")

@@ -5,9 +5,9 @@ make bench
 
 import pytest
 import torch
-from common import environment
-from kernel_providers import FORCE, MEDIAN
 
+from bench.common import environment
+from bench.kernels.providers import FORCE, MEDIAN
 from fastrepulse.kernels.reference import rbf_repulsion_reference
 
 FORCE_SHAPES = [(64, 16384), (256, 16384), (1000, 64), (1000, 1024), (4096, 64), (4096, 768)]

@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
-from common import environment
-from sampling_peers import PUSHES, diffusers_pipeline, stable_diffusion_2
 
 import fastrepulse
+from bench.common import environment
+from bench.sampling.peers import PUSHES, diffusers_pipeline, stable_diffusion_2
 from fastrepulse import Repulsion, models
 from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise

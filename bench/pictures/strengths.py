@@ -1,6 +1,6 @@
 """What the one knob does: sixteen pictures of one prompt at strengths from none to too much.
 
-python bench/strength_pictures.py
+python -m bench.pictures.strengths
 """
 
 import argparse
@@ -15,7 +15,7 @@ STRENGTHS = (0.0, 0.15, 0.3, 0.6, 1.2)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    docs = Path(__file__).resolve().parents[1] / "docs"
+    docs = Path(__file__).resolve().parents[2] / "docs"
     parser.add_argument("--prompt", default="a monster")
     parser.add_argument("--out", type=Path, default=docs / "strength.jpg")
     args = parser.parse_args()

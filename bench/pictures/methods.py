@@ -2,15 +2,14 @@
 
 Strengths are those of the evaluation at which the Vendi scores are about alike, where there are.
 
-python bench/method_pictures.py
+python -m bench.pictures.methods
 """
 
 import argparse
 from pathlib import Path
 
-from embedding_pictures import sheet
-
 import fastrepulse
+from bench.pictures.embeddings import sheet
 from fastrepulse import Correction, Repulsion
 from fastrepulse.methods import (
     CADS,
@@ -43,7 +42,7 @@ ROWS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    docs = Path(__file__).resolve().parents[1] / "docs"
+    docs = Path(__file__).resolve().parents[2] / "docs"
     parser.add_argument("--out", type=Path, default=docs / "methods.jpg")
     args = parser.parse_args()
     images = []

@@ -1,6 +1,6 @@
 """Draws docs/prompts.jpg: all prompts, sixteen independent and sixteen repelled samples a row.
 
-python bench/prompt_pictures.py
+python -m bench.pictures.prompts
 """
 
 import argparse
@@ -16,7 +16,7 @@ N = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    docs = Path(__file__).resolve().parents[1] / "docs"
+    docs = Path(__file__).resolve().parents[2] / "docs"
     parser.add_argument("--out", type=Path, default=docs / "prompts.jpg")
     args = parser.parse_args()
     grids = [

@@ -1,6 +1,6 @@
 """What RepulsiveScheduler costs beside the repulsion itself, on the shipped model.
 
-python bench/wrapper_overhead.py
+python -m bench.sampling.wrapper_overhead
 """
 
 import math
@@ -8,9 +8,8 @@ import time
 from collections import defaultdict
 from statistics import median
 
-from common import environment
-from sampling_peers import diffusers_pipeline
-
+from bench.common import environment
+from bench.sampling.peers import diffusers_pipeline
 from fastrepulse import Repulsion, load_model
 from fastrepulse.integrations import RepulsiveScheduler, scheduler
 from fastrepulse.noise import initial_noise

@@ -2,16 +2,17 @@
 
 Needs no GPU and measures nothing on one.
 
-    python bench/gpu_static.py
+    python -m bench.kernels.gpu_static
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import triton
-from static_analysis import Entry, Resources, analyse, entries
 
-RESULTS = Path(__file__).parent / "results"
+from bench.kernels.static_analysis import Entry, Resources, analyse, entries
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 # Particles in the model, and d where an entry does not say
 N, WIDE = 16_384, 2_048
@@ -40,8 +41,8 @@ HEADER = """# What the Triton kernels compile to
 Compiled with triton {version} for devices that are not here; nothing was run on a GPU. Registers
 are of a thread (vector registers on gfx942), shared memory is of a program, matrix instructions are
 counted in the code, and a spill is an instruction or register that goes through memory. Widths that
-an architecture lacks go by `panel` and `multiply`. `python bench/gpu_static.py` makes this file,
-`tests/test_gpu_static.py` holds its figures to thresholds.
+an architecture lacks go by `panel` and `multiply`. `python -m bench.kernels.gpu_static` makes this
+file, `tests/kernels/test_gpu_static.py` holds its figures to thresholds.
 
 **The last two columns are a model, not a measurement**: N = {n:,} particles, d that of the entry's
 name or {wide:,}, and whichever takes longest of

@@ -2,7 +2,7 @@
 
 Needs the data of `fastrepulse.default_model.training.render` (extra `train`) for held-out pictures.
 
-    python bench/model_quality.py --data data
+    python -m bench.diversity.model_quality --data data
 """
 
 import argparse
@@ -11,11 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from common import environment
 from rich.console import Console
 from rich.table import Table
 
 import fastrepulse
+from bench.common import environment
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.judge import judge, prompt_accuracy
 from fastrepulse.default_model.subjects import SUBJECTS
@@ -24,7 +24,7 @@ from fastrepulse.default_model.training.pictures import load_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def full_captions(subject: Subject, count: int) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """Draws docs/embeddings.jpg: one row of particles an embedding, all rows from the same noise.
 
-    python bench/embedding_pictures.py --efficientnet efficientnet_lite0.safetensors
+    python -m bench.pictures.embeddings --efficientnet efficientnet_lite0.safetensors
 
 Strengths were chosen by eye, as far as the pictures stay clean.
 """
@@ -22,7 +22,7 @@ from fastrepulse.embeddings import (
 )
 from fastrepulse.sampling.output import image_grid
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROMPT = "a potted plant"
 N = 6
 NAMES = ("mean", "channel_mean", "decoded_mean", "halves", "thirds", "pooled")

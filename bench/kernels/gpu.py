@@ -3,7 +3,7 @@
 Needs nothing but PyTorch and a checkout, no network and no installation:
 
     python3 setup.py build_ext --inplace    # the CUDA kernels, where there is nvcc
-    python3 bench/gpu.py --out bench/results
+    python3 -m bench.kernels.gpu --out bench/results
 
 Rows are written as they come, so that a run that is cut off keeps them. `--device cpu --smoke` runs
 every section on small shapes.
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import checkout  # isort: skip
+from bench.kernels import checkout  # isort: skip
 
 import fastrepulse
 from fastrepulse.kernels import dispatch, median_rbf_repulsion, median_sq_distance, rbf_repulsion
@@ -223,7 +223,7 @@ SECTIONS = {
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows as Markdown, a table for each kind."""
-    lines = ["# Kernels on a GPU", "", "Made by `bench/gpu.py`.", ""]
+    lines = ["# Kernels on a GPU", "", "Made by `bench/kernels/gpu.py`.", ""]
     for what in dict.fromkeys(row["what"].split()[0] for row in rows):
         own = [row for row in rows if row["what"].split()[0] == what]
         names = list(dict.fromkeys(name for row in own for name in row))

@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 if find_spec("fastrepulse") is None:
     sys.path.insert(0, str(ROOT))
