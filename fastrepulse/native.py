@@ -28,6 +28,11 @@ def has_kernel(name: str, device_type: str) -> bool:
     )
 
 
+def serves(name: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Says whether a CPU kernel, which takes float32 alone, computes tensors of a device."""
+    return device.type == "cpu" and dtype == torch.float32 and has_kernel(name, "cpu")
+
+
 def cpu_capability() -> str:
     """Returns the instruction set that the CPU kernels run on: "baseline", "avx2" or "avx512"."""
     return torch.ops.fastrepulse.cpu_capability()

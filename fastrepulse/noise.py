@@ -36,6 +36,11 @@ def particle_noise(
     return torch.from_numpy(np.stack(drawn))
 
 
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Returns the source of what all particles of a run share and draw anew at every step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
 def initial_noise(seed: int, num_particles: int, shape: Sequence[int]) -> Tensor:
     """Draws unit noise [N, *shape] to begin from."""
     return particle_noise(seed, range(num_particles), shape)

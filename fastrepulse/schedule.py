@@ -1,6 +1,6 @@
 """Noise levels, and every conversion between what models predict and what the repulsion needs.
 
-Everything here is said in the variance-exploding convention z = x0 + sigma * noise (Karras et al.
+Everything here is in the variance-exploding convention z = x0 + sigma * noise (Karras et al.
 2022, arXiv:2206.00364, table 1). A scheduler holds x = signal * z: the signal is 1 for one of the
 variance-exploding kind, 1 / sqrt(1 + sigma^2) where variance is preserved, and 1 / (1 + sigma) for
 flow matching, whose x = (1 - s) x0 + s noise.
@@ -95,7 +95,7 @@ def signal_at(scheduler: Any, sigma: float) -> float:
 def next_level(scheduler: Any, step: int, sigma: float) -> float:
     """Returns the noise level that a step from a level ends at, 0 after the last.
 
-    Schedulers of the second order are at a level twice.
+    Schedulers of the second order visit a level two times.
     """
     later = (noise_level(scheduler, i) for i in range(step + 1, len(scheduler.timesteps)))
     return next((level for level in later if level < sigma), 0.0)

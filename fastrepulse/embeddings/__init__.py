@@ -6,7 +6,8 @@ from fastrepulse.embeddings.colour import DecodedMean, fit_rgb
 from fastrepulse.embeddings.combine import KernelSum, product
 from fastrepulse.embeddings.efficientnet import efficientnet_lite0
 from fastrepulse.embeddings.gram import Gram
-from fastrepulse.embeddings.images import average_colour, image, resized
+from fastrepulse.embeddings.images import average_colour, image
+from fastrepulse.metrics.spaces import resized
 
 __all__ = [
     "DecodedMean",

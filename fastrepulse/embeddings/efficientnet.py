@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu6
 
 from fastrepulse.embeddings.base import Embed
-from fastrepulse.embeddings.images import resized
+from fastrepulse.metrics.spaces import resized
 
 STAGES = (
     # expansion, kernel, stride, channels, repeats

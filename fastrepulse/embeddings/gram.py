@@ -1,9 +1,9 @@
 """Gram matrices of feature maps: which features occur together, wherever they do."""
 
-import torch
 from torch import Tensor
 
 from fastrepulse.embeddings.base import Embed, Embedding, build, feature_map, register
+from fastrepulse.metrics.spaces import gram
 
 
 @register
@@ -37,7 +37,4 @@ class Gram(Embedding):
         self.inner.prepare(seed, step, sigma)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        features = feature_map(self.inner, latents).flatten(2)  # [N, F, h w]
-        gram = features @ features.mT / features.shape[2]
-        row, column = torch.triu_indices(*gram.shape[1:], device=gram.device)
-        return gram[:, row, column]
+        return gram(feature_map(self.inner, latents))

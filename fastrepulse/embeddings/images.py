@@ -1,9 +1,6 @@
 """Embeddings of pictures: the latents are decoded first, and gradients flow back through both."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from fastrepulse.embeddings.base import Embed, Embedding, function_name
 
@@ -46,22 +43,3 @@ def image(encoder: Embed, decode: Embed) -> Embedding:
 def average_colour(pictures: Tensor) -> Tensor:
     """Returns the average colour [N, 3] of pictures [N, 3, H, W], an encoder for `image`."""
     return pictures.mean(dim=(2, 3))
-
-
-def resized(
-    pictures: Tensor,
-    size: int,
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-) -> Tensor:
-    """Returns pictures [N, 3, size, size], normalised as an image encoder wants them.
-
-    Args:
-        pictures: [N, 3, H, W] in [0, 1].
-        size: Of a side, in pixels.
-        mean: Of each colour, subtracted; by default ImageNet's.
-        std: Of each colour, divided by; by default ImageNet's.
-    """
-    pixels = interpolate(pictures, (size, size), mode="bilinear", antialias=True)
-    offset, scale = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (pixels - offset) / scale

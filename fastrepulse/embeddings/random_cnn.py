@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, leaky_relu
 
 from fastrepulse.embeddings.base import Embedding, register
+from fastrepulse.noise import step_generator
 
 
 @register
@@ -33,8 +34,7 @@ class RandomCNN(Embedding):
 
     def feature_map(self, latents: Tensor) -> Tensor:
         """Returns the features [N, 64, H / 8, W / 8] before they are averaged over positions."""
-        seed, step = self._draw
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        generator = step_generator(*self._draw)
         features = latents
         for width in self.widths:
             fan_in = features.shape[1] * 9

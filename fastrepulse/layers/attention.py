@@ -52,12 +52,7 @@ def is_faster(device: torch.device, dtype: torch.dtype) -> bool:
 
     On AVX2 the two are level, and what else there is torch serves better.
     """
-    return _serves(device, dtype) and native.cpu_capability() == "avx512"
-
-
-def _serves(device: torch.device, dtype: torch.dtype) -> bool:
-    on_cpu = device.type == "cpu" and dtype == torch.float32
-    return on_cpu and native.has_kernel("attention_kernel", "cpu")
+    return native.serves("attention_kernel", device, dtype) and native.cpu_capability() == "avx512"
 
 
 @torch.library.custom_op("fastrepulse::attention", mutates_args=())
@@ -71,7 +66,7 @@ def attention(
 
     It is torch's own where the native library does not serve.
     """
-    if _serves(q.device, q.dtype) and scale >= 0:
+    if native.serves("attention_kernel", q.device, q.dtype) and scale >= 0:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         return torch.ops.fastrepulse.attention_kernel(q, k, v, scale).transpose(1, 2)
     out = F.scaled_dot_product_attention(q, k, v, scale=scale)

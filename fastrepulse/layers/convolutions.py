@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrepulse import native
+from fastrepulse.layers.swapped import swapped
 
 
 @contextmanager
@@ -16,18 +17,13 @@ def winograd_convolutions(model: Any) -> Iterator[None]:
     convolutions = []
     if is_faster(model.device, model.dtype):
         convolutions = [module for module in model.modules() if _is_plain(module)]
-    for module in convolutions:
-        module.__class__ = _Conv3x3
-    try:
+    with swapped(convolutions, _Conv3x3):
         yield
-    finally:
-        for module in convolutions:
-            module.__class__ = nn.Conv2d
 
 
 def is_faster(device: torch.device, dtype: torch.dtype) -> bool:
     """Says whether `conv3x3` is faster than torch's own on a device and in a dtype."""
-    return _serves(device, dtype) and native.cpu_capability() != "baseline"
+    return native.serves("conv3x3_kernel", device, dtype) and native.cpu_capability() != "baseline"
 
 
 def pays(shape: torch.Size, out_channels: int) -> bool:
@@ -62,11 +58,6 @@ class _Conv3x3(nn.Conv2d):
         return conv3x3(channels_last, self.weight, self.bias)
 
 
-def _serves(device: torch.device, dtype: torch.dtype) -> bool:
-    on_cpu = device.type == "cpu" and dtype == torch.float32
-    return on_cpu and native.has_kernel("conv3x3_kernel", "cpu")
-
-
 @torch.library.custom_op("fastrepulse::conv3x3", mutates_args=())
 def conv3x3(
     x: Tensor,  # [N, C, H, W]
@@ -79,7 +70,10 @@ def conv3x3(
     serves, and elsewhere torch's own.
     """
     x, weight = (each.contiguous(memory_format=torch.channels_last) for each in (x, weight))
-    if _serves(x.device, x.dtype) and x.shape[1] % 16 == weight.shape[0] % 16 == 0:
+    if (
+        native.serves("conv3x3_kernel", x.device, x.dtype)
+        and x.shape[1] % 16 == weight.shape[0] % 16 == 0
+    ):
         pixels, filters = x.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
         bias = None if bias is None else bias.contiguous()
         return torch.ops.fastrepulse.conv3x3_kernel(pixels, filters, bias).permute(0, 3, 1, 2)

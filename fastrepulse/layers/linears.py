@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrepulse.layers.swapped import swapped
+
 
 @contextmanager
 def onednn_linears(unet: Any) -> Iterator[None]:
@@ -20,13 +22,8 @@ def onednn_linears(unet: Any) -> Iterator[None]:
         linears = [module for module in unet.modules() if type(module) is nn.Linear]
     if not torch.backends.mkldnn.is_available():
         linears = []
-    for module in linears:
-        module.__class__ = _Linear
-    try:
+    with swapped(linears, _Linear):
         yield
-    finally:
-        for module in linears:
-            module.__class__ = nn.Linear
 
 
 class _Linear(nn.Linear):

@@ -21,6 +21,7 @@ from fastrepulse.methods.force import (
     pull_back_forces,
     root_mean_square,
 )
+from fastrepulse.noise import step_generator
 
 DEFAULT_EMBEDDING = "thirds"
 
@@ -211,8 +212,8 @@ class Repulsion(Method):
         """Returns those to repel from: all, or a subset drawn anew at each step."""
         if self.subset is None or self.subset >= len(everyone):
             return everyone
-        seed = (particles.seed * 1_000_003 + particles.step) % 2**63
-        order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed))
+        generator = step_generator(particles.seed, particles.step)
+        order = torch.randperm(len(everyone), generator=generator)
         return everyone[order[: self.subset].to(everyone.device)]
 
 

@@ -125,11 +125,7 @@ class Backbone:
     def _normalised(self, pictures: Tensor) -> Tensor:
         weight = next(self.network.parameters(), pictures)
         pictures = pictures.to(weight.device, torch.float32)
-        if pictures.shape[2:] != (self.size, self.size):
-            size = (self.size, self.size)
-            pictures = interpolate(pictures, size, mode="bilinear", antialias=True)
-        mean, std = (pictures.new_tensor(x).view(3, 1, 1) for x in (self.mean, self.std))
-        return ((pictures - mean) / std).to(weight.dtype)
+        return resized(pictures, self.size, self.mean, self.std).to(weight.dtype)
 
 
 def gram(
@@ -142,8 +138,28 @@ def gram(
     """
     flat = feature_map.flatten(2)  # [N, C, H W]
     matrix = flat @ flat.mT / flat.shape[2]  # [N, C, C]
-    rows, columns = torch.triu_indices(flat.shape[1], flat.shape[1])
+    rows, columns = torch.triu_indices(*matrix.shape[1:], device=matrix.device)
     return matrix[:, rows, columns]
+
+
+def resized(
+    pictures: Tensor,
+    size: int,
+    mean: Sequence[float] = (0.485, 0.456, 0.406),
+    std: Sequence[float] = (0.229, 0.224, 0.225),
+) -> Tensor:
+    """Returns pictures [N, 3, size, size], normalised as an image encoder wants them.
+
+    Args:
+        pictures: [N, 3, H, W] in [0, 1].
+        size: Of a side, in pixels.
+        mean: Of each colour, subtracted; by default ImageNet's.
+        std: Of each colour, divided by; by default ImageNet's.
+    """
+    if pictures.shape[2:] != (size, size):
+        pictures = interpolate(pictures, (size, size), mode="bilinear", antialias=True)
+    offset, scale = (pictures.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (pictures - offset) / scale
 
 
 def _over_positions(output: Tensor) -> Tensor:

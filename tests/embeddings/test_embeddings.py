@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import particles_of
 from PIL import Image
 from safetensors.torch import save_file
 from tolerances import SAME_COMPUTATION
@@ -30,14 +31,6 @@ from fastrepulse.embeddings import (
 from fastrepulse.embeddings.combine import typical_distance
 from fastrepulse.embeddings.efficientnet import EfficientNetLite0
 from fastrepulse.kernels import median_rbf_repulsion
-from fastrepulse.methods.base import Particles
-
-
-def particles_of(latents, sigma):
-    return Particles(
-        latents, lambda part: latents[part], sigma, 0.9 * sigma, 0, False, len(latents), 0
-    )
-
 
 BACKGROUND = next(a for a in MONSTER.attributes if a.name == "background")
 
@@ -137,7 +130,7 @@ def test_style_thirds_are_differences_of_neighbouring_cells_of_the_style_map():
 @pytest.mark.parametrize("on", ["noisy", "denoised"])
 def test_the_noise_level_reaches_the_style_classifier(on, wrap):
     embed, latents = wrap("style_classifier"), draw()
-    Repulsion(embed, on=on).push(particles_of(latents, 3.0))
+    Repulsion(embed, on=on).push(particles_of(latents, sigma=3.0))
     after = embed(latents)
     embed.prepare(0, 0, 3.0 if on == "noisy" else 0.0)
     assert torch.equal(after, embed(latents))
@@ -162,7 +155,7 @@ def test_a_product_is_the_product_of_kernels_and_its_parts_are_told_the_step():
 
 def test_the_forces_of_a_sum_of_kernels_add_up():
     latents, names = draw(7), ("thirds", "pooled")
-    push = Repulsion(KernelSum(*names), window=(9.0, 1.0)).push(particles_of(latents, 2.0))
+    push = Repulsion(KernelSum(*names), window=(9.0, 1.0)).push(particles_of(latents, sigma=2.0))
     expected = 0
     for name in names:
         embed = build(name)
@@ -247,7 +240,9 @@ def test_the_force_reaches_the_latents_through_an_encoder_of_transformers():
     embed = image(lambda pictures: clip(resized(pictures, 32)).image_embeds, decode)
     latents = draw(3)
     change = (
-        Repulsion(embed, window=(9.0, 1.0)).push(particles_of(latents, 2.0)).change(slice(0, 3))
+        Repulsion(embed, window=(9.0, 1.0))
+        .push(particles_of(latents, sigma=2.0))
+        .change(slice(0, 3))
     )
     assert change.flatten(1).norm(dim=1).min() > 0
     step = 0.01 * latents.norm() / change.norm()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_shim.kernels import CudaKernels, build
+from drawn import draw_rows
 from tolerances import AGAINST_FLOAT64
 
 if sys.platform != "linux" or shutil.which("g++") is None:
@@ -30,11 +31,6 @@ def kernels(library):
     kernels = CudaKernels(library)
     kernels.set_seed(0)
     return kernels
-
-
-def draw(n, d, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def draw_integers(n, d, seed=0):
@@ -78,7 +74,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6
     *[(2, 2080), (17, 2080), (3, 16384)],
 )
 def test_rbf_repulsion(kernels, n, d, dtype):
-    x, h = draw(n, d, dtype), torch.tensor(float(d))
+    x, h = draw_rows(n, d, dtype), torch.tensor(float(d))
     force, similarity = kernels.rbf_repulsion(x, h)
     expected_force, expected_similarity = by_definition(x, h.item())
     assert_close(force, expected_force)
@@ -95,9 +91,9 @@ def test_rbf_repulsion(kernels, n, d, dtype):
     ],
 )
 def test_rbf_repulsion_of_two_sets(kernels, n, m, d, weighted, dtype):
-    x, y, h = draw(n, d, dtype), draw(m, d, dtype, seed=1), torch.tensor(float(d))
+    x, y, h = draw_rows(n, d, dtype), draw_rows(m, d, dtype, seed=1), torch.tensor(float(d))
     # Of either sign, as in a gradient
-    weights = draw(m, 1, seed=2).flatten() if weighted else None
+    weights = draw_rows(m, 1, seed=2).flatten() if weighted else None
     force, similarity = kernels.rbf_repulsion(x, h, y, weights)
     expected_force, expected_similarity = by_definition(x, h.item(), y, weights)
     assert_close(force, expected_force)
@@ -116,8 +112,8 @@ def test_rbf_repulsion_of_two_sets(kernels, n, m, d, weighted, dtype):
 )
 def test_rbf_repulsion_of_more_than_a_panel(kernels, n, m, panel_columns):
     d = 65
-    x, y, h = draw(n, d), draw(m, d, seed=1), torch.tensor(float(d))
-    weights = draw(m, 1, seed=2).flatten()
+    x, y, h = draw_rows(n, d), draw_rows(m, d, seed=1), torch.tensor(float(d))
+    weights = draw_rows(m, 1, seed=2).flatten()
     force, similarity = kernels.rbf_repulsion(x, h, y, weights, panel_columns)
     expected_force, expected_similarity = by_definition(x, h.item(), y, weights)
     assert_close(force, expected_force)
@@ -127,7 +123,7 @@ def test_rbf_repulsion_of_more_than_a_panel(kernels, n, m, panel_columns):
 @pytest.mark.parametrize("h", [1e-45, 1e-30, 1e-3, 1e-1, 10.0, 1e6, 1e30])
 @pytest.mark.parametrize("d", [4, 100])
 def test_rbf_repulsion_at_every_bandwidth(kernels, d, h):
-    x = torch.cat([draw(9, d), draw(4, d)])  # four duplicates
+    x = torch.cat([draw_rows(9, d), draw_rows(4, d)])  # four duplicates
     bandwidth = torch.tensor(h)
     force, similarity = kernels.rbf_repulsion(x, bandwidth)
     expected_force, expected_similarity = by_definition(x, bandwidth.double().item())
@@ -138,7 +134,7 @@ def test_rbf_repulsion_at_every_bandwidth(kernels, d, h):
 
 @pytest.mark.parametrize("d", [1, 16, 64, 100])
 def test_duplicates_do_not_push_each_other(kernels, d):
-    x = draw(1, d).expand(50, d).contiguous()
+    x = draw_rows(1, d).expand(50, d).contiguous()
     force, similarity = kernels.rbf_repulsion(x, torch.tensor(1.0))
     assert (similarity == 50).all()
     # In proportion to the 50 terms (2 / h) x that cancel
@@ -164,7 +160,7 @@ def test_median_sq_distance_is_that_of_sorting(kernels, n, d):
 @dtypes
 @shapes((2, 1), (17, 63), (127, 64), (65, 130), (5, 2080))
 def test_median_sq_distance_of_random_rows(kernels, n, d, dtype):
-    x = draw(n, d, dtype)
+    x = draw_rows(n, d, dtype)
     expected = sorted_sq_distances(x)
     rank = (len(expected) - 1) // 2
     assert_close(kernels.median_sq_distance(x, rank), expected[rank])
@@ -194,7 +190,7 @@ def test_median_sq_distance_at_the_ends_of_float32(kernels, size):
 @shapes((2, 1), (2, 300), (3, 16), (17, 63), (65, 64), (128, 4), (17, 768), (5, 2080))
 def test_median_rbf_repulsion(kernels, n, d, dtype):
     # Away from the origin, as the kernel must not mind
-    x = (draw(n, d) + 3).to(dtype)
+    x = (draw_rows(n, d) + 3).to(dtype)
     force, similarity, bandwidth = kernels.median_rbf_repulsion(x)
     distances = sorted_sq_distances(x)
     h = distances[(len(distances) - 1) // 2].item() / math.log(n)
@@ -225,7 +221,7 @@ def test_median_rbf_repulsion_keeps_a_floor_under_the_bandwidth(kernels, d):
 
 @pytest.mark.parametrize("d", [20, 300])
 def test_the_order_of_threads_makes_no_difference(kernels, d):
-    x = draw(70, d)
+    x = draw_rows(70, d)
 
     def everything(seed):
         kernels.set_seed(seed)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cpu_variants import CAPABILITIES, run_with, threads
+from drawn import draw_rows
 from tolerances import AGAINST_FLOAT64
 
 from fastrepulse.kernels import dispatch, median_bandwidth, median_rbf_repulsion, rbf_repulsion
@@ -18,11 +19,6 @@ SHAPES = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 BACKENDS = ["native", "reference"]
-
-
-def draw(n, d, dtype, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def by_hand(x, h, y=None, w=None):
@@ -49,7 +45,7 @@ def assert_close(got, expected, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_against_the_definition(n, d, dtype, backend):
-    x = draw(n, d, dtype)
+    x = draw_rows(n, d, dtype)
     assert_close(rbf_repulsion(x, float(d), backend=backend), by_hand(x, float(d)), dtype)
 
 
@@ -59,25 +55,29 @@ def test_against_the_definition(n, d, dtype, backend):
     ("n", "m", "d"), [(1, 1, 1), (3, 200, 4), (70, 17, 63), (2, 130, 1100), (65, 64, 64)]
 )
 def test_against_a_second_weighted_set(n, m, d, dtype, backend):
-    x, y, w = draw(n, d, dtype), draw(m, d, dtype, seed=1) + 1, draw(m, 1, dtype, seed=2)[:, 0]
+    x, y, w = (
+        draw_rows(n, d, dtype),
+        draw_rows(m, d, dtype, seed=1) + 1,
+        draw_rows(m, 1, dtype, seed=2)[:, 0],
+    )
     h = 2.0 * d
     assert_close(rbf_repulsion(x, h, y, backend=backend), by_hand(x, h, y), dtype)
     assert_close(rbf_repulsion(x, h, y, w, backend=backend), by_hand(x, h, y, w), dtype)
-    w = draw(n, 1, dtype, seed=2)[:, 0]
+    w = draw_rows(n, 1, dtype, seed=2)[:, 0]
     assert_close(rbf_repulsion(x, h, weights=w, backend=backend), by_hand(x, h, w=w), dtype)
 
 
 @pytest.mark.parametrize("shape", [(70, 5), (40, 600)], ids=["tiles", "wide"])
 @pytest.mark.parametrize("h", [1e-30, 1e-6, 1e-2, 1e6, 1e30])
 def test_bandwidths_from_tiny_to_huge(shape, h):
-    x = draw(*shape, torch.float32)
+    x = draw_rows(*shape, torch.float32)
     x[3] = x[11]
     assert_close(rbf_repulsion(x, h), by_hand(x, h), torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(200, 7), (40, 600)], ids=["tiles", "wide"])
 def test_exact_duplicates_have_similarity_one_and_no_force(shape):
-    x = draw(1, shape[1], torch.float32).expand(shape) * 100
+    x = draw_rows(1, shape[1], torch.float32).expand(shape) * 100
     force, similarity = rbf_repulsion(x, 1e-12)
     assert (similarity == len(x)).all() and force.abs().max() * 1e-12 < 1e-4 * x.abs().max()
     x = x.clone()
@@ -86,7 +86,7 @@ def test_exact_duplicates_have_similarity_one_and_no_force(shape):
 
 
 def test_far_from_the_origin_near_duplicates_keep_their_force():
-    x = draw(6, 8, torch.float64) * 1e-3
+    x = draw_rows(6, 8, torch.float64) * 1e-3
     moved = (x + 100).float()
     force, _ = rbf_repulsion(moved, 1e-5)
     expected, _ = by_hand(moved, 1e-5)
@@ -95,7 +95,7 @@ def test_far_from_the_origin_near_duplicates_keep_their_force():
 
 @pytest.mark.parametrize(("n", "d"), [(9000, 3), (5000, 96), (700, 1500)])
 def test_more_particles_than_a_panel_holds(n, d):
-    x = draw(n, d, torch.float32)
+    x = draw_rows(n, d, torch.float32)
     force, similarity = rbf_repulsion(x, float(d))
     some = torch.arange(0, n, 97)
     assert_close((force[some], similarity[some]), by_hand(x[some], float(d), x), torch.float32)
@@ -128,7 +128,7 @@ def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch
 
 
 def test_the_median_bandwidth_is_one_call():
-    x = draw(50, 6, torch.float32)
+    x = draw_rows(50, 6, torch.float32)
     force, similarity, bandwidth = median_rbf_repulsion(x)
     assert bandwidth == median_bandwidth(x)
     torch.testing.assert_close((force, similarity), rbf_repulsion(x, bandwidth))
@@ -139,7 +139,7 @@ def test_the_median_bandwidth_is_one_call():
 
 
 def test_non_contiguous_input():
-    x, y = draw(8, 6, torch.float32), draw(12, 8, torch.float32)
+    x, y = draw_rows(8, 6, torch.float32), draw_rows(12, 8, torch.float32)
     torch.testing.assert_close(rbf_repulsion(x.T, 3.0), rbf_repulsion(x.T.contiguous(), 3.0))
     strided = y[::2, :]
     torch.testing.assert_close(
@@ -150,7 +150,7 @@ def test_non_contiguous_input():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("d", [5, 600])
 def test_what_is_not_finite_is_not_hidden(bad, d):
-    x = draw(20, d, torch.float32)
+    x = draw_rows(20, d, torch.float32)
     x[7, 3] = bad
     force, similarity = rbf_repulsion(x, 3.0)
     assert force.isnan().any() and similarity.isnan().any()
@@ -161,7 +161,7 @@ def test_every_instruction_set(capability):
     checks = (
         "for n, d, dtype in ((70, 5, torch.float32), (300, 40, torch.float64),"
         " (33, 600, torch.float32)):\n"
-        "    x = draw(n, d, dtype)\n"
+        "    x = draw_rows(n, d, dtype)\n"
         "    assert_close(rbf_repulsion(x, float(d)), by_hand(x, float(d)), dtype)"
     )
     run_with(capability, __file__, checks)
@@ -169,7 +169,7 @@ def test_every_instruction_set(capability):
 
 def test_threads_change_rounding_alone_and_repeat():
     for n, d in ((1500, 24), (100, 3000)):
-        x = draw(n, d, torch.float32)
+        x = draw_rows(n, d, torch.float32)
         results = []
         for count in (1, 2, 3):
             with threads(count):
@@ -184,7 +184,7 @@ def test_threads_change_rounding_alone_and_repeat():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("h", [1e-6, 1e-2, 1.0, 1e6])
 def test_force_is_minus_the_gradient_of_similarity(h, backend):
-    x = draw(9, 4, torch.float64).requires_grad_()
+    x = draw_rows(9, 4, torch.float64).requires_grad_()
     # Half, because the sum over all i and j counts every pair twice
     total = rbf_repulsion(x, h, backend=backend)[1].sum() / 2
     (gradient,) = torch.autograd.grad(total, x)
@@ -193,8 +193,8 @@ def test_force_is_minus_the_gradient_of_similarity(h, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_similarity_passes_gradcheck(backend):
-    x, y = (draw(n, 3, torch.float64).requires_grad_() for n in (5, 4))
-    w, v = (draw(n, 1, torch.float64, seed=1)[:, 0].requires_grad_() for n in (5, 4))
+    x, y = (draw_rows(n, 3, torch.float64).requires_grad_() for n in (5, 4))
+    w, v = (draw_rows(n, 1, torch.float64, seed=1)[:, 0].requires_grad_() for n in (5, 4))
 
     def similarity(x, y=None, w=None):
         return rbf_repulsion(x, 2.0, y, w, backend=backend)[1]
@@ -208,7 +208,7 @@ def test_similarity_passes_gradcheck(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(backend):
-    x = draw(7, 3, torch.float64).requires_grad_()
+    x = draw_rows(7, 3, torch.float64).requires_grad_()
     h = median_bandwidth(x).item()
     one, other = (
         torch.autograd.grad(rbf_repulsion(x, at, backend=backend)[1].square().sum(), x)[0]
@@ -220,7 +220,7 @@ def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(b
 
 
 def test_the_gradient_of_the_force_is_refused():
-    x = draw(5, 3, torch.float32).requires_grad_()
+    x = draw_rows(5, 3, torch.float32).requires_grad_()
     with pytest.raises(NotImplementedError, match="has no gradient"):
         rbf_repulsion(x, 2.0)[0].sum().backward()
 
@@ -228,8 +228,8 @@ def test_the_gradient_of_the_force_is_refused():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("with_others", [False, True])
 def test_opcheck(backend, with_others):
-    x = draw(6, 3, torch.float32)
-    others = (draw(4, 3, torch.float32), torch.ones(4)) if with_others else (None, None)
+    x = draw_rows(6, 3, torch.float32)
+    others = (draw_rows(4, 3, torch.float32), torch.ones(4)) if with_others else (None, None)
     op = torch.ops.fastrepulse.rbf_repulsion.default
     torch.library.opcheck(op, (x, torch.tensor(2.0), *others, backend))
 
@@ -238,7 +238,7 @@ def test_opcheck(backend, with_others):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_it_compiles_into_one_graph(dtype):
-    x = draw(7, 5, dtype)
+    x = draw_rows(7, 5, dtype)
     for bandwidth in (2.0, "median"):
         compiled = torch.compile(
             lambda x, h=bandwidth: rbf_repulsion(x, h), fullgraph=True, backend="aot_eager"

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 import pytest
 import torch
+from drawn import draw_rows
 from tolerances import AGAINST_FLOAT64, TIMES_EAGER
 
 pytest.importorskip("triton")
@@ -54,11 +55,6 @@ def median(interpret):
     return partial(interpret, "median_sq_distance_kernel")
 
 
-def draw(n, d, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
-
-
 def definition(x, h, y=None, weights=None):
     """Force and similarity in float64, and for each the sum of its terms' magnitudes."""
     x, y = x.double(), (x if y is None else y).double()
@@ -94,7 +90,7 @@ SHAPES = [
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), [pytest.param(n, d, id=f"N{n}-d{d}") for n, d in SHAPES])
 def test_against_the_definition(n, d, dtype, repulsion):
-    x, h = draw(n, d, dtype), float(d)
+    x, h = draw_rows(n, d, dtype), float(d)
     check(repulsion(x, torch.tensor(h)), x, h)
 
 
@@ -110,8 +106,8 @@ def test_against_the_definition(n, d, dtype, repulsion):
     ],
 )
 def test_a_second_set(n, m, d, weighted, dtype, repulsion):
-    x, y, h = draw(n, d, dtype), draw(m, d, dtype, seed=1), float(d)
-    weights = draw(m, 1, seed=2)[:, 0] if weighted else None
+    x, y, h = draw_rows(n, d, dtype), draw_rows(m, d, dtype, seed=1), float(d)
+    weights = draw_rows(m, 1, seed=2)[:, 0] if weighted else None
     check(repulsion(x, torch.tensor(h), y, weights), x, h, y, weights)
 
 
@@ -119,12 +115,12 @@ def test_a_second_set(n, m, d, weighted, dtype, repulsion):
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
 @pytest.mark.parametrize("d", [5, 300])
 def test_weights_small_and_large(d, scale, dtype, repulsion):
-    x, weights, h = draw(19, d, dtype), scale * draw(19, 1, seed=1)[:, 0], float(d)
+    x, weights, h = draw_rows(19, d, dtype), scale * draw_rows(19, 1, seed=1)[:, 0], float(d)
     check(repulsion(x, torch.tensor(h), None, weights), x, h, None, weights)
 
 
 def test_weights_of_zero_and_a_second_set_that_is_the_first(repulsion):
-    x, h = draw(19, 5, torch.float16), torch.tensor(3.0)
+    x, h = draw_rows(19, 5, torch.float16), torch.tensor(3.0)
     force, similarity = repulsion(x, h, None, torch.zeros(19))
     assert (force == 0).all() and (similarity == 0).all()
     check(repulsion(x, h, x.clone()), x, 3.0)
@@ -134,7 +130,7 @@ def test_weights_of_zero_and_a_second_set_that_is_the_first(repulsion):
 @pytest.mark.parametrize("h", [1e-6, 1e-2, 1e6, 1e30])
 @pytest.mark.parametrize("d", [4, 300])
 def test_bandwidths_small_and_large(d, h, dtype, repulsion):
-    x = draw(17, d, dtype)
+    x = draw_rows(17, d, dtype)
     check(repulsion(x, torch.tensor(h)), x, h)
 
 
@@ -161,16 +157,16 @@ def test_duplicates_count_each_other_and_do_not_push(d, repulsion):
     ],
 )
 def test_work_shared_by_programs_and_panels(n, m, d, sizes, dtype, repulsion):
-    x, h = draw(n, d, dtype), float(d)
-    y = None if m is None else draw(m, d, dtype, seed=1)
-    weights = draw(m or n, 1, seed=2)[:, 0]
+    x, h = draw_rows(n, d, dtype), float(d)
+    y = None if m is None else draw_rows(m, d, dtype, seed=1)
+    weights = draw_rows(m or n, 1, seed=2)[:, 0]
     check(repulsion(x, torch.tensor(h), y, weights, **sizes), x, h, y, weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("d", [64, 768])
 def test_half_precision_is_no_worse_than_plain_pytorch(d, dtype, repulsion):
-    x, h = draw(127, d, dtype), float(d)
+    x, h = draw_rows(127, d, dtype), float(d)
     expected = definition(x, h)[0]
     norms = x.square().sum(1)
     k = torch.exp((norms[:, None] + norms - 2 * x @ x.T).clamp_min(0) / -h)
@@ -181,7 +177,7 @@ def test_half_precision_is_no_worse_than_plain_pytorch(d, dtype, repulsion):
 
 @pytest.mark.parametrize("d", [6, 300])
 def test_the_gradient_of_similarity_is_a_weighted_force(d, repulsion):
-    x, g, h = draw(21, d), draw(21, 1, seed=1)[:, 0], torch.tensor(float(d))
+    x, g, h = draw_rows(21, d), draw_rows(21, 1, seed=1)[:, 0], torch.tensor(float(d))
     leaf = x.double().requires_grad_()
     k = torch.exp(-(leaf[:, None] - leaf).square().sum(-1) / d)
     (expected,) = torch.autograd.grad((g.double() * k.sum(1)).sum(), leaf)
@@ -218,7 +214,7 @@ def test_the_order_statistics_are_those_of_sorting(n, d, multiprocessors, dtype,
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize(("n", "d"), [(127, 16), (17, 768)], ids=["N127-d16", "N17-d768"])
 def test_the_median_of_random_particles(n, d, scale, dtype, median):
-    x = (scale * draw(n, d)).to(dtype)
+    x = (scale * draw_rows(n, d)).to(dtype)
     distances = torch.pdist(x.double()).square()
     rank = (len(distances) - 1) // 2
     rtol, _ = AGAINST_FLOAT64[torch.float32]
@@ -227,7 +223,7 @@ def test_the_median_of_random_particles(n, d, scale, dtype, median):
 
 @pytest.mark.parametrize("copies", [130, 90], ids=["all", "most"])
 def test_the_median_of_duplicates_is_zero(copies, median):
-    x = torch.cat([torch.ones(copies, 3), draw(130 - copies, 3)])
+    x = torch.cat([torch.ones(copies, 3), draw_rows(130 - copies, 3)])
     pairs, same = 130 * 129 // 2, copies * (copies - 1) // 2
     assert median(x, same - 1).item() == 0
     if same < pairs:

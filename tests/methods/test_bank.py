@@ -4,27 +4,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from drawn import particles_of
 from PIL import Image
 from safetensors.torch import save_file
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings, models
 from fastrepulse.methods.bank import Bank, encode_folder
-from fastrepulse.methods.base import Particles
 
 EVERYWHERE = (math.inf, 0.0)
 WEAK = 1e-6
 
 
-def particles_of(latents, step=0, last=True, seed=0, num_particles=None, sigma=2.0):
-    count = num_particles or len(latents)
-    return Particles(
-        latents, lambda part: latents[part], sigma, 0.8 * sigma, step, last, count, seed
-    )
-
-
 def change_of(repulsion, latents, **state):
-    return repulsion.push(particles_of(latents, **state)).change(slice(0, len(latents)))
+    particles = particles_of(latents, **{"sigma": 2.0, "last": True, **state})
+    return repulsion.push(particles).change(slice(0, len(latents)))
 
 
 def draw(n, seed=0):
@@ -211,7 +205,7 @@ def test_bad_banks_are_named(tmp_path):
 def test_what_is_only_measured_is_remembered():
     bank = Bank()
     measured = Repulsion("pooled", 0, window=EVERYWHERE, bank=bank)
-    assert measured.push(particles_of(draw(4), last=True)).change is None
+    assert measured.push(particles_of(draw(4), sigma=2.0, last=True)).change is None
     assert len(bank) == 4
     repelled = Repulsion("pooled", window=EVERYWHERE, spread=0.0)
     alone, after = (change_of(replace(repelled, bank=b), draw(3, seed=1)) for b in (None, bank))

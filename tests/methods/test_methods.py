@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from drawn import particles_of
 from tolerances import AGAINST_FLOAT64
 
 import fastrepulse
@@ -15,7 +16,6 @@ from fastrepulse.methods import (
     ParticleGuidance,
     VendiGuidance,
 )
-from fastrepulse.methods.base import Particles
 from fastrepulse.metrics import vendi_score_of_kernel
 
 SIGMA = 5.0
@@ -25,14 +25,8 @@ def draw(n=5, seed=0, side=4):
     return torch.randn(n, 4, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def particles_of(noisy, denoised=None, num_particles=None, sigma=SIGMA):
-    denoised = noisy if denoised is None else denoised
-    count = num_particles or len(noisy)
-    return Particles(denoised, lambda part: noisy[part], sigma, 0.8 * sigma, 0, False, count, 0, 3)
-
-
 def change_of(method, noisy, denoised=None, **state):
-    push = method.push(particles_of(noisy, denoised, **state))
+    push = method.push(particles_of(noisy, denoised, **{"sigma": SIGMA, **state}))
     return torch.cat([push.change(slice(i, i + 1)) for i in range(len(noisy))])
 
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawn import particles_of
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.embeddings.base import vector_jacobian_product
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.methods.base import Particles
 from fastrepulse.methods.force import mean_distance, part_duplicates
 from fastrepulse.methods.repulsion import MAX_MOVE, away_from_mean
 
@@ -28,21 +28,6 @@ WIDTHS = {
 def draw(n=6, side=16, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 4, side, side, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def particles_of(latents, sigma=1.0, next_sigma=0.9, seed=0, step=0, num_particles=None):
-    """Latents that are noisy and denoised at once, to embed either."""
-    return Particles(
-        latents,
-        lambda part: latents[part],
-        sigma,
-        next_sigma,
-        step,
-        False,
-        num_particles or len(latents),
-        seed,
-        3,
-    )
 
 
 def push_of(repulsion, latents, **state):
