@@ -8,10 +8,12 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import ExecError
 
 try:
     from torch.utils.cpp_extension import include_paths, library_paths
@@ -32,7 +34,7 @@ if X86:
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CUDA_FLAGS = ["-std=c++17", "-O3", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-CUDA_ARCHITECTURES = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"
+CUDA_ARCHITECTURES = ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 
 
 def find_nvcc() -> str | None:
@@ -53,9 +55,18 @@ def find_nvcc() -> str | None:
     return nvcc
 
 
-def architecture_flags() -> list[str]:
-    """Translates TORCH_CUDA_ARCH_LIST, such as "8.0;9.0 12.0+PTX", for nvcc."""
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHITECTURES
+def architecture_flags(nvcc: str) -> list[str]:
+    """Translates TORCH_CUDA_ARCH_LIST, such as "8.0;9.0 12.0+PTX", for nvcc.
+
+    Without it nvcc compiles for all of CUDA_ARCHITECTURES that it knows, and older ones know fewer.
+    """
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if not architectures:
+        listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
+        known = set(re.findall(r"compute_(\d+)", listed.stdout))
+        numbers = [name for name in CUDA_ARCHITECTURES if name.replace(".", "") in known]
+        # The newest also as PTX, which later GPUs compile for themselves
+        architectures = " ".join(numbers or CUDA_ARCHITECTURES) + "+PTX"
     flags = []
     for name in architectures.replace(";", " ").split():
         match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)
@@ -83,17 +94,25 @@ class BuildNative(build_ext):
         for name, flags in INSTRUCTION_SETS.items():
             isa = f"-DFASTREPULSE_ISA={name}"
             commands[f"tiles_{name}.o"] = [*compiler, *flags, isa, "csrc/tiles.cpp"]
-        nvcc = find_nvcc()
-        if nvcc:
-            # nvcc spells it with an equals sign
-            headers = [f"-isystem={path}" for path in include_paths()]
-            flags = [*CUDA_FLAGS, *architecture_flags(), STABLE_ABI]
-            commands["cuda_ops.o"] = [nvcc, *flags, *headers, "csrc/cuda_ops.cu"]
         for target, command in commands.items():
             self.spawn([*command, "-c", "-o", str(temporary / target)])
+        objects = [str(temporary / target) for target in commands]
+        nvcc = find_nvcc()
+        if nvcc:
+            cuda = str(temporary / "cuda_ops.o")
+            try:
+                # nvcc spells it with an equals sign
+                headers = [f"-isystem={path}" for path in include_paths()]
+                flags = [*CUDA_FLAGS, *architecture_flags(nvcc), STABLE_ABI]
+                self.spawn([nvcc, *flags, *headers, "csrc/cuda_ops.cu", "-c", "-o", cuda])
+                objects.append(cuda)
+            except ExecError as error:
+                if os.environ.get("FASTREPULSE_CUDA") == "1":
+                    raise SystemExit(f"{nvcc} does not compile CUDA's kernels: {error}") from error
+                self.warn(f"built without CUDA's kernels, which {nvcc} does not compile: {error}")
+                nvcc = None
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        objects = [str(temporary / target) for target in commands]
         # nvcc knows where its static runtime lies. No run path: torch is there when this is loaded
         linker = [nvcc, "-cudart=static"] if nvcc else compiler
         torch_library = [f"-L{library_paths()[0]}", "-ltorch_cpu"]
