@@ -4,7 +4,9 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.layers import accelerated
@@ -30,7 +32,7 @@ def decode(
             tqdm(total=count, desc="decode", unit="img", disable=not progress) as bar,
         ):
             for chunk in result.latents.split(batch_size):
-                for image in to_pil(sd.decode(chunk.to(sd.device))):
+                for image in to_pil(finite_pictures(sd, chunk.to(sd.device))):
                     if folder is None:
                         images.append(image)
                     else:
@@ -45,3 +47,23 @@ def decode(
     saved = replace(result, images=SavedImages(paths))
     save_summary(folder, saved.images, saved.settings, saved.diagnostics)
     return saved
+
+
+def finite_pictures(sd: Model, latents: Tensor) -> Tensor:
+    """Returns pictures [n, 3, H, W]; where the decoder overflows in half precision, in float32.
+
+    Values that are not finite in float32 either become black, with a warning: the rest of the run
+    is worth keeping.
+    """
+    pictures = sd.decode(latents)
+    dtype = sd.vae.dtype
+    if not pictures.isfinite().all() and dtype != torch.float32:
+        log.warning("the decoder overflows in %s: decoding in float32", dtype)
+        sd.vae.float()
+        try:
+            pictures = sd.decode(latents)
+        finally:
+            sd.vae.to(dtype)
+    if not pictures.isfinite().all():
+        log.warning("a decoded picture is not finite and black in places")
+    return pictures.nan_to_num(0.0)

@@ -21,7 +21,8 @@ class Denoiser:
 
     Where it is compiled every forward pass has the same shape, the last micro-batch being padded,
     so that one graph serves any number of particles. A micro-batch that runs out of GPU memory is
-    halved, for good.
+    halved, for good. The UNet alone runs in its own dtype: latents, guidance and the output are in
+    that of the latents, since a score is a small difference over sigma^2.
 
     Args:
         unet: A `UNet2DConditionModel`.
@@ -44,7 +45,8 @@ class Denoiser:
     ):
         self.text = text
         self.negative = negative
-        self.guidance_scale = torch.tensor(guidance_scale, dtype=text.dtype, device=text.device)
+        dtype = torch.promote_types(text.dtype, torch.float32)
+        self.guidance_scale = torch.tensor(guidance_scale, dtype=dtype, device=text.device)
         self.micro_batch_size = micro_batch_size
         self.compiled = compiled
         self._unet = unet
@@ -108,7 +110,9 @@ def _forwards(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
     """Returns the forward pass without guidance and that with it; what is compiled is kept."""
 
     def plain(latents: Tensor, timestep: Tensor, text: Tensor, _: Tensor) -> Tensor:
-        return unet(latents, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        given = latents.to(unet.dtype)
+        output = unet(given, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        return output.to(latents.dtype)
 
     def guided(latents: Tensor, timestep: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         both = plain(torch.cat([latents, latents]), timestep, text, scale)

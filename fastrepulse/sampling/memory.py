@@ -31,12 +31,13 @@ def choose_storage(device: torch.device, count: int, latent_shape: Sequence[int]
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the bytes that are free on a GPU, or on the host, caches of files included.
+    """Returns the bytes that are free on a GPU, or on the host, what is only cached included.
 
     Where a host does not say, which Linux alone does, it is taken to have 4 GB.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     try:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
     except OSError:

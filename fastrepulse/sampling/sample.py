@@ -108,10 +108,11 @@ def sample(
     settings = request.settings(sd)
     stepper = sd.scheduler(request.scheduler, request.num_inference_steps)
     denoise = request.denoiser(sd, noise.shape[1:])
+    dtype = torch.promote_types(sd.dtype, torch.float32)
     storage = choose_storage(sd.device, len(noise), noise.shape[1:])
     with accelerated(sd.unet, request.attention):
         loop = DenoiseLoop(
-            noise.to(storage, sd.dtype) * stepper.init_noise_sigma,
+            noise.to(storage, dtype) * stepper.init_noise_sigma,
             denoise,
             stepper,
             request.acting_method,

@@ -17,6 +17,7 @@ from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method, Particles
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
+from fastrepulse.sampling.memory import free_memory
 from fastrepulse.sampling.output import save_picture
 
 PROMPT = "a potted plant"
@@ -203,6 +204,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
 
     class Small(torch.nn.Module):
         device = torch.device("cpu")
+        dtype = torch.float32
 
         def forward(self, latents, timestep, encoder_hidden_states, return_dict):
             held = torch.empty(1)
@@ -371,9 +373,35 @@ def test_values_that_are_not_finite_are_caught_where_they_arise():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_stays_near_float32(dtype):
     low, full = (draw(dtype=d, repulsion=Repulsion("channel_mean")) for d in (dtype, None))
-    assert low.latents.dtype == dtype
+    # The UNet alone runs in half
+    assert low.latents.dtype == torch.float32
     error = (low.latents.float() - full.latents).square().mean().sqrt()
     assert error < 0.25 * full.latents.std()
+
+
+def overflow(module, inputs, output):
+    return output * math.nan if output.dtype == torch.float16 else output
+
+
+def test_a_decoder_that_overflows_in_half_precision_decodes_in_float32(caplog):
+    model = models.load_model(dtype=torch.float16)
+    settings = {"model": model, "num_particles": 2, "num_inference_steps": 2}
+    expected = draw(**settings).images
+    handle = model.vae.decoder.conv_out.register_forward_hook(overflow)
+    try:
+        pictures = draw(**settings).images
+    finally:
+        handle.remove()
+    assert "float32" in caplog.text and model.vae.dtype == torch.float16
+    for picture, other in zip(pictures, expected, strict=True):
+        assert np.abs(np.asarray(picture, float) - np.asarray(other, float)).max() <= 6
+
+
+def test_memory_that_pytorch_only_caches_is_free(monkeypatch):
+    sizes = {"mem_get_info": (3, 99), "memory_reserved": 20, "memory_allocated": 12}
+    for name, size in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert free_memory(torch.device("cuda")) == 3 + 20 - 12
 
 
 @pytest.mark.parametrize(
