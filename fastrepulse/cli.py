@@ -21,7 +21,11 @@ from fastrepulse.default_model.figures import Figures
 from fastrepulse.kernels import dispatch
 from fastrepulse.methods.bank import encode_folder
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.sample import DEFAULT_REPULSION
+from fastrepulse.sampling.sample import (
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_REPULSION,
+    DEFAULT_STEPS,
+)
 
 app = typer.Typer(
     help="The images of one prompt, different from each other.",
@@ -57,8 +61,10 @@ def sample(
     spread: Annotated[
         float, typer.Option(help="Of the push in the noisy latents, at all noise levels.")
     ] = DEFAULT_REPULSION.spread,
-    num_inference_steps: Annotated[int, typer.Option(help="Denoising steps.")] = 25,
-    guidance_scale: Annotated[float, typer.Option(help="1 and below switches it off.")] = 5.0,
+    num_inference_steps: Annotated[int, typer.Option(help="Denoising steps.")] = DEFAULT_STEPS,
+    guidance_scale: Annotated[
+        float, typer.Option(help="1 and below switches it off.")
+    ] = DEFAULT_GUIDANCE_SCALE,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     scheduler: Annotated[Literal["euler", "ddim", "dpm++"], typer.Option()] = "euler",
     height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
@@ -149,7 +155,7 @@ def demo(
     num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option()] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = 5.0,
+    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = DEFAULT_GUIDANCE_SCALE,
     strength: Annotated[float, typer.Option(help="Of the repulsion.")] = DEFAULT_REPULSION.strength,
 ) -> None:
     """Samples one prompt independently and repelled, and measures both."""
@@ -191,7 +197,7 @@ def evaluate(
         int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
     ] = None,
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
-    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = 5.0,
+    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = DEFAULT_GUIDANCE_SCALE,
     cleanliness: Annotated[
         float, typer.Option(help="Times full captions' distance off data that is allowed.")
     ] = 1.05,

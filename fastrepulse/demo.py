@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.sampling.results import SampleResult
-from fastrepulse.sampling.sample import DEFAULT_REPULSION, sample
+from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_REPULSION, sample
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def compare(
     prompt: str,
     num_particles: int,
     seed: int,
-    guidance_scale: float = 5.0,
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     strength: float = DEFAULT_REPULSION.strength,
 ) -> Comparison:
     """Samples one of the shipped model's sparse prompts independently and repelled.

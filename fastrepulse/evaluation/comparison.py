@@ -25,6 +25,7 @@ from fastrepulse.evaluation.settings import (
 from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.models import load_model
 from fastrepulse.sampling.output import check_writable
+from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 
 DEFAULT_RULE = Rule()
 
@@ -35,8 +36,8 @@ def evaluate(
     *,
     num_seeds: int = 10,
     num_particles: int = 16,
-    num_inference_steps: int = 25,
-    guidance_scale: float = 5.0,
+    num_inference_steps: int = DEFAULT_STEPS,
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     dtype: torch.dtype | None = None,
     rule: Rule = DEFAULT_RULE,
     calibration_seeds: Sequence[int] = CALIBRATION_SEEDS,

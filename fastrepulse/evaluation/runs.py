@@ -24,7 +24,7 @@ from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
 from fastrepulse.sampling.results import SampleResult
-from fastrepulse.sampling.sample import sample
+from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, sample
 
 SPACES = ("content", "location", "style")
 """The spaces of the thesis in which features are kept."""
@@ -72,7 +72,7 @@ class Protocol:
 
     num_particles: int
     num_inference_steps: int
-    guidance_scale: float = 5.0
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
     dtype: str = "float32"
 
 

@@ -20,6 +20,8 @@ from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
 
 DEFAULT_REPULSION = Repulsion()
+DEFAULT_STEPS = 25
+DEFAULT_GUIDANCE_SCALE = 5.0
 
 
 @torch.no_grad()
@@ -29,8 +31,8 @@ def sample(
     *,
     model: str | Path | Model | None = None,
     repulsion: Method | str | None = DEFAULT_REPULSION,
-    num_inference_steps: int = 25,
-    guidance_scale: float = 5.0,
+    num_inference_steps: int = DEFAULT_STEPS,
+    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     negative_prompt: str = "",
     height: int | None = None,
     width: int | None = None,
