@@ -1,6 +1,10 @@
-"""What every benchmark says of where it ran."""
+"""What benchmarks and their reports share: where they ran, and their timings."""
 
+import argparse
+import json
 import platform
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,3 +19,11 @@ def environment() -> str:
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"diffusers {diffusers.__version__}."
     )
+
+
+def read_timings(description: str | None, kind: str) -> list[dict[str, Any]]:
+    """Returns the timings of the file that the command line names which say what `kind` is."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("timings", type=Path)
+    timings = json.loads(parser.parse_args().timings.read_text())["benchmarks"]
+    return [timing for timing in timings if kind in timing["extra_info"]]

@@ -1,6 +1,6 @@
 """Forms of the repulsion on three calibration seeds, from which the default was chosen.
 
-python -m bench.diversity.forms --out forms > bench/diversity/forms.md
+python -m bench.diversity.forms --out forms
 
 Started again, it goes on where it stopped. Two cores take about a minute a row and seed.
 """
@@ -13,6 +13,7 @@ from fastrepulse.embeddings import KernelSum
 from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.search import mean
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, Setting
+from fastrepulse.sampling.sample import DEFAULT_STEPS
 
 SEEDS = (1000, 1001, 1002)
 FIGURES = ("attribute_vendi", "coverage", "accuracy", "off_data")
@@ -46,7 +47,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="Where finished runs are kept.")
     args = parser.parse_args()
     model = load_model()
-    log = RunLog(args.out, Protocol(16, 25, dtype=str(model.dtype).removeprefix("torch.")))
+    log = RunLog(
+        args.out, Protocol(16, DEFAULT_STEPS, dtype=str(model.dtype).removeprefix("torch."))
+    )
     settings = [INDEPENDENT, FULL_CAPTIONS]
     settings += [Setting("repulsion", title(form), {"repulsion": form}) for form in FORMS]
     runs = run_all(log, model, settings, SEEDS, compile=True, progress=True)

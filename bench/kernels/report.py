@@ -3,8 +3,6 @@
 python -m bench.kernels.report timings.json
 """
 
-import argparse
-import json
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ import matplotlib
 import torch
 from matplotlib import pyplot
 
+from bench.common import read_timings
 from bench.kernels.bench_kernels import FORCE_SHAPES
 from bench.kernels.providers import FORCE
 
@@ -121,11 +120,7 @@ def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("timings", type=Path)
-    args = parser.parse_args()
-    timings = json.loads(args.timings.read_text())["benchmarks"]
-    timings = [timing for timing in timings if "provider" in timing["extra_info"]]
+    timings = read_timings(__doc__, "provider")
     memory: dict[str, dict[int, float]] = {}
     for provider in FORCE:
         memory[provider.name] = {}

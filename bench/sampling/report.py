@@ -3,7 +3,6 @@
 python -m bench.sampling.report timings.json
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import torch
 from matplotlib import pyplot
 
 import fastrepulse
+from bench.common import read_timings
 from fastrepulse import models
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.sampling.denoiser import Denoiser
@@ -137,11 +137,7 @@ def grouped(timings: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("timings", type=Path)
-    args = parser.parse_args()
-    timings = json.loads(args.timings.read_text())["benchmarks"]
-    timings = [timing for timing in timings if "variant" in timing["extra_info"]]
+    timings = read_timings(__doc__, "variant")
     shares(SHARE_SIZES[0])  # compiles
     split = {n: shares(n) for n in SHARE_SIZES}
     runs = {n: run_of(n) for n in MEMORY_SIZES}

@@ -129,8 +129,8 @@ def _notes(num_seeds: int, protocol: Protocol, rendered: float, rule: Rule) -> l
         "over all pairs of a prompt and a seed, with 95% intervals by the percentile bootstrap "
         "over those pairs; “over independent” is the difference to independent samples of the same "
         "prompt and noise, “× independent” the quotient of off data.",
-        "Every method has the largest strength at which prompt accuracy is at least "
-        f"{rule.accuracy:.0%} and off data at most {rule.cleanliness:g} times that of full "
+        "Every method that was searched has the largest strength at which prompt accuracy is at "
+        f"least {rule.accuracy:.0%} and off data at most {rule.cleanliness:g} times that of full "
         "captions, which are as varied as can be and as clean as the model draws them; it was "
         "found on seeds that are not in this table (`search.json`).",
         f"Fréchet and kernel distance, recall and the share of rendered pictures covered are those "

@@ -56,8 +56,10 @@ def finite_pictures(sd: Model, latents: Tensor) -> Tensor:
     is worth keeping.
     """
     pictures = sd.decode(latents)
+    if pictures.isfinite().all():
+        return pictures
     dtype = sd.vae.dtype
-    if not pictures.isfinite().all() and dtype != torch.float32:
+    if dtype != torch.float32:
         log.warning("the decoder overflows in %s: decoding in float32", dtype)
         sd.vae.float()
         try:

@@ -130,7 +130,7 @@ def test_style_thirds_are_differences_of_neighbouring_cells_of_the_style_map():
 @pytest.mark.parametrize("on", ["noisy", "denoised"])
 def test_the_noise_level_reaches_the_style_classifier(on, wrap):
     embed, latents = wrap("style_classifier"), draw()
-    Repulsion(embed, on=on).push(particles_of(latents, sigma=3.0))
+    Repulsion(embed, on=on, window=(9.0, 3.0)).push(particles_of(latents, sigma=3.0))
     after = embed(latents)
     embed.prepare(0, 0, 3.0 if on == "noisy" else 0.0)
     assert torch.equal(after, embed(latents))
