@@ -11,6 +11,7 @@ from fastrepulse.methods import (
     SVGD,
     MeanScore,
     ParticleGuidance,
+    TextNoise,
     VendiGuidance,
 )
 from fastrepulse.methods.base import Method
@@ -103,6 +104,7 @@ FAMILIES = [
     method_family("SPARKE", SPARKE, 10, 10_000),
     method_family("Vendi guidance", VendiGuidance, 30, 30_000),
     method_family("CADS", CADS, 0.02, 1),
+    method_family("text noise", TextNoise, 0.1, 10),
     Family("interval guidance", interval_guidance, 1, 15),
     Family("Langevin", langevin, 0.01, 1),
 ]

@@ -10,6 +10,16 @@ from fastrepulse.methods.particle_guidance import ParticleGuidance
 from fastrepulse.methods.sparke import SPARKE
 from fastrepulse.methods.spell import SPELL
 from fastrepulse.methods.svgd import SVGD
+from fastrepulse.methods.text_noise import TextNoise
 from fastrepulse.methods.vendi_guidance import VendiGuidance
 
-__all__ = ["CADS", "SPARKE", "SPELL", "SVGD", "MeanScore", "ParticleGuidance", "VendiGuidance"]
+__all__ = [
+    "CADS",
+    "SPARKE",
+    "SPELL",
+    "SVGD",
+    "MeanScore",
+    "ParticleGuidance",
+    "TextNoise",
+    "VendiGuidance",
+]

@@ -61,32 +61,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="A pipeline's folder, to start from its weights")
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    pictures = load_pictures(args.data / "even.npz")
-    heldout = load_pictures(args.data / "heldout.npz")[::13]
-    vae = build().to(memory_format=torch.channels_last)
+    device = torch.device(args.device)
+    pictures = load_pictures(args.data / "even.npz").to(device)
+    heldout = load_pictures(args.data / "heldout.npz").to(device)
+    vae = build()
+    if args.start:
+        vae = AutoencoderKL.from_pretrained(args.start / "vae", low_cpu_mem_usage=False).float()
+    vae = vae.train().to(device, memory_format=torch.channels_last)
     trainer = Trainer({"vae": vae}, args.out / "train_vae", args.steps, args.lr)
-    # Block by block: the decoder as one graph gave the latents a gradient of zero (torch 2.13, CPU)
-    encoder, decoder = vae.encoder, vae.decoder
-    for block in (*encoder.down_blocks, encoder.mid_block, decoder.mid_block, *decoder.up_blocks):
-        block.compile()
+    if device.type == "cpu":
+        # Block by block: as one graph the decoder's gradient of the latents was zero (torch 2.13)
+        parts = (vae.encoder.down_blocks, vae.decoder.up_blocks)
+        middles = (vae.encoder.mid_block, vae.decoder.mid_block)
+        for block in (*parts[0], *middles, *parts[1]):
+            block.compile()
     progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
     for step in progress:
-        batch = pictures[torch.randint(len(pictures), (args.batch_size,))]
-        loss = loss_of(vae, to_float(batch))
+        batch = pictures[torch.randint(len(pictures), (args.batch_size,), device=device)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = loss_of(vae, to_float(batch))
         trainer.update(loss)
-        if step % 100 == 99:
-            psnr, std = evaluate(vae, heldout)
+        if step % 200 == 199:
+            psnr, std = evaluate(vae, heldout[::13])
             progress.write(f"step {step + 1}: loss {loss.item():.4f} psnr {psnr:.2f} std {std:.3f}")
     _, std = evaluate(vae, pictures[::50])
     vae.register_to_config(scaling_factor=1 / std)
     vae.save_pretrained(args.out / "vae")
-    print(f"held-out PSNR {evaluate(vae, load_pictures(args.data / 'heldout.npz'))[0]:.2f} dB")
+    print(f"held-out PSNR {evaluate(vae, heldout)[0]:.2f} dB")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from fastrepulse.default_model.training.pictures import describe
 EMPTY_CAPTIONS = 0.15
 """Share of the long-tailed pictures that are shown without a caption, for guidance."""
 
+HARDEST, TIMES = "planet", 3
+"""The subject whose even pictures are shown so many times as often: its rings are a pixel wide."""
+
 
 class CaptionedPictures(IterableDataset):
     """Draws numbers of pictures [B] and the tokens of their captions [B, tokens], for ever.
@@ -33,6 +36,11 @@ class CaptionedPictures(IterableDataset):
 
     def __init__(self, data: Path, tokenizer: CLIPTokenizer, batch_size: int, seed: int = 0):
         self.long_tailed, self.even = (describe(data, split) for split in ("long_tailed", "even"))
+        self.repeated = [
+            number
+            for number, (subject, _) in enumerate(self.even)
+            for _ in range(TIMES if subject.name == HARDEST else 1)
+        ]
         self.half = batch_size // 2
         self.seed = seed
 
@@ -71,6 +79,6 @@ class CaptionedPictures(IterableDataset):
         return number, subject.caption(say(subject, attributes, rng))
 
     def _full(self, rng: random.Random) -> tuple[int, str]:
-        number = rng.randrange(len(self.even))
+        number = rng.choice(self.repeated)
         subject, attributes = self.even[number]
         return len(self.long_tailed) + number, subject.caption(attributes)

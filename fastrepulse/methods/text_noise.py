@@ -1,0 +1,63 @@
+"""Text noise: each particle's own noise on the text, in the first steps alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrepulse.checks import check_number
+from fastrepulse.methods.base import Method
+from fastrepulse.methods.embedded import settings_of
+from fastrepulse.noise import particle_noise
+
+
+@dataclass(frozen=True)
+class TextNoise(Method):
+    """Gives every particle its own noisy text embeddings y at first, and clean ones afterwards.
+
+        y_i = y + strength std(y) m_i u_i
+
+    u_i uniform in [-1, 1], m_i 1 for a random share of the entries and 0 for the others, both drawn
+    once for each particle (after the node SeedVarianceEnhancer for ComfyUI, whose strength is in
+    absolute units). The model, which is asked for the prompt alone in the end, turns back to it.
+
+    Args:
+        strength: Of the noise, in standard deviations of the text embeddings; at least 0.
+        share: Of the entries that are noisy, in [0, 1].
+        until: The time from which on the text is clean, in [0, 1); time runs from 1 (noise) to 0
+            (picture).
+    """
+
+    strength: float = 1.0
+    share: float = 0.5
+    until: float = 0.8
+
+    def __post_init__(self) -> None:
+        check_number("strength", self.strength)
+        if self.strength < 0:
+            raise ValueError(f"strength must be at least 0, got {self.strength}")
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share must be in [0, 1], got {self.share}")
+        if not 0 <= self.until < 1:
+            raise ValueError(f"until must be a time in [0, 1), got {self.until}")
+
+    @property
+    def acts_on_one(self) -> bool:
+        return True
+
+    def perturb_text(
+        self, text: Tensor, particles: list[int], time: float, step: int, seed: int
+    ) -> Tensor:
+        if time < self.until:
+            return text
+        # The same at every step, uniform by the distribution function of the normal one
+        noise, chosen = (
+            torch.special.ndtr(particle_noise(seed, particles, text.shape[1:], "text", number))
+            for number in (0, 1)
+        )
+        noise = torch.where(chosen < self.share, 2 * noise - 1, 0.0).to(text)
+        return text + self.strength * text.std((1, 2), keepdim=True) * noise
+
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self)
