@@ -2,8 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +21,17 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number, got {value}")
 
 
+def check_positive(name: str, value: Any, besides: str = "") -> None:
+    """Raises unless an argument is a finite number above 0; `besides` says what else it may be."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {besides}a positive number, got {value!r}")
+    if not (math.isfinite(value) and float(value) > 0):
+        raise ValueError(f"{name} must be {besides}a positive number, got {value}")
+
+
 def check_choice(name: str, value: Any, accepted: Iterable[str]) -> None:
     """Raises unless an argument is one of a few names."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
@@ -30,6 +41,32 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raises unless an argument can be the path of a file or a folder."""
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise ValueError(f"{name} must be a path that the system can have, got {str(value)!r}")
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Raises unless an argument is a text, or a list of at least one, that can be encoded."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{name} must be a string or a list of strings, got {value!r}")
+    if not texts:
+        raise ValueError(f"{name} must be a string or a list of at least one, got an empty list")
+    for text in texts:
+        if re.search("[\0\ud800-\udfff]", text):
+            raise ValueError(
+                f"{name} must be text without NUL characters and lone surrogates, got {text!r}"
+            )
 
 
 def check_window(name: str, window: tuple[float, float]) -> None:

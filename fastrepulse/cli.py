@@ -1,4 +1,4 @@
-"""The command line: `fastrepulse sample`, `demo`, `evaluate`, `info`."""
+"""The command line: `fastrepulse sample`, `decode`, `demo`, `evaluate`, `info`."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ import fastrepulse
 from fastrepulse import embeddings, models
 from fastrepulse.default_model.figures import Figures
 from fastrepulse.kernels import dispatch
-from fastrepulse.methods.bank import encode_folder
+from fastrepulse.sampling.decode import decode_folder
 from fastrepulse.sampling.output import check_writable
 from fastrepulse.sampling.sample import (
     DEFAULT_GUIDANCE_SCALE,
@@ -133,6 +133,17 @@ def sample(
     console.print(table)
 
 
+@app.command()
+def decode(
+    folder: Annotated[Path, typer.Argument(help="Where a run that was stopped left its latents.")],
+    model: Annotated[str | None, typer.Option(help="Left out: the one that the run names.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+) -> None:
+    """Draws the pictures that are missing from a run that was stopped while it decoded."""
+    result = decode_folder(folder, model=model, device=device)
+    console.print(f"{len(result.images)} pictures: {escape(str(folder))}", soft_wrap=True)
+
+
 def _open_bank(
     bank: Path | None,
     unlike: Path | None,
@@ -143,7 +154,7 @@ def _open_bank(
 ) -> fastrepulse.Bank:
     if unlike is not None:
         loaded = models.load_model(model, device)
-        return fastrepulse.Bank(encode_folder(unlike, loaded, height, width))
+        return fastrepulse.Bank(models.encode_folder(unlike, loaded, height, width))
     assert bank is not None
     check_writable(bank.parent, "the folder of bank")
     return fastrepulse.Bank.load(bank) if bank.exists() else fastrepulse.Bank()

@@ -59,8 +59,10 @@ def sample(
     z: Tensor,
     sigmas: Sequence[float],
     embed: Callable[[Tensor], Tensor],
+    fresh: Tensor,
     strength: float = 0.3,
     window: tuple[float, float] = (9.0, 4.0),
+    restart: tuple[float, float] = (3.0, 1.0),
 ) -> Tensor:
     """Takes particles from noise to pictures by Euler's method, while they repel each other.
 
@@ -70,10 +72,17 @@ def sample(
         z: Particles [N, ...] at the first noise level, N >= 2.
         sigmas: Noise levels, decreasing to 0.
         embed: phi, differentiable, from [N, ...] to embeddings [N, d].
+        fresh: Unit noise [N, ...] for the restart.
         strength: Length of the push over that of the predicted noise.
         window: Noise levels (from, to) inside which particles repel.
+        restart: Noise levels (from, to) below the window: at the latter particles go back to the
+            former, once, and the model draws anew what the push left of itself.
     """
-    for sigma, next_sigma in pairwise(sigmas):
+    high, low = (next(i for i, s in enumerate(sigmas) if s <= level) for level in restart)
+    for sigma, next_sigma in pairwise([*sigmas[: low + 1], *sigmas[high:]]):
+        if next_sigma >= sigma:
+            z = z + math.sqrt(next_sigma**2 - sigma**2) * fresh
+            continue
         x0 = denoise(z, sigma)
         noise = (z - x0) / sigma
         if window[0] >= sigma >= window[1]:

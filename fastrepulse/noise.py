@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STREAMS = ("initial", "text", "correction")
+STREAMS = ("initial", "text", "correction", "restart")
 
 
 def particle_noise(
     seed: int,
     particles: Iterable[int],
     shape: Sequence[int],
-    stream: Literal["initial", "text", "correction"] = "initial",
+    stream: Literal["initial", "text", "correction", "restart"] = "initial",
     step: int = 0,
 ) -> Tensor:
     """Draws unit noise [n, *shape]; that of a particle depends on (seed, particle, stream, step).

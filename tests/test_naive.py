@@ -8,6 +8,7 @@ import torch
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, naive
 from fastrepulse.kernels.reference import median_sq_distance_reference, rbf_repulsion_reference
+from fastrepulse.noise import particle_noise
 
 STEPS = 8
 
@@ -34,17 +35,21 @@ def test_the_sampler_computes_the_same(name, count, guidance_scale):
             output = without + guidance_scale * (output - without)
         return z / (1 + sigma**2) - sigma / (1 + sigma**2) ** 0.5 * output
 
-    noise = torch.randn(count, *model.latent_shape(None, None), generator=torch.manual_seed(0))
+    shape = model.latent_shape(None, None)
+    noise = torch.randn(count, *shape, generator=torch.manual_seed(0))
+    fresh = particle_noise(3, range(count), shape, "restart")
     z = noise * float(scheduler.init_noise_sigma)
     with torch.no_grad():
-        expected = naive.sample(denoise, z, sigmas, embeddings.build(name), 0.4, (math.inf, 1.5))
+        embed, window, restart = embeddings.build(name), (math.inf, 4.0), (3.0, 1.0)
+        expected = naive.sample(denoise, z, sigmas, embed, fresh, 0.4, window, restart)
     result = fastrepulse.sample(
         "a monster",
         count,
-        repulsion=Repulsion(name, 0.4, window=(math.inf, 1.5), pause=None),
+        repulsion=Repulsion(name, 0.4, window=window, pause=None, restart=restart),
         num_inference_steps=STEPS,
         guidance_scale=guidance_scale,
         latents=noise,
+        seed=3,
         compile=False,
         progress=False,
     )
@@ -79,8 +84,8 @@ def test_particles_spread_over_the_modes_of_a_mixture():
         def denoise(z, sigma):
             return mixture(z, sigma, modes, weights)
 
-        everywhere = (math.inf, 1.5)
-        z = naive.sample(denoise, sigmas[0] * noise, sigmas, lambda x: x, strength, everywhere)
+        high, low, z = (math.inf, 1.5), (1.0, 0.3), sigmas[0] * noise
+        z = naive.sample(denoise, z, sigmas, lambda x: x, noise.flip(0), strength, high, low)
         distance, nearest = torch.cdist(z, modes).min(dim=1)
         assert distance.max() < 0.5
         return len(nearest.unique())

@@ -7,7 +7,7 @@ not named.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -107,3 +107,14 @@ class Subject:
             if after[i].startswith("with ") and after[i - 1].startswith(("with ", "and ")):
                 after[i] = after[i].replace("with ", "and ", 1)
         return re.sub(r"\ba (?=[aeiou])", "an ", " ".join(["a", *before, noun, *after]))
+
+
+def vocabulary(subjects: Iterable[Subject]) -> frozenset[str]:
+    """Returns every word of every caption."""
+    words = {"and"}
+    for subject in subjects:
+        words.update(subject.prompt.split())
+        for attribute in subject.attributes:
+            for value in attribute.values:
+                words.update(subject.caption({attribute.name: value}).split())
+    return frozenset(words)

@@ -4,12 +4,12 @@ Each is a registered operator: `torch.compile` sees through it, and the gradient
 is the force itself. `dispatch` chooses what computes them: the native library, Triton or PyTorch.
 """
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fastrepulse.checks import check_choice, check_positive
 from fastrepulse.kernels import dispatch
 from fastrepulse.kernels.reference import bandwidth_from_median, median_rank
 
@@ -66,7 +66,7 @@ def rbf_repulsion(
     if isinstance(bandwidth, str) and bandwidth == "median" and y is None and weights is None:
         return median_rbf_repulsion(x, backend=backend)[:2]
     h = _bandwidth_tensor(x, bandwidth, backend)
-    force, similarity = _rbf_repulsion(x, h, y, weights, backend or "auto")
+    force, similarity = _rbf_repulsion(x, h, y, weights, _named(backend))
     return force.to(x.dtype), similarity.to(x.dtype)
 
 
@@ -97,7 +97,7 @@ def median_sq_distance(
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
     rank = median_rank(len(x), quantile)
-    return _median_sq_distance(x.detach(), rank, backend or "auto").to(x.dtype)
+    return _median_sq_distance(x.detach(), rank, _named(backend)).to(x.dtype)
 
 
 def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
@@ -138,7 +138,7 @@ def median_rbf_repulsion(
         ValueError: If `x` is not [N, d] with N >= 2, or the backend cannot serve here.
     """
     _check_pairs(x)
-    force, similarity, bandwidth = _median_rbf_repulsion(x, backend or "auto")
+    force, similarity, bandwidth = _median_rbf_repulsion(x, _named(backend))
     return force.to(x.dtype), similarity.to(x.dtype), bandwidth
 
 
@@ -153,9 +153,15 @@ def _bandwidth_tensor(
         if bandwidth.numel() != 1:
             raise ValueError(f"bandwidth must be a scalar, got {list(bandwidth.shape)}")
         return bandwidth.detach().to(x.device, _accumulator(x)).reshape(())
-    if not (math.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"bandwidth must be a positive number or 'median', got {bandwidth}")
+    check_positive("bandwidth", bandwidth, "'median' or ")
     return torch.full((), float(bandwidth), dtype=_accumulator(x), device=x.device)
+
+
+def _named(backend: str | None) -> str:
+    if backend is None:
+        return "auto"
+    check_choice("backend", backend, dispatch.BACKENDS)
+    return backend
 
 
 def _check_pairs(x: Tensor) -> None:

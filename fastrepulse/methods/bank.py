@@ -1,18 +1,19 @@
 """What particles of earlier runs, and pictures, were like: to be repelled from."""
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastrepulse.embeddings import Embedding
 from fastrepulse.methods.base import Particles
+from fastrepulse.records import load_record, save_record
+
+VERSION = 2
+"""Of a bank's file."""
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Bank:
     of its own batch alone.
 
     Args:
-        pictures: Clean latents [M, C, H, W] to repel from in every run (`encode_folder`).
+        pictures: Clean latents [M, C, H, W] to repel from in every run, such as
+            `fastrepulse.models.encode_folder` makes of a folder.
     """
 
     def __init__(self, pictures: Tensor | None = None):
@@ -120,14 +122,10 @@ class Bank:
 
     def save(self, path: str | Path) -> None:
         """Writes everything to a safetensors file, whose folder is made if need be."""
-        tensors = {key: rows.contiguous().cpu() for key, rows in self._levels.items()}
-        if self.pictures is not None:
-            tensors["pictures"] = self.pictures.contiguous().cpu()
+        pictures = {} if self.pictures is None else {"pictures": self.pictures}
         levels = {str(step): sigma for step, sigma in self._sigmas.items()}
-        path = Path(path).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = json.dumps({"kind": self._kind, "seed": self.seed, "sigmas": levels})
-        save_file(tensors, path, {"fastrepulse_bank": record})
+        record = {"bank": VERSION, "kind": self._kind, "seed": self.seed, "sigmas": levels}
+        save_record(Path(path).expanduser(), {**self._levels, **pictures}, record)
 
     @classmethod
     def load(cls, path: str | Path) -> "Bank":
@@ -135,17 +133,11 @@ class Bank:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a bank's.
+            ValueError: If it is not a bank's, or not as it was written.
         """
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"bank file {str(path)!r} does not exist")
-        try:
-            with safe_open(path, "pt") as file:
-                record = json.loads(file.metadata()["fastrepulse_bank"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"bank file {str(path)!r} is not one: {error}") from None
+        tensors, record = load_record(Path(path).expanduser())
+        if not isinstance(record, dict) or record.get("bank") != VERSION:
+            raise ValueError(f"bank file {str(path)!r} is not one of this version")
         bank = cls(tensors.pop("pictures", None))
         bank._kind, bank.seed, bank._levels = record["kind"], record["seed"], tensors
         bank._sigmas = {int(step): sigma for step, sigma in record["sigmas"].items()}
@@ -164,46 +156,6 @@ class Bank:
         embedding.prepare(particles.seed if self.seed is None else self.seed, particles.step, 0.0)
         parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
         self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
-
-
-@torch.no_grad()
-def encode_folder(
-    folder: str | Path, model: Any, height: int | None = None, width: int | None = None
-) -> Tensor:  # [M, C, H, W]
-    """Returns the latents of all pictures in a folder, cut to the model's size.
-
-    Args:
-        folder: With PNG, JPEG or WebP files; that of an earlier run will do.
-        model: What `fastrepulse.models.load_model` returned.
-        height: In pixels, by default the model's own.
-        width: In pixels, by default the model's own.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is no picture in it.
-    """
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    kinds = {".png", ".jpg", ".jpeg", ".webp"}
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {str(folder)!r} does not exist")
-    # The sheet of all pictures, which a run leaves beside them, is not one of them
-    sheet = {folder / "grid.png"} if (folder / "sample.json").exists() else set()
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds)
-    paths = [path for path in paths if path not in sheet]
-    if not paths:
-        raise ValueError(f"folder must hold pictures ({', '.join(sorted(kinds))}), got {folder!s}")
-    _, rows, columns = model.latent_shape(height, width)
-    pixels = columns * model.vae_scale_factor, rows * model.vae_scale_factor
-    latents = []
-    for path in paths:
-        with Image.open(path) as image:
-            cut = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), pixels)
-        picture = torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
-        latents.append(model.encode(picture[None].to(model.device, model.dtype)))
-    return torch.cat(latents)
 
 
 def _key(prompt: int, step: int) -> str:

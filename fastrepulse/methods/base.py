@@ -99,6 +99,10 @@ class Method:
         """Says whether there is guidance at a noise level, in a run that has any."""
         return True
 
+    def restarts(self) -> tuple[float, float] | None:
+        """Returns noise levels (from, to): at the latter particles go back to the former, once."""
+        return None
+
     def push(self, particles: Particles) -> Push:
         """Returns what to add to the scores at one step."""
         return Push()

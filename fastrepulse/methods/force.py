@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fastrepulse.checks import check_finite, check_number, check_window
+from fastrepulse.checks import check_choice, check_finite, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods.base import Particles, PromptForce
@@ -25,8 +25,7 @@ def check_settings(
     """Raises unless these are settings that a method in an embedding can have."""
     build(embedding)
     check_number("strength", strength)
-    if on not in ("noisy", "denoised"):
-        raise ValueError(f"on must be 'noisy' or 'denoised', got {on!r}")
+    check_choice("on", on, ("noisy", "denoised"))
     check_window("window", window)
 
 

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastrepulse import embeddings
-from fastrepulse.checks import check_number, check_window, in_window, plain_window
+from fastrepulse.checks import (
+    check_number,
+    check_positive,
+    check_window,
+    in_window,
+    plain_window,
+)
 from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method, Particles, PromptForce, Push
@@ -55,6 +61,11 @@ class Repulsion(Method):
     (after the limited interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without
     guidance takes half the time.
 
+    When the push has done its work the particles go back up once: at the lower noise level of
+    `restart` new noise takes them to the higher one, and the steps between are taken again without
+    a push. The model draws anew what the push left of itself (Restart sampling, Xu et al. 2023,
+    arXiv:2306.14878); what the particles became is decided above, and stays.
+
     No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
     the model takes the push for noise and keeps what of it looks like a picture, so one that is
     larger than the noise that it expects would stay as noise in the picture. With few steps, which
@@ -73,6 +84,9 @@ class Repulsion(Method):
         pause: Noise levels (from, to) inside which there is no guidance, if `strength` is above 0;
             None for guidance throughout. It is `sample`'s to obey: the integrations, which do not
             run the model, leave guidance to the pipeline.
+        restart: Noise levels (from, to): at the latter particles go back to the former, once, if
+            `strength` is above 0 and the window is over by then; None for the straight way down.
+            `sample`'s to obey, as the pause.
         spread: Length of the push in the noisy latents, in the same unit, at least 0; there is none
             unless `strength` is above 0.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
@@ -91,6 +105,7 @@ class Repulsion(Method):
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (9.0, 4.0)
     pause: tuple[float, float] | None = (9.0, 0.6)
+    restart: tuple[float, float] | None = (3.0, 1.0)
     spread: float = 0.0
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
@@ -102,17 +117,13 @@ class Repulsion(Method):
         check_settings(self.embedding, self.strength, self.on, self.window)
         if self.pause is not None:
             check_window("pause", self.pause)
+        if self.restart is not None:
+            check_window("restart", self.restart)
         check_number("spread", self.spread)
         if self.spread < 0:
             raise ValueError(f"spread must be at least 0, got {self.spread}")
-        if self.bandwidth != "median" and not (
-            isinstance(self.bandwidth, (int, float))
-            and math.isfinite(self.bandwidth)
-            and self.bandwidth > 0
-        ):
-            raise ValueError(
-                f"bandwidth must be 'median' or a positive number, got {self.bandwidth!r}"
-            )
+        if not (isinstance(self.bandwidth, str) and self.bandwidth == "median"):
+            check_positive("bandwidth", self.bandwidth, "'median' or ")
         if self.bank is not None and not isinstance(self.bank, Bank):
             raise TypeError(f"bank must be a Bank or None, got {self.bank!r}")
         if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
@@ -134,6 +145,11 @@ class Repulsion(Method):
     def guides(self, sigma: float) -> bool:
         """Says whether there is guidance at a noise level."""
         return self.strength <= 0 or self.pause is None or not in_window(sigma, self.pause)
+
+    def restarts(self) -> tuple[float, float] | None:
+        """Returns the noise levels between which particles go down twice."""
+        over = self.restart is not None and self.window[1] >= self.restart[0]
+        return self.restart if over and self.strength > 0 else None
 
     @property
     def acts_on_one(self) -> bool:
@@ -182,6 +198,7 @@ class Repulsion(Method):
             "embedding": embeddings.name_of(self.embedding),
             "strength": float(self.strength),
             "pause": None if self.pause is None else plain_window(self.pause),
+            "restart": None if self.restart is None else plain_window(self.restart),
             "spread": float(self.spread),
             "on": self.on,
             "window": plain_window(self.window),

@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fastrepulse.checks import check_window, in_window, plain_window
+from fastrepulse.checks import (
+    check_choice,
+    check_count,
+    check_positive,
+    check_window,
+    in_window,
+    plain_window,
+)
 
 KINDS = ("score", "langevin", "random", "repulsive")
 
@@ -39,14 +46,10 @@ class Correction:
     window: tuple[float, float] = (math.inf, 0.0)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be an int of at least 1, got {self.steps!r}")
-        if self.step_size is not None and not (
-            math.isfinite(self.step_size) and self.step_size > 0
-        ):
-            raise ValueError(f"step_size must be None or a positive number, got {self.step_size}")
+        check_choice("kind", self.kind, KINDS)
+        check_count("steps", self.steps)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size, "None or ")
         if self.noise and self.kind != "repulsive":
             raise ValueError(f"noise is for kind='repulsive' to choose, got kind={self.kind!r}")
         check_window("window", self.window)

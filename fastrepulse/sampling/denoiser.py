@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,11 +26,12 @@ class Denoiser:
     Args:
         unet: A `UNet2DConditionModel`.
         text: Text embeddings of every prompt, [prompts, tokens, width].
-        negative: Those of the negative prompt, [1, tokens, width]; None for no guidance.
+        negative: Those of every prompt's negative prompt, of the same shape; None for no guidance.
         guidance_scale: w of w * conditional + (1 - w) * unconditional (Ho & Salimans 2022,
             arXiv:2207.12598).
         micro_batch_size: How many particles go through the UNet at once.
         compiled: Whether to run the UNet through `torch.compile`.
+        forwards: Where the UNet's forward passes are kept, what was compiled among them.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Denoiser:
         guidance_scale: float,
         micro_batch_size: int,
         compiled: bool,
+        forwards: dict[bool, tuple[Forward, Forward]] | None = None,
     ):
         self.text = text
         self.negative = negative
@@ -50,7 +51,10 @@ class Denoiser:
         self.micro_batch_size = micro_batch_size
         self.compiled = compiled
         self._unet = unet
-        self._plain, self._guided = _forwards(unet, compiled)
+        self._forwards = {} if forwards is None else forwards
+        if compiled not in self._forwards:
+            self._forwards[compiled] = _forwards_of(unet, compiled)
+        self._plain, self._guided = self._forwards[compiled]
 
     @property
     def device(self) -> torch.device:
@@ -59,11 +63,16 @@ class Denoiser:
 
     def uncompiled(self) -> "Denoiser":
         """Returns the same without `torch.compile`."""
-        scale = self.guidance_scale.item()
-        return Denoiser(self._unet, self.text, self.negative, scale, self.micro_batch_size, False)
+        scale, size = self.guidance_scale.item(), self.micro_batch_size
+        return Denoiser(self._unet, self.text, self.negative, scale, size, False, self._forwards)
 
     def __call__(
-        self, model_input: Tensor, timestep: Tensor, text: Tensor, guided: bool = True
+        self,
+        model_input: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        prompts: Tensor,
+        guided: bool = True,
     ) -> Tensor:
         """Returns the model output [n, C, H, W], n at most the micro-batch size.
 
@@ -71,12 +80,13 @@ class Denoiser:
             model_input: Scaled noisy latents, [n, C, H, W].
             timestep: A scalar tensor.
             text: Each particle's text embeddings, [n, tokens, width].
+            prompts: The number of each particle's prompt, [n].
             guided: Whether to guide; without a negative prompt nothing does.
         """
         size = self.micro_batch_size
         if len(model_input) > size:
-            parts = zip(model_input.split(size), text.split(size), strict=True)
-            return torch.cat([self(part, timestep, own, guided) for part, own in parts])
+            parts = zip(*(x.split(size) for x in (model_input, text, prompts)), strict=True)
+            return torch.cat([self(x, timestep, own, of, guided) for x, own, of in parts])
         padding = size - len(model_input) if self.compiled else 0
         padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
         given = torch.cat([text, text[:1].expand(padding, -1, -1)])
@@ -85,7 +95,9 @@ class Denoiser:
             if self.negative is None or not guided:
                 output = self._plain(padded, timestep, given, self.guidance_scale)
             else:
-                both = torch.cat([self.negative.expand_as(given), given])
+                negative = self.negative[prompts]
+                filled = torch.cat([negative, negative[:1].expand(padding, -1, -1)])
+                both = torch.cat([filled, given])
                 output = self._guided(padded, timestep, both, self.guidance_scale)
         except torch.OutOfMemoryError:
             if size == 1:
@@ -95,7 +107,7 @@ class Denoiser:
             self.micro_batch_size = size // 2
             torch.cuda.empty_cache()
             log.warning("out of memory: micro-batches of %d particles now", self.micro_batch_size)
-            return self(model_input, timestep, text, guided)
+            return self(model_input, timestep, text, prompts, guided)
         # A copy: the next run of a CUDA graph writes where this one's output lies
         return output[: len(model_input)].clone()
 
@@ -105,9 +117,8 @@ def repays_compiling(num_particles: int, num_inference_steps: int, micro_batch_s
     return -(-num_particles // micro_batch_size) * num_inference_steps >= COMPILE_FROM
 
 
-@lru_cache(maxsize=4)
-def _forwards(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
-    """Returns the forward pass without guidance and that with it; what is compiled is kept."""
+def _forwards_of(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
+    """Returns the forward pass without guidance and that with it."""
 
     def plain(latents: Tensor, timestep: Tensor, text: Tensor, _: Tensor) -> Tensor:
         given = latents.to(unet.dtype)

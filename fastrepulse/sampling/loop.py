@@ -82,11 +82,7 @@ class DenoiseLoop:
         self.schedule = NoiseSchedule.of(scheduler)
         starts = range(0, len(x), micro_batch_size)
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
-        # Some schedulers remember past outputs, so each micro-batch has its own
-        self.schedulers = [copy.deepcopy(scheduler) for _ in self.parts]
-        for own in self.schedulers:
-            if start and hasattr(own, "set_begin_index"):
-                own.set_begin_index(start)
+        self.schedulers = self._schedulers_at(start)
         self.prompts = torch.arange(len(x), device=denoise.device) // num_particles
         # Written anew at every prediction
         self._output, self._denoised = torch.empty_like(x), torch.empty_like(x)
@@ -100,16 +96,19 @@ class DenoiseLoop:
         Raises:
             FloatingPointError: If a value stops being finite; names the step and the particle.
         """
-        steps = range(self.start, len(self.scheduler.timesteps) if stop is None else stop)
+        path = self._path(len(self.scheduler.timesteps) if stop is None else stop)
         diagnostics = []
-        with self._progress_bar(steps, progress) as bar:
-            for step in steps:
+        with self._progress_bar(path, progress) as bar:
+            for place, step in enumerate(path):
+                again = step in path[:place]
+                if again and step <= path[place - 1]:
+                    self._go_back(path[place - 1] + 1, step)
                 for number, correction in enumerate(self._corrections_at(step)):
                     predicted = self.predict(step, bar)
                     push = Push()
                     if correction.pushes():
                         push = self._push(step, predicted, ends=False)
-                    self._correct(step, number, correction, predicted, push)
+                    self._correct(step, number, correction, predicted, push, again)
                 predicted = self.predict(step, bar)
                 ends = step == len(self.scheduler.timesteps) - 1
                 push = self._push(step, predicted, ends)
@@ -133,11 +132,12 @@ class DenoiseLoop:
         square_score = 0.0
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
             sample = self.x[part].to(self.denoise.device)
-            text = self.denoise.text[self.prompts[part]]
+            prompts = self.prompts[part]
+            text = self.denoise.text[prompts]
             if self.method is not None:
                 text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
             model_input = scheduler.scale_model_input(sample, timestep)
-            output = self.denoise(model_input, timestep, text, guided)
+            output = self.denoise(model_input, timestep, text, prompts, guided)
             check_finite(output, "the model's output", step, part.start)
             z = self.schedule.noisy(sample, step)
             denoised = self.schedule.denoised(z, output, step)
@@ -148,6 +148,40 @@ class DenoiseLoop:
                 bar.update(part.stop - part.start)
         score_norm = math.sqrt(square_score / len(self.x))
         return Prediction(self._output, self._denoised, score_norm)
+
+    def _path(self, stop: int) -> list[int]:
+        """Returns the steps in the order in which they are taken: some twice, if the method says.
+
+        At the lower noise level of a restart particles go back to the higher one.
+        """
+        steps = list(range(self.start, stop))
+        levels = None if self.method is None else self.method.restarts()
+        if levels is None:
+            return steps
+        first, end = (
+            next((step for step in steps if self.schedule.sigmas[step] <= level), stop)
+            for level in levels
+        )
+        return [*steps[: end - self.start], *range(first, stop)] if end < stop else steps
+
+    def _go_back(self, step: int, earlier: int) -> None:
+        """Takes all particles from the noise level of a step to that of an earlier one."""
+        sigmas = self.schedule.sigmas
+        added = math.sqrt(sigmas[earlier] ** 2 - sigmas[step] ** 2)
+        for part in self.parts:
+            noise = particle_noise(self.seed, self._numbers(part), self.x.shape[1:], "restart")
+            z = self.schedule.noisy(self.x[part], step)
+            noisier = z + added * noise.to(z)
+            self.x[part] = self.schedule.scheduler_sample(noisier.to(self.x.dtype), earlier)
+        self.schedulers = self._schedulers_at(earlier)
+
+    def _schedulers_at(self, step: int) -> list[Any]:
+        """Returns a scheduler for each micro-batch, since some remember past outputs."""
+        schedulers = [copy.deepcopy(self.scheduler) for _ in self.parts]
+        for own in schedulers:
+            if step and hasattr(own, "set_begin_index"):
+                own.set_begin_index(step)
+        return schedulers
 
     def _push(self, step: int, predicted: "Prediction", ends: bool) -> Push:
         """Asks the method what the particles do to each other; the run may end with it."""
@@ -177,7 +211,13 @@ class DenoiseLoop:
             self.x[part] = scheduler.step(output, timestep, sample).prev_sample
 
     def _correct(
-        self, step: int, number: int, correction: Correction, predicted: "Prediction", push: Push
+        self,
+        step: int,
+        number: int,
+        correction: Correction,
+        predicted: "Prediction",
+        push: Push,
+        again: bool,
     ) -> None:
         """Takes a step that stays at its noise level."""
         sigma, following = self.schedule.sigmas[step : step + 2]
@@ -190,7 +230,7 @@ class DenoiseLoop:
             noise = None
             if correction.noisy():
                 # Steps at one level come one after the other in the stream
-                count = step * 10_000 + number
+                count = (step + again * len(self.scheduler.timesteps)) * 10_000 + number
                 shape = sample.shape[1:]
                 noise = particle_noise(self.seed, self._numbers(part), shape, "correction", count)
                 noise = noise.to(z)
@@ -208,7 +248,7 @@ class DenoiseLoop:
         """Returns the number of each particle of a slice within its prompt."""
         return [i % self.num_particles for i in range(part.start, part.stop)]
 
-    def _progress_bar(self, steps: range, progress: bool) -> Any:
+    def _progress_bar(self, steps: list[int], progress: bool) -> Any:
         # Counted in particles and evaluations of the model, shown in whole images
         passes = sum(1 + len(self._corrections_at(step)) for step in steps)
         return tqdm(
@@ -220,48 +260,3 @@ class DenoiseLoop:
             "[{elapsed}<{remaining}, {rate_fmt}]",
             disable=not progress,
         )
-
-
-def branch(loop: DenoiseLoop, sigma: float, noise: Tensor) -> DenoiseLoop:
-    """Takes the first particle of each prompt down to a noise level and gives its picture to all.
-
-    Args:
-        loop: The loop of all particles, at its first step.
-        sigma: The noise level.
-        noise: Of unit variance, for all particles [prompts * N, C, H, W].
-
-    Returns:
-        The loop that goes on from there: the same picture for all, each with its own noise.
-
-    Raises:
-        ValueError: If the noise level is below the last one.
-    """
-    schedule, scheduler = loop.schedule, loop.scheduler
-    steps = range(len(scheduler.timesteps))
-    start = next((step for step in steps if schedule.sigmas[step] <= sigma), None)
-    if start is None:
-        lowest = schedule.sigmas[steps[-1]]
-        raise ValueError(f"shared_until must be at least {lowest:.3g} here, got {sigma}")
-    settings: dict[str, Any] = {
-        "seed": loop.seed,
-        "guidance_window": loop.guidance_window,
-        "micro_batch_size": loop.micro_batch_size,
-        "corrections": loop.corrections,
-    }
-    first = loop.x[:: loop.num_particles].clone()
-    # Not compiled: a graph would pad the few to a whole micro-batch
-    single = DenoiseLoop(
-        first, loop.denoise.uncompiled(), scheduler, None, num_particles=1, **settings
-    )
-    single.run(stop=start)
-    denoised = single.predict(start).denoised.repeat_interleave(loop.num_particles, dim=0)
-    noisy = denoised + schedule.sigmas[start] * noise.to(loop.x)
-    return DenoiseLoop(
-        schedule.scheduler_sample(noisy, start),
-        loop.denoise,
-        scheduler,
-        loop.method,
-        num_particles=loop.num_particles,
-        start=start,
-        **settings,
-    )

@@ -20,6 +20,26 @@ def choose_micro_batch_size(unet: Any, latent_shape: Sequence[int]) -> int:
     return 2 ** min(5, int(math.log2(max(1, free_memory(unet.device) // 4 // particle))))
 
 
+def choose_decode_batch_size(vae: Any, latent_shape: Sequence[int]) -> int:
+    """Returns how many latents are decoded at once, by the memory that is free.
+
+    A picture is reckoned at 8 times the activations of the decoder's last layers, and a quarter of
+    the free memory is used; a power of two, at most 32.
+    """
+    _, height, width = latent_shape
+    channels = vae.config.block_out_channels
+    activations = height * width * 4 ** (len(channels) - 1) * channels[0]
+    picture = 8 * activations * torch.finfo(vae.dtype).bits // 8
+    return 2 ** min(5, int(math.log2(max(1, free_memory(vae.device) // 4 // picture))))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Says whether an error means that there was not enough memory, of a GPU or of the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
 def choose_storage(device: torch.device, count: int, latent_shape: Sequence[int]) -> str:
     """Returns where all latents lie: on the device, or on the host if they crowd the device.
 

@@ -37,16 +37,33 @@ class SavedImages(Sequence[Image.Image]):
             return image.copy()
 
 
+def picture_path(folder: Path, i: int) -> Path:
+    """Returns where picture `i` of a call lies."""
+    return folder / f"{i:05d}.png"
+
+
 def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, Any]) -> Path:
-    """Writes picture `i` of a call with its settings inside; returns its path."""
+    """Writes picture `i` of a call with what it depends on inside; returns its path.
+
+    Of several prompts it carries its own. A picture is there whole or not at all.
+    """
     count = settings["num_particles"]
+    prompt = settings["prompts"][i // count]
+    own = settings | {"prompts": [prompt]}
+    if isinstance(settings["negative_prompt"], list):
+        own["negative_prompt"] = settings["negative_prompt"][i // count]
     text = PngInfo()
-    text.add_itxt("prompt", settings["prompts"][i // count])
+    text.add_itxt("prompt", prompt)
     text.add_itxt("seed", str(settings["seed"]))
     text.add_itxt("particle", str(i % count))
-    text.add_itxt("settings", json.dumps(settings))
-    path = folder / f"{i:05d}.png"
-    image.save(path, pnginfo=text)
+    text.add_itxt("settings", json.dumps(own))
+    path = picture_path(folder, i)
+    partial = path.with_suffix(".partial")
+    try:
+        image.save(partial, "PNG", pnginfo=text)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

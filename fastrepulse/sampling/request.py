@@ -14,10 +14,14 @@ from fastrepulse.checks import (
     check_choice,
     check_count,
     check_number,
+    check_path,
+    check_positive,
+    check_texts,
     check_window,
     plain,
     plain_window,
 )
+from fastrepulse.embeddings import names
 from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
@@ -27,6 +31,9 @@ from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 from fastrepulse.sampling.memory import choose_micro_batch_size
 from fastrepulse.sampling.output import check_space, check_unused, check_writable
+
+PROMPTS_AT_ONCE = 64
+"""How many prompts go through the text encoder at once."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,11 @@ class Request:
 
     prompt: str | Sequence[str]
     num_particles: int
-    model: str | Path | Model | None
+    model: Any
     repulsion: Method | str | None
     num_inference_steps: int
     guidance_scale: float
-    negative_prompt: str
+    negative_prompt: str | Sequence[str]
     height: int | None
     width: int | None
     scheduler: str
@@ -67,7 +74,7 @@ class Request:
         self._check_texts()
         self._check_numbers()
         self._check_objects()
-        if self.compile not in ("auto", True, False):
+        if not isinstance(self.compile, bool) and self.compile != "auto":
             raise ValueError(f"compile must be 'auto', True or False, got {self.compile!r}")
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("scheduler", self.scheduler, SCHEDULERS)
@@ -83,6 +90,13 @@ class Request:
         return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
 
     @property
+    def negative_prompts(self) -> list[str]:
+        """One for each prompt."""
+        if isinstance(self.negative_prompt, str):
+            return [self.negative_prompt] * len(self.prompts)
+        return list(self.negative_prompt)
+
+    @property
     def count(self) -> int:
         """The number of particles of all prompts."""
         return len(self.prompts) * self.num_particles
@@ -94,9 +108,10 @@ class Request:
     @cached_property
     def method(self) -> Method | None:
         """What makes the particles differ; None for independent samples."""
-        if isinstance(self.repulsion, str):
-            return Repulsion(embedding=self.repulsion)
-        return self.repulsion
+        if not isinstance(self.repulsion, str):
+            return self.repulsion
+        check_choice("repulsion, if it is the name of an embedding,", self.repulsion, names())
+        return Repulsion(embedding=self.repulsion)
 
     @property
     def acting_method(self) -> Method | None:
@@ -143,10 +158,20 @@ class Request:
         compiled = self.compile
         if compiled == "auto":
             compiled = repays_compiling(self.count, self.num_inference_steps, size)
-        text = model.encode_prompts(self.prompts)
+        text = self._encoded(model, self.prompts)
         guided = self.guidance_scale > 1
-        negative = model.encode_prompts([self.negative_prompt]) if guided else None
-        return Denoiser(model.unet, text, negative, self.guidance_scale, size, compiled)
+        negative = self._encoded(model, self.negative_prompts) if guided else None
+        forwards = model.forwards
+        return Denoiser(model.unet, text, negative, self.guidance_scale, size, compiled, forwards)
+
+    def _encoded(self, model: Model, prompts: Sequence[str]) -> Tensor:
+        """Returns the text embeddings of prompts, each of which is encoded once."""
+        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        texts = list(numbers)
+        starts = range(0, len(texts), PROMPTS_AT_ONCE)
+        parts = [texts[start : start + PROMPTS_AT_ONCE] for start in starts]
+        embeddings = torch.cat([model.encode_prompts(part) for part in parts])
+        return embeddings[[numbers[prompt] for prompt in prompts]].to(model.dtype)
 
     def settings(self, model: Model) -> dict[str, Any]:
         """Returns all that the pictures depend on, as JSON can hold it."""
@@ -156,13 +181,16 @@ class Request:
                 "prompts": self.prompts,
                 "num_particles": self.num_particles,
                 "model": model.name,
+                "variants": model.variants,
                 "repulsion": self.method.settings() if self.method else None,
                 "num_inference_steps": self.num_inference_steps,
                 "guidance_scale": float(self.guidance_scale),
                 "guidance_window": plain_window(self.guidance_window),
                 "corrections": [correction.settings() for correction in self.corrections],
                 "shared_until": self.shared_until,
-                "negative_prompt": self.negative_prompt,
+                "negative_prompt": self.negative_prompt
+                if isinstance(self.negative_prompt, str)
+                else self.negative_prompts,
                 "height": height * model.vae_scale_factor,
                 "width": width * model.vae_scale_factor,
                 "scheduler": self.scheduler,
@@ -174,15 +202,14 @@ class Request:
         )
 
     def _check_texts(self) -> None:
-        if not isinstance(self.prompt, (str, Sequence)):
-            raise TypeError(f"prompt must be a string or a list of strings, got {self.prompt!r}")
-        if not self.prompts:
-            raise ValueError("prompt must be a string or a list of at least one, got an empty list")
-        for prompt in self.prompts:
-            if not isinstance(prompt, str):
-                raise TypeError(f"prompt must be a string or a list of strings, got {prompt!r}")
-        if not isinstance(self.negative_prompt, str):
-            raise TypeError(f"negative_prompt must be a string, got {self.negative_prompt!r}")
+        for name in ("prompt", "negative_prompt"):
+            check_texts(name, getattr(self, name))
+        counts = len(self.negative_prompts), len(self.prompts)
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"negative_prompt must be a string or a list of one for each of {counts[1]} "
+                f"prompts, got {counts[0]}"
+            )
 
     def _check_numbers(self) -> None:
         check_count("num_particles", self.num_particles)
@@ -191,22 +218,24 @@ class Request:
             check_count("micro_batch_size", self.micro_batch_size)
         check_number("guidance_scale", self.guidance_scale)
         check_window("guidance_window", self.guidance_window)
-        if self.shared_until is not None and not self.shared_until > 0:
-            raise ValueError(
-                f"shared_until must be None or a noise level above 0, got {self.shared_until}"
-            )
+        if self.shared_until is not None:
+            check_positive("shared_until", self.shared_until, "None or ")
 
     def _check_objects(self) -> None:
         if not (self.latents is None or isinstance(self.latents, Tensor)):
             raise TypeError(f"latents must be a tensor or None, got {self.latents!r}")
         if not (self.generator is None or isinstance(self.generator, torch.Generator)):
             raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
-        if not isinstance(self.corrections, Sequence) or not all(
+        if not isinstance(self.corrections, (list, tuple)) or not all(
             isinstance(correction, Correction) for correction in self.corrections
         ):
             raise TypeError(
                 f"corrections must be a sequence of Correction, got {self.corrections!r}"
             )
+        if not isinstance(self.progress, bool):
+            raise TypeError(f"progress must be True or False, got {self.progress!r}")
+        if self.out is not None:
+            check_path("out", self.out)
         if not (self.repulsion is None or isinstance(self.repulsion, (str, Method))):
             raise TypeError(
                 f"repulsion must be a Repulsion, a name or None, got {self.repulsion!r}"

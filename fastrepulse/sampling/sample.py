@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from fastrepulse.layers import accelerated
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
+from fastrepulse.sampling.branch import branch
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.loop import DenoiseLoop, branch
+from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.memory import choose_storage
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
@@ -23,17 +24,20 @@ DEFAULT_REPULSION = Repulsion()
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 5.0
 
+_last_loaded: list[Model] = []
+"""The model that was loaded last: the next call finds it."""
+
 
 @torch.no_grad()
 def sample(
     prompt: str | Sequence[str],
     num_particles: int = 16,
     *,
-    model: str | Path | Model | None = None,
+    model: Any = None,
     repulsion: Method | str | None = DEFAULT_REPULSION,
     num_inference_steps: int = DEFAULT_STEPS,
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
-    negative_prompt: str = "",
+    negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
     scheduler: str = "euler",
@@ -62,13 +66,14 @@ def sample(
             only within their prompt.
         num_particles: N >= 1, for each prompt. One particle has nothing to repel from, unless there
             is a bank.
-        model: None for the shipped model, a local diffusers folder, a hub id "owner/name" of a
-            Stable Diffusion 1 or 2 type model, or what `load_model` returned.
+        model: None for the shipped model; of the Stable Diffusion 1 or 2 type: a local diffusers
+            folder, a hub id "owner/name", a loaded StableDiffusionPipeline, which is used as it is
+            (adapters, tokens, its autoencoder and noise schedule), or what `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
         num_inference_steps: T >= 1, below the number of timesteps that the model was trained with.
         guidance_scale: Classifier-free guidance; 1 and below switches it off.
-        negative_prompt: What guidance leads away from.
+        negative_prompt: What guidance leads away from: one for all prompts, or one for each.
         height: In pixels; by default the model's own.
         width: In pixels; by default the model's own.
         scheduler: "euler", "ddim" or "dpm++".
@@ -103,9 +108,14 @@ def sample(
         OSError: If `out` cannot be written, has too little space or holds the pictures of another
             run; before the first step.
         FloatingPointError: If a value stops being finite; names the step and the particle.
+
+    Whatever stops it after the last step, the latents are saved, and `fastrepulse decode` makes the
+    pictures that are missing.
     """
     request = Request(**locals())
     sd = load_model(request.model, request.device, request.dtype)
+    if request.model is None or isinstance(request.model, (str, Path)):
+        _last_loaded[:] = [sd]
     noise = request.initial_noise(sd)
     settings = request.settings(sd)
     stepper = sd.scheduler(request.scheduler, request.num_inference_steps)
@@ -128,4 +138,4 @@ def sample(
             loop = branch(loop, request.shared_until, noise)
         diagnostics = loop.run(progress=request.progress)
     result = SampleResult([], loop.x, diagnostics, settings)
-    return decode(sd, result, request.folder, denoise.micro_batch_size, request.progress)
+    return decode(sd, result, request.folder, request.progress)

@@ -104,13 +104,16 @@ def test_repulsion_moves_particles_apart_and_attraction_together(embedding, sche
 
 
 def test_repulsion_on_noisy_latents_moves_particles_apart():
-    apart, alone = (draw(repulsion=Repulsion("thirds", s, on="noisy")).latents for s in (0.3, 0.0))
+    how = {"on": "noisy", "window": (math.inf, 1.5), "pause": None}
+    apart, alone = (draw(repulsion=Repulsion("thirds", s, **how)).latents for s in (0.3, 0.0))
     assert mean_distance(apart, "thirds") > mean_distance(alone, "thirds")
 
 
 @pytest.mark.parametrize("embedding", ["random_cnn", "latent"])
 def test_the_other_embeddings_change_the_result(embedding):
-    apart, alone = (draw(repulsion=Repulsion(embedding, s)).latents for s in (9.0, 0.0))
+    apart, alone = (
+        draw(repulsion=Repulsion(embedding, s, restart=None)).latents for s in (9.0, 0.0)
+    )
     assert (apart - alone).abs().max() > 1e-3
     assert mean_distance(apart, "latent") > mean_distance(alone, "latent")
 
@@ -124,7 +127,7 @@ def test_strength_zero_measures_and_changes_nothing():
 
 def test_outside_its_window_the_repulsion_does_nothing():
     off = draw(repulsion=None)
-    outside = draw(repulsion=Repulsion(strength=50.0, window=(1e9, 1e6), pause=None))
+    outside = draw(repulsion=Repulsion(strength=50.0, window=(1e9, 1e6), pause=None, restart=None))
     assert torch.equal(off.latents, outside.latents)
 
 
@@ -313,12 +316,53 @@ def test_seeds_generators_and_latents():
 
 
 def test_diagnostics_have_one_entry_a_step():
-    result = draw()
+    result = draw(repulsion=Repulsion(restart=None))
     assert len(result.diagnostics) == STEPS
     sigmas = [step.sigma for step in result.diagnostics]
     assert sigmas == sorted(sigmas, reverse=True)
     assert all(step.score_norm > 0 for step in result.diagnostics)
     assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
+def test_a_restart_takes_some_steps_twice_and_keeps_what_the_pictures_became(scheduler):
+    def sampled(restart):
+        how = {"num_inference_steps": 20, "scheduler": scheduler}
+        return draw(3, repulsion=Repulsion(restart=restart), **how)
+
+    straight, again = sampled(None), sampled((3.0, 1.0))
+    sigmas = [step.sigma for step in straight.diagnostics]
+    below, back = (
+        next(i for i, sigma in enumerate(sigmas) if sigma <= level) for level in (1.0, 3.0)
+    )
+    assert 0 < back < below
+    taken = [step.sigma for step in again.diagnostics]
+    assert taken == sigmas[:below] + sigmas[back:]
+    apart = (again.latents - straight.latents).flatten(1).norm(dim=1)
+    assert (apart > 0).all()
+    assert apart.max() < torch.pdist(straight.latents.flatten(1)).min()
+    assert torch.equal(sampled((3.0, 1.0)).latents, again.latents)
+
+
+@pytest.mark.parametrize(
+    "repulsion",
+    [
+        Repulsion(strength=0.0),
+        Repulsion(restart=None),
+        Repulsion(restart=(0.01, 0.001)),
+        Repulsion(window=(9.0, 2.0)),
+    ],
+    ids=["no-strength", "none", "below-the-last-level", "window-not-over"],
+)
+def test_there_is_no_restart(repulsion):
+    assert len(draw(repulsion=repulsion, num_inference_steps=12).diagnostics) == 12
+
+
+def test_a_restart_gives_a_particle_noise_of_its_own_whatever_the_micro_batch():
+    whole, parts = (
+        draw(5, num_inference_steps=12, micro_batch_size=size).latents for size in (5, 2)
+    )
+    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3)
 
 
 def test_an_embedding_has_a_strength_of_its_own():

@@ -5,6 +5,7 @@ import json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from fastrepulse.default_model.captions import vocabulary
 from fastrepulse.default_model.subjects import SUBJECTS
 
 MAX_TOKENS = 24
@@ -13,18 +14,12 @@ TEXT_WIDTH = 128
 
 def build_tokenizer() -> CLIPTokenizer:
     """Learns a byte-pair vocabulary in which every word of every caption is one token."""
-    words = {"and"}
-    for subject in SUBJECTS:
-        words.update(subject.caption({}).split())
-        for attribute in subject.attributes:
-            for value in attribute.values:
-                words.update(subject.caption({attribute.name: value}).split())
     start, end = "<|startoftext|>", "<|endoftext|>"
     learner = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learner.train_from_iterator(
-        sorted(words),
+        sorted(vocabulary(SUBJECTS)),
         trainers.BpeTrainer(
             vocab_size=4000,
             min_frequency=1,

@@ -1,5 +1,7 @@
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -103,6 +105,36 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
     with pytest.raises(FileNotFoundError if name else ValueError):
         models.locate_model(name)
+
+
+@pytest.mark.parametrize("name", ["models/sd21", "models/sd21.safetensors", "x/sd.ckpt"])
+def test_what_looks_like_a_path_is_no_hub_id(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"has no 'sd21'|no such file"):
+        models.locate_model(name)
+
+
+def test_a_file_is_refused_with_what_makes_a_pipeline_of_it(tmp_path):
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"from_single_file\(\.\.\.\) makes a pipeline"):
+        models.locate_model(file)
+
+
+def test_something_else_is_refused():
+    with pytest.raises(TypeError, match=r"model must be None, a folder, .* got 3"):
+        models.load_model(3)
+
+
+def test_a_model_is_loaded_once_and_freed_when_nobody_holds_it(folder):
+    model = models.load_model(folder)
+    assert models.load_model(folder) is model
+    assert models.load_model(folder, dtype=torch.float64) is not model
+    freed = weakref.ref(model.unet)
+    del model
+    gc.collect()
+    assert freed() is None
 
 
 def test_a_hub_id_is_passed_on():

@@ -1,0 +1,65 @@
+"""Tensors and a record in one safetensors file, which is read whole and unchanged or refused."""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """Writes tensors with a record of plain values; a file that was there is replaced at once.
+
+    Raises:
+        OSError: If it cannot be written; what was there is still there.
+    """
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    text = json.dumps(record)
+    about = {"record": text, "checksum": str(_checksum(tensors, text))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save_file(tensors, partial, about)
+        os.replace(partial, path)
+    except SafetensorError as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the record that `save_record` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not one of these, or not as it was written.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"file {str(path)!r} does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, checksum = about["record"], about["checksum"]
+        if checksum != str(_checksum(tensors, text)):
+            raise ValueError("its checksum is of something else")
+        return tensors, json.loads(text)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"file {str(path)!r} cannot be used: {why}") from None
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> int:
+    total = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        about = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        total = zlib.crc32(about.encode(), total)
+        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, total)
+    return total

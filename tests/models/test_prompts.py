@@ -1,0 +1,109 @@
+"""What is said about prompts that a model cannot take as they are."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import models
+from fastrepulse.default_model.subjects import SUBJECTS
+
+RTOL, ATOL = SAME_COMPUTATION
+LONG = "a planet " + " ".join(["blue"] * 30) + " green"
+
+
+def draw(prompt="a planet", n=1, **arguments):
+    settings = {"num_inference_steps": 2, "seed": 0, "progress": False, "repulsion": None}
+    return fastrepulse.sample(prompt, n, **{**settings, **arguments})
+
+
+def test_what_is_cut_off_is_said(caplog):
+    draw(LONG)
+    (record,) = caplog.records
+    assert "35 tokens and the text encoder takes 24" in record.getMessage()
+    assert record.getMessage().endswith("blue green'")
+    assert record.getMessage().count("blue") == 10
+
+
+def test_a_negative_prompt_is_told_too(caplog):
+    draw(negative_prompt=LONG)
+    assert "cut off" in caplog.text
+
+
+def test_no_word_is_lost_in_silence_and_none_is_said_to_be(caplog):
+    limit = " ".join(["blue"] * 20)  # with "a planet" and two marks 24 tokens
+    draw(f"a planet {limit}")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_captions_have_no_unknown_words(subject, caplog):
+    models.load_model().encode_prompts([subject.prompt])
+    for attribute in subject.attributes:
+        for value in attribute.values:
+            models.load_model().encode_prompts([subject.caption({attribute.name: value})])
+    assert not caplog.records
+
+
+def test_words_that_the_shipped_model_never_learnt_are_named(caplog):
+    caplog.set_level(logging.WARNING)
+    draw("A cat in a blue pot")
+    (record,) = caplog.records
+    assert "never learnt 'cat';" in record.getMessage()
+    for subject in SUBJECTS:
+        assert subject.prompt in record.getMessage()
+
+
+def test_another_model_may_know_any_word(caplog, tmp_path):
+    import shutil
+
+    shutil.copytree(models.DEFAULT_MODEL, tmp_path / "copy")
+    draw("a cat", model=tmp_path / "copy")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("text", ["a \0 planet", "a \ud83c planet", ["a planet", "\udfff"]])
+def test_text_that_cannot_be_encoded_is_refused(name, text):
+    arguments = {"prompt": "a planet", name: text}
+    with pytest.raises(ValueError, match=f"^{name} must be text without NUL"):
+        draw(**arguments)
+
+
+def test_a_tokenizer_that_does_not_say_how_much_the_model_takes():
+    shipped = models.load_model()
+    tokenizer = copy.deepcopy(shipped.tokenizer)
+    tokenizer.model_max_length = int(1e30)
+    from dataclasses import replace
+
+    other = replace(shipped, tokenizer=tokenizer)
+    expected = shipped.encode_prompts(["a planet"])
+    torch.testing.assert_close(other.encode_prompts(["a planet"]), expected)
+
+
+def test_each_prompt_has_its_negative_prompt():
+    prompts, negatives = ["a planet", "a robot", "a planet"], ["blue", "", "a planet"]
+    together = draw(prompts, 2, negative_prompt=negatives)
+    alone = [
+        draw(prompt, 2, negative_prompt=negative).latents
+        for prompt, negative in zip(prompts, negatives, strict=True)
+    ]
+    torch.testing.assert_close(together.latents, torch.cat(alone), rtol=RTOL, atol=ATOL)
+    assert together.settings["negative_prompt"] == negatives
+
+
+@pytest.mark.parametrize(
+    ("negative", "error", "named"),
+    [
+        (["x"], ValueError, "for each of 2 prompts, got 1"),
+        ([], ValueError, "negative_prompt must be .* empty list"),
+        ([1, 2], TypeError, "negative_prompt must be a string or a list of strings"),
+        (None, TypeError, "negative_prompt .* got None"),
+    ],
+)
+def test_negative_prompts_that_do_not_fit_are_refused(negative, error, named):
+    with pytest.raises(error, match=named):
+        draw(["a planet", "a robot"], negative_prompt=negative)

@@ -1,0 +1,151 @@
+"""Nothing that was sampled is lost while it is decoded."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import fastrepulse
+from fastrepulse.models import Model
+from fastrepulse.sampling import decode as decoding
+from fastrepulse.sampling.decode import LATENTS, decode_folder
+from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
+
+
+def draw(out=None, n=5, **arguments):
+    how = {"num_inference_steps": 2, "seed": 3, "progress": False, "guidance_scale": 1.0}
+    return fastrepulse.sample(["a face", "a robot"], n, out=out, **{**how, **arguments})
+
+
+def pictures_in(folder):
+    return {file.name: Image.open(file).tobytes() for file in sorted(folder.glob("[0-9]*.png"))}
+
+
+@contextmanager
+def failing(monkeypatch, owner, name, error, after=0):
+    """Lets a function fail from its call number `after` on, for a while."""
+    real, calls = getattr(owner, name), []
+
+    def fails(*args, **kwargs):
+        calls.append(None)
+        if len(calls) > after:
+            raise error
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fails)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Model, "decode"), (decoding, "save_picture"), (decoding, "save_summary")],
+    ids=["decode", "picture", "summary"],
+)
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("broken")],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp_path, caplog):
+    expected = pictures_in(draw(tmp_path / "whole").save(tmp_path / "saved"))
+    folder = tmp_path / "stopped"
+    # Batches of two
+    monkeypatch.setattr(decoding, "choose_decode_batch_size", lambda *_: 2)
+    after = 0 if name == "save_summary" else after
+    with (
+        failing(monkeypatch, owner, name, error, after),
+        pytest.raises(type(error)),
+    ):
+        draw(folder)
+    assert f"fastrepulse decode {folder}" in caplog.text
+    assert load_file(folder / LATENTS)["latents"].shape == (10, 4, 16, 16)
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("[0-9]*.png")}
+    result = decode_folder(folder, progress=False)
+    assert pictures_in(folder) == expected
+    assert not (folder / LATENTS).exists() and not list(folder.glob("*.partial"))
+    assert len(result.images) == 10 and (folder / "grid.png").exists()
+    # Pictures that were there are not drawn again
+    assert all(file.stat().st_mtime_ns == then for file, then in before.items())
+    record = json.loads((folder / "sample.json").read_text("utf-8"))
+    assert record["settings"] == result.settings
+    assert len(record["diagnostics"]) == len(result.diagnostics)
+
+
+def test_without_a_folder_the_latents_are_kept_in_a_new_one(monkeypatch, caplog):
+    with failing(monkeypatch, Model, "decode", RuntimeError("broken")), pytest.raises(RuntimeError):
+        draw()
+    folder = caplog.text.split("`fastrepulse decode ")[1].split("`")[0]
+    result = decode_folder(folder, progress=False)
+    for a, b in zip(result.images, draw().images, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
+def test_batches_that_do_not_fit_are_halved(error, monkeypatch, caplog):
+    expected = draw()
+    real, sizes = Model.decode, []
+
+    def fits_two(self, latents):
+        sizes.append(len(latents))
+        if len(latents) > 2:
+            raise error
+        return real(self, latents)
+
+    monkeypatch.setattr(Model, "decode", fits_two)
+    result = draw()
+    assert sizes == [10, 5, 2, 2, 2, 2, 2]
+    for a, b in zip(result.images, expected.images, strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert "5 pictures are decoded at once now" in caplog.text
+
+
+def test_where_not_one_picture_fits_the_error_is_the_users(monkeypatch):
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    with failing(monkeypatch, Model, "decode", error), pytest.raises(torch.OutOfMemoryError):
+        draw()
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    assert ran_out(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"))
+    assert ran_out(torch.OutOfMemoryError()) and ran_out(MemoryError())
+    assert not ran_out(RuntimeError("shapes do not match")) and not ran_out(ValueError())
+
+
+def test_the_batch_follows_the_memory_that_is_free(monkeypatch):
+    vae = fastrepulse.load_model().vae
+    for free, expected in ((2**34, 32), (2**25, 2), (0, 1)):
+        monkeypatch.setattr("fastrepulse.sampling.memory.free_memory", lambda _, free=free: free)
+        assert choose_decode_batch_size(vae, (4, 16, 16)) == expected
+
+
+def test_a_picture_carries_its_own_prompts_alone(tmp_path):
+    draw(tmp_path, 2, negative_prompt=["blue", "red"], guidance_scale=2.0)
+    with Image.open(tmp_path / "00003.png") as picture:
+        own = json.loads(picture.text["settings"])
+        assert picture.text["prompt"] == "a robot" and picture.text["particle"] == "1"
+    assert own["prompts"] == ["a robot"] and own["negative_prompt"] == "red"
+
+
+def test_a_picture_of_many_prompts_stays_small(tmp_path):
+    prompts = [f"a planet {i}" for i in range(300)]
+    how = {"num_inference_steps": 1, "guidance_scale": 1.0, "progress": False}
+    fastrepulse.sample(prompts, 1, repulsion=None, out=tmp_path, **how)
+    assert max(file.stat().st_size for file in tmp_path.glob("[0-9]*.png")) < 16_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "no-metadata"])
+def test_latents_that_cannot_be_read_are_refused(damage, tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / LATENTS
+    if damage != "missing":
+        save_file({"latents": torch.zeros(1, 4, 16, 16)}, file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(FileNotFoundError if damage == "missing" else ValueError, match=LATENTS):
+        decode_folder(tmp_path)
