@@ -3,7 +3,7 @@
 # library is built against that torch's headers, hence no build isolation.
 
 TORCH ?= torch==2.13.0
-PROMPT ?= a planet
+PROMPT ?= a robot
 OUT ?= demo
 
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)

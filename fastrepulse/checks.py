@@ -17,15 +17,22 @@ def check_number(name: str, value: Any) -> None:
     """Raises unless an argument is a finite number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False
 
 
 def check_positive(name: str, value: Any, besides: str = "") -> None:
     """Raises unless an argument is a finite number above 0; `besides` says what else it may be."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {besides}a positive number, got {value!r}")
-    if not (math.isfinite(value) and float(value) > 0):
+    if not (_is_finite(value) and float(value) > 0):
         raise ValueError(f"{name} must be {besides}a positive number, got {value}")
 
 

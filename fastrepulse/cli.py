@@ -162,7 +162,7 @@ def _open_bank(
 
 @app.command()
 def demo(
-    prompt: Annotated[str, typer.Option(help="One of the shipped model's.")] = "a planet",
+    prompt: Annotated[str, typer.Option(help="One of the shipped model's.")] = "a robot",
     num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option()] = 0,

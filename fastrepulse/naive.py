@@ -60,7 +60,7 @@ def sample(
     sigmas: Sequence[float],
     embed: Callable[[Tensor], Tensor],
     fresh: Tensor,
-    strength: float = 0.3,
+    strength: float = 0.4,
     window: tuple[float, float] = (9.0, 4.0),
     restart: tuple[float, float] = (3.0, 1.0),
 ) -> Tensor:
@@ -68,7 +68,7 @@ def sample(
 
     Args:
         denoise: Predicts the clean x0 of noisy particles z = x0 + sigma * noise at a noise level;
-            guidance is in here, and pauses for sigma from 9 to 0.6.
+            guidance is in here, and pauses for sigma from 9 to 0.3.
         z: Particles [N, ...] at the first noise level, N >= 2.
         sigmas: Noise levels, decreasing to 0.
         embed: phi, differentiable, from [N, ...] to embeddings [N, d].

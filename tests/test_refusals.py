@@ -20,7 +20,7 @@ REFUSED = collections.Counter()
 EXAMPLES = 60
 
 numbers = st.one_of(
-    st.integers(-(2**70), 2**70), st.floats(), st.sampled_from([0, 1, -1, 0.5, 1e300])
+    st.integers(-(2**70), 2**70), st.floats(), st.sampled_from([0, 1, -1, 0.5, 1e300, 10**400])
 )
 HOSTILE = st.one_of(
     numbers,
@@ -44,7 +44,7 @@ def is_count(value):
 
 
 def is_number(value):
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
 
 
 def is_window(value):
@@ -82,7 +82,7 @@ SAMPLE = {
     "latents": or_none(lambda v: isinstance(v, torch.Tensor)),
     "guidance_window": is_window,
     "corrections": lambda v: isinstance(v, (list, tuple)) and not v,
-    "shared_until": or_none(lambda v: isinstance(v, Real) and v > 0),
+    "shared_until": or_none(lambda v: is_number(v) and v > 0),
     "micro_batch_size": or_none(is_count),
     "compile": lambda v: isinstance(v, bool) or v == "auto",
     "attention": lambda v: v in ("auto", "sdpa", "xformers", "math"),
@@ -97,14 +97,14 @@ REPULSION = {
     "pause": or_none(is_window),
     "restart": or_none(is_window),
     "spread": lambda v: is_number(v) and v >= 0,
-    "bandwidth": lambda v: v == "median" or (isinstance(v, Real) and math.isfinite(v) and v > 0),
+    "bandwidth": lambda v: v == "median" or (is_number(v) and v > 0),
     "bank": or_none(lambda v: isinstance(v, Bank)),
     "subset": or_none(lambda v: isinstance(v, int) and v >= 2),
 }
 CORRECTION = {
     "kind": lambda v: v in ("score", "langevin", "random", "repulsive"),
     "steps": is_count,
-    "step_size": or_none(lambda v: isinstance(v, Real) and math.isfinite(v) and v > 0),
+    "step_size": or_none(lambda v: is_number(v) and v > 0),
     "window": is_window,
 }
 DEFAULTS = {
@@ -138,7 +138,7 @@ def safely(accepts, value):
     """What a predicate says of a value that it may not even be able to compare."""
     try:
         return bool(accepts(value))
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
 
 

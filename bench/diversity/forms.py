@@ -6,6 +6,7 @@ Started again, it goes on where it stopped. Two cores take about a minute a row 
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from fastrepulse import Repulsion, load_model
@@ -13,52 +14,49 @@ from fastrepulse.embeddings import KernelSum
 from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.search import mean
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, Setting
-from fastrepulse.sampling.sample import DEFAULT_STEPS
+from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 
 SEEDS = (1000, 1001, 1002)
 FIGURES = ("attribute_vendi", "coverage", "accuracy", "off_data")
 BOTH = KernelSum("thirds", "random_cnn")
+PLAIN = Repulsion(strength=0.3, pause=(9.0, 0.6), restart=None)
 FORMS = [
-    *(Repulsion(strength=s, window=(9.0, 3.0), pause=(9.0, 1.2)) for s in (0.3, 0.4, 0.5)),
-    *(Repulsion(strength=0.4, window=(9.0, 3.0), pause=(9.0, p)) for p in (0.9, 0.6, 0.3, 0.0)),
-    *(Repulsion(strength=0.4, window=(s, 3.0), pause=(s, 1.2)) for s in (12.0, 7.0, 6.0)),
-    Repulsion(strength=0.3, window=(9.0, 3.0)),
+    replace(PLAIN, strength=1e-6),  # the pause alone
+    *(replace(PLAIN, strength=s) for s in (0.2, 0.3, 0.4)),
+    replace(PLAIN, strength=0.4, window=(9.0, 3.0)),
+    *(replace(PLAIN, pause=(9.0, end)) for end in (0.3, 1.2)),
+    replace(PLAIN, window=(10.5, 4.0), pause=(10.5, 0.6)),
+    replace(PLAIN, embedding=BOTH, strength=0.65),
+    *(replace(PLAIN, restart=levels) for levels in ((3.0, 1.0), (2.0, 0.6))),
+    replace(PLAIN, strength=0.4, restart=(3.0, 1.0)),
     *(Repulsion(strength=s) for s in (0.3, 0.4, 0.5)),
-    *(Repulsion(BOTH, s) for s in (0.5, 0.65, 0.8, 1.0)),
-    *(
-        Repulsion(name, 0.4, window=(9.0, 3.0), pause=(9.0, 1.2))
-        for name in ("style_thirds", "halves")
-    ),
-    *(
-        Repulsion(KernelSum("thirds", other), 0.4, window=(9.0, 3.0), pause=(9.0, 1.2))
-        for other in ("style_thirds", "pooled", "channel_mean", "halves")
-    ),
 ]
 
 
 def title(form: Repulsion) -> str:
     """Says what is varied."""
     said = form.settings()
-    return f"`{said['embedding']}` {form.strength:g} | {said['window']} | {said['pause']}"
+    levels = " | ".join(str(said[name]) for name in ("window", "pause", "restart"))
+    return f"`{said['embedding']}` {form.strength:g} | {levels}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="Where finished runs are kept.")
+    parser.add_argument("--guidance-scale", type=float, default=DEFAULT_GUIDANCE_SCALE)
     args = parser.parse_args()
     model = load_model()
-    log = RunLog(
-        args.out, Protocol(16, DEFAULT_STEPS, dtype=str(model.dtype).removeprefix("torch."))
-    )
+    dtype = str(model.dtype).removeprefix("torch.")
+    log = RunLog(args.out, Protocol(16, DEFAULT_STEPS, args.guidance_scale, dtype))
     settings = [INDEPENDENT, FULL_CAPTIONS]
     settings += [Setting("repulsion", title(form), {"repulsion": form}) for form in FORMS]
     runs = run_all(log, model, settings, SEEDS, compile=True, progress=True)
-    print("| repulsion | window | pause | attribute Vendi | coverage | accuracy | off data |")
-    print("|" + "---|" * 7)
+    head = "repulsion | window | pause | restart | attribute Vendi | coverage | accuracy | off data"
+    print(f"| {head} |\n|" + "---|" * 8)
     for setting in settings:
         figures = [each for run in runs[setting.title] for each in run.figures]
         different, coverage, accuracy, off = (mean(figures, name) for name in FIGURES)
-        name = setting.strength or f"{setting.method} | |"
+        name = setting.strength or f"{setting.method} | | |"
         print(f"| {name} | {different:.2f} | {coverage:.1%} | {accuracy:.1%} | {off:.2f} |")
 
 

@@ -10,7 +10,7 @@ import fastrepulse
 from fastrepulse import Repulsion
 from fastrepulse.demo import side_by_side
 
-STRENGTHS = (0.0, 0.15, 0.3, 0.6, 1.2)
+STRENGTHS = (0.0, 0.2, 0.4, 0.8, 1.6)
 
 
 def main() -> None:

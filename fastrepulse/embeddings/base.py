@@ -19,7 +19,7 @@ class Embedding:
     """
 
     name: str
-    strength: float = 0.3
+    strength: float = 0.4
     """Of a repulsion that is given none: about what leaves the shipped model's pictures clean."""
 
     def __call__(self, latents: Tensor) -> Tensor:

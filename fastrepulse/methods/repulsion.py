@@ -75,7 +75,7 @@ class Repulsion(Method):
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
         strength: Length of the push over that of the predicted noise; 0 only measures, below 0
-            attracts. By default the embedding's own: 0.3 for most, more for those whose push
+            attracts. By default the embedding's own: 0.4 for most, more for those whose push
             is of high frequency, which the model cleans away.
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
             For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
@@ -104,7 +104,7 @@ class Repulsion(Method):
     strength: float = None  # type: ignore[assignment]  # set below
     on: Literal["noisy", "denoised"] = "denoised"
     window: tuple[float, float] = (9.0, 4.0)
-    pause: tuple[float, float] | None = (9.0, 0.6)
+    pause: tuple[float, float] | None = (9.0, 0.3)
     restart: tuple[float, float] | None = (3.0, 1.0)
     spread: float = 0.0
     bandwidth: float | Literal["median"] = "median"

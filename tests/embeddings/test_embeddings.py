@@ -85,7 +85,7 @@ def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(
     ahead, behind = (embed(latents + sign * step * direction).detach() for sign in (1, -1))
     slope = ((ahead - behind).double() * force).sum() / (2 * step)
     scale = change.norm() * direction.norm()
-    assert abs((change * direction).sum() - slope) < 2e-3 * scale
+    assert abs((change * direction).sum() - slope) < 4e-3 * scale
 
 
 @pytest.mark.parametrize("name", ["mean", "decoded_mean", "style_classifier", "style_thirds"])

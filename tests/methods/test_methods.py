@@ -14,6 +14,7 @@ from fastrepulse.methods import (
     SVGD,
     MeanScore,
     ParticleGuidance,
+    TextNoise,
     VendiGuidance,
 )
 from fastrepulse.metrics import vendi_score_of_kernel
@@ -162,6 +163,20 @@ def test_cads_keeps_the_texts_scale_and_draws_for_each_particle_alone():
     assert nothing_rescaled.mean().abs() < 0.1  # nothing but noise
 
 
+def test_text_noise_is_a_particles_own_the_same_at_every_step_and_gone_in_the_end():
+    text = 3 + 2 * draw(4).view(4, 8, 8)[:1].expand(4, -1, -1)
+    method = TextNoise(strength=0.5, share=0.25)
+    noisy = method.perturb_text(text, [0, 1, 2, 3], 0.9, 1, seed=1)
+    added = (noisy - text) / text.std((1, 2), keepdim=True)
+    assert added.abs().max() <= 0.5
+    assert (added != 0).float().mean().item() == pytest.approx(0.25, abs=0.1)
+    assert torch.pdist(added.flatten(1)).min() > 0
+    later = method.perturb_text(text[2:], [2, 3], 0.8, 5, seed=1)
+    torch.testing.assert_close(later, noisy[2:])
+    assert torch.equal(method.perturb_text(text, [0, 1, 2, 3], 0.79, 6, seed=1), text)
+    assert torch.equal(TextNoise(0.0).perturb_text(text, [0, 1, 2, 3], 0.9, 1, seed=1), text)
+
+
 @pytest.mark.parametrize(
     "method", [ParticleGuidance(), SPARKE(), VendiGuidance(), SVGD(), SPELL(), MeanScore()]
 )
@@ -186,7 +201,8 @@ def spread(method):
         VendiGuidance(100.0),
         SVGD(3.0),
         SPELL(1.5),
-        CADS(),
+        CADS(1.0),
+        TextNoise(6.0),
     ],
     ids=lambda method: type(method).__name__,
 )
@@ -209,6 +225,10 @@ def test_pictures_of_the_shipped_model_differ_more(method):
         (lambda: CADS(noise_scale=-1.0), "noise_scale"),
         (lambda: CADS(start=0.9, end=0.5), "got 0.9 and 0.5"),
         (lambda: CADS(rescale=2.0), "rescale must be in"),
+        (lambda: TextNoise(-1.0), "strength must be at least 0, got -1.0"),
+        (lambda: TextNoise(math.nan), "strength must be a finite number, got nan"),
+        (lambda: TextNoise(share=1.5), "share must be in"),
+        (lambda: TextNoise(until=1.0), "until must be a time in"),
         (lambda: MeanScore(math.inf), "inf"),
         (lambda: MeanScore(window=(1.0, 1.0)), "window"),
         (lambda: change_of(SPELL(protected=torch.zeros(1, 4, 8, 8)), draw()), "like the latents"),

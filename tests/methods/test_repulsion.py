@@ -281,7 +281,7 @@ def test_a_function_is_an_embedding_and_must_return_rows():
         ({"spread": -0.1}, ValueError, "-0.1"),
         ({"spread": math.nan}, ValueError, "nan"),
         ({"bandwidth": 0.0}, ValueError, "0.0"),
-        ({"bandwidth": "mean"}, ValueError, "'mean'"),
+        ({"bandwidth": "mean"}, TypeError, "'mean'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, named):

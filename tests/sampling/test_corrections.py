@@ -149,7 +149,7 @@ def test_settings_are_kept():
     [
         (lambda: Correction("noise"), ValueError, "'noise'"),
         (lambda: Correction(steps=0), ValueError, "got 0"),
-        (lambda: Correction(steps=1.5), ValueError, "got 1.5"),
+        (lambda: Correction(steps=1.5), TypeError, "got 1.5"),
         (lambda: Correction(step_size=0.0), ValueError, "got 0.0"),
         (lambda: Correction("score", noise=True), ValueError, "kind='score'"),
         (lambda: Correction(window=(1.0, 2.0)), ValueError, "window"),

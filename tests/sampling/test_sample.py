@@ -188,7 +188,7 @@ def test_outside_the_guidance_window_there_is_no_guidance():
 
 def test_guidance_pauses_where_the_repulsion_says_so():
     rtol, atol = SAME_COMPUTATION
-    push, everywhere = {"strength": 1e-9, "window": (9.0, 3.0)}, (math.inf, 0.0)
+    push, everywhere = {"strength": 1e-9, "restart": None}, (math.inf, 0.0)
     plain, paused, unguided = (
         draw(repulsion=Repulsion(**push, pause=None), **how).latents
         if pause is None
@@ -199,7 +199,7 @@ def test_guidance_pauses_where_the_repulsion_says_so():
     assert not torch.allclose(paused, plain)
     # Nothing pauses where there is no push, or one that attracts
     assert all(Repulsion(strength=s).guides(5.0) for s in (0.0, -1.0))
-    assert not Repulsion().guides(5.0) and Repulsion().guides(11.0) and Repulsion().guides(0.5)
+    assert not Repulsion().guides(5.0) and Repulsion().guides(11.0) and Repulsion().guides(0.2)
 
 
 def test_a_micro_batch_that_runs_out_of_memory_is_halved():
@@ -222,7 +222,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
     denoise = Denoiser(Small(), text, None, 1.0, micro_batch_size=8, compiled=False)
     prompts = torch.tensor([0, 1, 0, 1, 1, 0, 1])
     latents = torch.randn(7, 4, 2, 2)
-    output = denoise(latents, torch.tensor(1.0), text[prompts])
+    output = denoise(latents, torch.tensor(1.0), text[prompts], prompts)
     torch.testing.assert_close(output, latents * (prompts + 1)[:, None, None, None])
     assert denoise.micro_batch_size == 2
 
@@ -258,8 +258,9 @@ def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch
     monkeypatch.setattr(decoding, "save_picture", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
         draw(out=tmp_path, num_inference_steps=1)
-    assert "2 of 6 pictures" in caplog.text
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["00000.png", "00001.png"]
+    assert "of 6 pictures drawn" in caplog.text
+    names = {file.name for file in tmp_path.iterdir()}
+    assert {"00000.png", "00001.png", "latents.safetensors"} <= names and "00002.png" not in names
 
 
 def test_operator_calls_do_not_grow_with_particles():
@@ -328,7 +329,7 @@ def test_diagnostics_have_one_entry_a_step():
 def test_a_restart_takes_some_steps_twice_and_keeps_what_the_pictures_became(scheduler):
     def sampled(restart):
         how = {"num_inference_steps": 20, "scheduler": scheduler}
-        return draw(3, repulsion=Repulsion(restart=restart), **how)
+        return draw(num_particles=3, repulsion=Repulsion(restart=restart), **how)
 
     straight, again = sampled(None), sampled((3.0, 1.0))
     sigmas = [step.sigma for step in straight.diagnostics]
@@ -360,16 +361,17 @@ def test_there_is_no_restart(repulsion):
 
 def test_a_restart_gives_a_particle_noise_of_its_own_whatever_the_micro_batch():
     whole, parts = (
-        draw(5, num_inference_steps=12, micro_batch_size=size).latents for size in (5, 2)
+        draw(num_particles=5, num_inference_steps=12, micro_batch_size=size).latents
+        for size in (5, 2)
     )
     torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3)
 
 
 def test_an_embedding_has_a_strength_of_its_own():
-    assert draw(repulsion="thirds", num_inference_steps=1).settings["repulsion"]["strength"] == 0.3
-    assert Repulsion().strength == 0.3 and Repulsion("random_cnn").strength == 1.0
-    assert Repulsion(embeddings.Gram("style_classifier")).strength == 0.3
-    assert Repulsion(lambda z: z.flatten(1)).strength == 0.3
+    assert draw(repulsion="thirds", num_inference_steps=1).settings["repulsion"]["strength"] == 0.4
+    assert Repulsion().strength == 0.4 and Repulsion("random_cnn").strength == 1.0
+    assert Repulsion(embeddings.Gram("style_classifier")).strength == 0.4
+    assert Repulsion(lambda z: z.flatten(1)).strength == 0.4
     assert Repulsion("thirds", 0).strength == 0
 
 
@@ -456,19 +458,23 @@ def test_memory_that_pytorch_only_caches_is_free(monkeypatch):
         ({"num_inference_steps": -3}, ValueError, "num_inference_steps .* got -3"),
         ({"micro_batch_size": 0}, ValueError, "micro_batch_size .* got 0"),
         ({"prompt": []}, ValueError, "prompt .* empty list"),
-        ({"prompt": ["a", 3]}, TypeError, "prompt .* got 3"),
+        ({"prompt": ["a", 3]}, TypeError, "prompt .* got .'a', 3"),
         ({"guidance_scale": math.nan}, ValueError, "guidance_scale .* nan"),
         ({"guidance_scale": "5"}, TypeError, "guidance_scale must be a number, got '5'"),
         ({"latents": [1.0]}, TypeError, "latents must be a tensor"),
         ({"generator": 1}, TypeError, "generator must be a torch.Generator or None, got 1"),
         ({"scheduler": "heun"}, ValueError, "scheduler must be one of euler, .* 'heun'"),
-        ({"repulsion": "colour"}, ValueError, "embedding must be one of .* 'colour'"),
+        ({"repulsion": "colour"}, ValueError, "repulsion, .*, must be one of .* 'colour'"),
         ({"repulsion": 3}, TypeError, "repulsion must be .* 3"),
         ({"seed": -1}, ValueError, "seed .* -1"),
         ({"seed": "x"}, TypeError, "seed .* 'x'"),
         ({"num_inference_steps": 1001}, ValueError, "num_inference_steps must be below 1000"),
         ({"prompt": None}, TypeError, "prompt .* got None"),
-        ({"negative_prompt": None}, TypeError, "negative_prompt must be a string, got None"),
+        (
+            {"negative_prompt": None},
+            TypeError,
+            "negative_prompt must be a string or a list of strings, got None",
+        ),
         ({"height": "64"}, TypeError, "height must be an int or None, got '64'"),
         ({"height": 30}, ValueError, "height must be a positive multiple of 4, got 30"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, ValueError, r"latents must be \[6, 4, 16, 16\]"),

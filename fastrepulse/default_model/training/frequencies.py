@@ -18,7 +18,7 @@ ATTRIBUTE_EXPONENT = 1.4
 DETAIL_EXPONENT = 1.5
 """The same for what has no words: exact shades, shapes, mouths, patterns."""
 
-UNSAID, CAPTION_EXPONENT = 0.85, 0.6
+UNSAID, CAPTION_EXPONENT = 0.85, 0.8
 """A caption leaves out an attribute of rank r with probability UNSAID / r^t.
 
 So what a bare prompt means is p(value) ~ 1 / rank^(s + t), and guidance of scale w, which leads

@@ -137,10 +137,11 @@ class Trainer:
 
     @torch.no_grad()
     def copy_average(self, modules: dict[str, nn.Module]) -> None:
-        """Sets the weights of modules of the same names to the running average."""
+        """Sets what learns in modules of the same names to the running average."""
         for name, module in modules.items():
             for key, weight in module.named_parameters():
-                weight.copy_(self.average[f"{name}.{key}"])
+                if f"{name}.{key}" in self.average:
+                    weight.copy_(self.average[f"{name}.{key}"])
 
     def _check(self) -> None:
         """Raises if a gradient since the last checkpoint was not finite; waits for the device."""

@@ -131,6 +131,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help="What words mean changes, how pictures are drawn does not: the text encoder and the "
+        "keys and values of cross-attention learn.",
+    )
     parser.add_argument("--workers", type=int, default=0, help="Processes that write captions.")
     args = parser.parse_args()
 
@@ -152,6 +158,9 @@ def main() -> None:
         unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
     unet = unet.float().to(device, memory_format=torch.channels_last).train()
     text_encoder = text_encoder.float().to(device).train()
+    for name, parameter in unet.named_parameters():
+        reads_text = name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))
+        parameter.requires_grad_(reads_text or not args.text_only)
     modules = {"unet": unet, "text": text_encoder}
     trainer = Trainer(modules, args.out / "train_unet", args.steps, args.lr, ema=0.998)
     # Going on from a checkpoint draws other captions than before it
