@@ -94,18 +94,26 @@ def sample(
         repulsion = fastrepulse.Repulsion(embedding, on=on, window=window, spread=spread)
         if strength is not None:
             repulsion = replace(repulsion, strength=strength)
+    used: str | models.Model | None = model
     if bank is not None or unlike is not None:
         if repulsion is None or (bank is not None and unlike is not None):
             raise ValueError(
                 "bank and unlike must be one of them alone, with an embedding, got "
                 f"embedding {embedding}, bank {bank} and unlike {unlike}"
             )
-        repulsion = replace(repulsion, bank=_open_bank(bank, unlike, model, device, height, width))
+        if bank is not None:
+            known = _open_bank(bank)
+        else:
+            assert unlike is not None
+            # For its pictures, and then for the run
+            used = models.load_model(model, device)
+            known = fastrepulse.Bank(models.encode_folder(unlike, used, height, width))
+        repulsion = replace(repulsion, bank=known)
     start = time.perf_counter()
     result = fastrepulse.sample(
         prompt,
         num_particles,
-        model=model,
+        model=used,
         repulsion=repulsion,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
@@ -144,18 +152,7 @@ def decode(
     console.print(f"{len(result.images)} pictures: {escape(str(folder))}", soft_wrap=True)
 
 
-def _open_bank(
-    bank: Path | None,
-    unlike: Path | None,
-    model: str | None,
-    device: str | None,
-    height: int | None,
-    width: int | None,
-) -> fastrepulse.Bank:
-    if unlike is not None:
-        loaded = models.load_model(model, device)
-        return fastrepulse.Bank(models.encode_folder(unlike, loaded, height, width))
-    assert bank is not None
+def _open_bank(bank: Path) -> fastrepulse.Bank:
     check_writable(bank.parent, "the folder of bank")
     return fastrepulse.Bank.load(bank) if bank.exists() else fastrepulse.Bank()
 

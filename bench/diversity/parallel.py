@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 
 from fastrepulse import load_model
 from fastrepulse.evaluation.comparison import DEFAULT_RULE, evaluate
-from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
+from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import search
 from fastrepulse.evaluation.settings import (
     ALL,
@@ -47,8 +47,7 @@ def find(args: argparse.Namespace, compared: Sequence[Setting | Family]) -> list
     model, log = load_model(dtype=torch.float32), log_of(args)
 
     def calibrate(setting: Setting) -> list[dict[str, float]]:
-        runs = run_all(log, model, [setting], args.calibration_seeds, False, False)
-        return [figures for run in runs[setting.title] for figures in run.figures]
+        return figures_of(log, model, setting, args.calibration_seeds, False, False)
 
     return search(compared, calibrate, FULL_CAPTIONS, DEFAULT_RULE)[0]
 

@@ -13,7 +13,7 @@ from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.evaluation.measure import Row, measure, rendered_vendi
 from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_panels
 from fastrepulse.evaluation.report import write_report
-from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
+from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import CALIBRATION_SEEDS, Rule, search
 from fastrepulse.evaluation.settings import (
     ALL,
@@ -92,8 +92,7 @@ def evaluate(
     log = RunLog(folder, protocol)
 
     def calibrate(setting: Setting) -> list[dict[str, float]]:
-        runs = run_all(log, model, [setting], calibration_seeds, compile, progress)
-        return [figures for run in runs[setting.title] for figures in run.figures]
+        return figures_of(log, model, setting, calibration_seeds, compile, progress)
 
     settings, tried = search(wanted, calibrate, FULL_CAPTIONS, rule)
     settings = [FULL_CAPTIONS, INDEPENDENT, *settings]

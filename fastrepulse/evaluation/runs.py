@@ -164,6 +164,19 @@ def run_all(
     return runs
 
 
+def figures_of(
+    log: RunLog,
+    model: Model,
+    setting: Setting,
+    seeds: Sequence[int],
+    compile: bool,
+    progress: bool,
+) -> list[dict[str, float]]:
+    """Returns what was measured on every prompt and seed of a setting, run where it is not yet."""
+    runs = run_all(log, model, [setting], seeds, compile, progress)
+    return [figures for run in runs[setting.title] for figures in run.figures]
+
+
 def sample_setting(
     setting: Setting, seed: int, protocol: Protocol, model: Model, compile: bool
 ) -> SampleResult:

@@ -19,6 +19,8 @@ FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """How the name of a file with weights ends."""
 
 _loaded: "weakref.WeakValueDictionary[tuple, Model]" = weakref.WeakValueDictionary()
+_shipped: list[Model] = []
+"""The shipped model in every dtype that was asked for: it is small, and everybody's."""
 
 
 def load_model(
@@ -27,6 +29,8 @@ def load_model(
     dtype: torch.dtype | None = None,
 ) -> Model:
     """Loads a Stable Diffusion 1 or 2 type model; while it is in use, the same one only once.
+
+    The shipped model, which is small, stays.
 
     Args:
         model: None for the shipped model, a local folder in diffusers' layout, a hub id
@@ -66,6 +70,8 @@ def load_model(
             found = _loaded[key] = _load(name, device, dtype)
         except SafetensorError as error:
             raise ValueError(f"model {name!r} has damaged weights: {error}") from None
+        if found.vocabulary is not None:
+            _shipped.append(found)
     return found
 
 

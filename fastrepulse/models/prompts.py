@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from fastrepulse.default_model.subjects import SUBJECTS
+
 log = logging.getLogger("fastrepulse")
 
 
@@ -18,8 +20,7 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], longest: int) -> Any:
     """
     longest = min(longest, tokenizer.model_max_length)
     prompts = [spell_out(tokenizer, prompt) for prompt in prompts]
-    for prompt in prompts:
-        whole = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    for whole in tokenizer(prompts, truncation=False, verbose=False).input_ids:
         if len(whole) > longest:
             # The last token that is kept marks the end
             lost = tokenizer.decode(whole[longest - 1 : -1]).strip()
@@ -60,8 +61,6 @@ def check_words(prompts: Sequence[str], vocabulary: frozenset[str] | None) -> No
     for prompt in prompts:
         unknown = [word for word in re.findall(r"\w+", prompt.lower()) if word not in vocabulary]
         if unknown:
-            from fastrepulse.default_model.subjects import SUBJECTS
-
             *most, last = [subject.prompt for subject in SUBJECTS]
             log.warning(
                 "the shipped model never learnt %s; it draws %s and %s (model= takes others)",

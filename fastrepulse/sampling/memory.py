@@ -11,26 +11,29 @@ import torch
 def choose_micro_batch_size(unet: Any, latent_shape: Sequence[int]) -> int:
     """Returns how many particles go through a UNet at once, by the memory that is free.
 
-    A guided particle is reckoned at 60 times the activations of the UNet's first layer, and a
-    quarter of the free memory is used; a power of two, at most 32.
+    A guided particle is reckoned at 60 times the activations of the UNet's first layer.
     """
     _, height, width = latent_shape
     activations = height * width * unet.config.block_out_channels[0]
     particle = 60 * activations * torch.finfo(unet.dtype).bits // 8
-    return 2 ** min(5, int(math.log2(max(1, free_memory(unet.device) // 4 // particle))))
+    return _fitting(particle, unet.device)
 
 
 def choose_decode_batch_size(vae: Any, latent_shape: Sequence[int]) -> int:
     """Returns how many latents are decoded at once, by the memory that is free.
 
-    A picture is reckoned at 8 times the activations of the decoder's last layers, and a quarter of
-    the free memory is used; a power of two, at most 32.
+    A picture is reckoned at 8 times the activations of the decoder's last layers.
     """
     _, height, width = latent_shape
     channels = vae.config.block_out_channels
     activations = height * width * 4 ** (len(channels) - 1) * channels[0]
     picture = 8 * activations * torch.finfo(vae.dtype).bits // 8
-    return 2 ** min(5, int(math.log2(max(1, free_memory(vae.device) // 4 // picture))))
+    return _fitting(picture, vae.device)
+
+
+def _fitting(size: int, device: torch.device) -> int:
+    """Returns how many of a size in bytes fit in a quarter of the free memory: 1, 2, 4, ... 32."""
+    return 2 ** min(5, int(math.log2(max(1, free_memory(device) // 4 // size))))
 
 
 def ran_out(error: BaseException) -> bool:

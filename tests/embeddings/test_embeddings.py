@@ -81,11 +81,12 @@ def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(
     embed, latents, direction = COMPOSED[name](), draw(3, 8, 8) / 4, draw(3, 8, 8, seed=1)
     force = torch.randn(embed(latents).shape, generator=torch.Generator().manual_seed(2))
     change = embed.pull_back(latents, force)
-    step = 2e-3
+    # Short: a network with kinks has a slope of its own on each side of one
+    step = 2.5e-4
     ahead, behind = (embed(latents + sign * step * direction).detach() for sign in (1, -1))
     slope = ((ahead - behind).double() * force).sum() / (2 * step)
     scale = change.norm() * direction.norm()
-    assert abs((change * direction).sum() - slope) < 4e-3 * scale
+    assert abs((change * direction).sum() - slope) < 2e-3 * scale
 
 
 @pytest.mark.parametrize("name", ["mean", "decoded_mean", "style_classifier", "style_thirds"])

@@ -143,6 +143,12 @@ def test_a_hub_id_is_passed_on():
     )
 
 
+def test_the_shipped_configurations_name_no_place_on_a_disk():
+    configs = list(models.DEFAULT_MODEL.rglob("*config.json"))
+    assert len(configs) >= 5
+    assert not [config for config in configs if '"/' in config.read_text("utf-8")]
+
+
 def test_the_shipped_weights_stay_small():
     shipped = models.DEFAULT_MODEL.parent.rglob("*.safetensors")
     assert sum(file.stat().st_size for file in shipped) <= 25e6

@@ -76,6 +76,23 @@ def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp
     assert len(record["diagnostics"]) == len(result.diagnostics)
 
 
+def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch, caplog):
+
+    real = decoding.save_picture
+
+    def stop_at_two(image, folder, i, settings):
+        if i == 2:
+            raise KeyboardInterrupt
+        return real(image, folder, i, settings)
+
+    monkeypatch.setattr(decoding, "save_picture", stop_at_two)
+    with pytest.raises(KeyboardInterrupt):
+        fastrepulse.sample("a potted plant", 6, out=tmp_path, num_inference_steps=1, progress=False)
+    assert "5 of 6 pictures drawn" in caplog.text
+    drawn = [f"{i:05d}.png" for i in (0, 1, 3, 4, 5)]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [*drawn, "latents.safetensors"]
+
+
 def test_without_a_folder_the_latents_are_kept_in_a_new_one(monkeypatch, caplog):
     with failing(monkeypatch, Model, "decode", RuntimeError("broken")), pytest.raises(RuntimeError):
         draw()

@@ -34,7 +34,7 @@ def test_saved_pictures_carry_what_they_depend_on(result, tmp_path):
         assert picture.convert("RGB").tobytes() == result.images[4].tobytes()
     record = json.loads((folder / "sample.json").read_text("utf-8"))
     assert record["settings"]["repulsion"]["embedding"]
-    assert len(record["diagnostics"]) >= 2
+    assert len(record["diagnostics"]) == len(result.diagnostics) >= 2
 
 
 def test_saved_settings_make_the_same_pictures_again(result):

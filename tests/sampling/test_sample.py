@@ -11,14 +11,12 @@ import torch
 from tolerances import SAME_COMPUTATION
 
 import fastrepulse
-import fastrepulse.sampling.decode as decoding
 from fastrepulse import Correction, Repulsion, embeddings, models
 from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method, Particles
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 from fastrepulse.sampling.memory import free_memory
-from fastrepulse.sampling.output import save_picture
 
 PROMPT = "a potted plant"
 STEPS = 6
@@ -248,21 +246,6 @@ def test_a_full_disk_is_reported_before_the_first_step(tmp_path, monkeypatch, ca
     assert "denoise" not in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch, caplog):
-
-    def stop_at_two(image, folder, i, settings):
-        if i == 2:
-            raise KeyboardInterrupt
-        return save_picture(image, folder, i, settings)
-
-    monkeypatch.setattr(decoding, "save_picture", stop_at_two)
-    with pytest.raises(KeyboardInterrupt):
-        draw(out=tmp_path, num_inference_steps=1)
-    assert "of 6 pictures drawn" in caplog.text
-    names = {file.name for file in tmp_path.iterdir()}
-    assert {"00000.png", "00001.png", "latents.safetensors"} <= names and "00002.png" not in names
-
-
 def test_operator_calls_do_not_grow_with_particles():
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -323,48 +306,6 @@ def test_diagnostics_have_one_entry_a_step():
     assert sigmas == sorted(sigmas, reverse=True)
     assert all(step.score_norm > 0 for step in result.diagnostics)
     assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
-
-
-@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
-def test_a_restart_takes_some_steps_twice_and_keeps_what_the_pictures_became(scheduler):
-    def sampled(restart):
-        how = {"num_inference_steps": 20, "scheduler": scheduler}
-        return draw(num_particles=3, repulsion=Repulsion(restart=restart), **how)
-
-    straight, again = sampled(None), sampled((3.0, 1.0))
-    sigmas = [step.sigma for step in straight.diagnostics]
-    below, back = (
-        next(i for i, sigma in enumerate(sigmas) if sigma <= level) for level in (1.0, 3.0)
-    )
-    assert 0 < back < below
-    taken = [step.sigma for step in again.diagnostics]
-    assert taken == sigmas[:below] + sigmas[back:]
-    apart = (again.latents - straight.latents).flatten(1).norm(dim=1)
-    assert (apart > 0).all()
-    assert apart.max() < torch.pdist(straight.latents.flatten(1)).min()
-    assert torch.equal(sampled((3.0, 1.0)).latents, again.latents)
-
-
-@pytest.mark.parametrize(
-    "repulsion",
-    [
-        Repulsion(strength=0.0),
-        Repulsion(restart=None),
-        Repulsion(restart=(0.01, 0.001)),
-        Repulsion(window=(9.0, 2.0)),
-    ],
-    ids=["no-strength", "none", "below-the-last-level", "window-not-over"],
-)
-def test_there_is_no_restart(repulsion):
-    assert len(draw(repulsion=repulsion, num_inference_steps=12).diagnostics) == 12
-
-
-def test_a_restart_gives_a_particle_noise_of_its_own_whatever_the_micro_batch():
-    whole, parts = (
-        draw(num_particles=5, num_inference_steps=12, micro_batch_size=size).latents
-        for size in (5, 2)
-    )
-    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3)
 
 
 def test_an_embedding_has_a_strength_of_its_own():

@@ -96,6 +96,9 @@ def save_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    for part in (pipeline.vae, pipeline.unet):
+        # Where it was read from is of this machine alone
+        part.register_to_config(_name_or_path="")
     pipeline.save_pretrained(out / "weights")
 
 
