@@ -57,7 +57,7 @@ def is_variance_exploding(scheduler: Any) -> bool:
     """Says whether a scheduler, its timesteps set, holds z itself: then it scales model inputs."""
     if _is_flow(scheduler) or not hasattr(scheduler, "scale_model_input"):
         return False
-    ones = torch.ones(1, device=scheduler.timesteps.device)
+    ones = torch.ones(1, dtype=torch.float32, device=scheduler.timesteps.device)
     # On a copy: schedulers note at which step they were asked
     scaled = copy.copy(scheduler).scale_model_input(ones, scheduler.timesteps[0])
     return not torch.equal(scaled, ones)

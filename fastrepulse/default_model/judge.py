@@ -18,6 +18,7 @@ from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics.diversity import vendi_score_of_kernel
 from fastrepulse.metrics.spaces import Backbone, to_pictures
+from fastrepulse.surroundings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]
@@ -56,9 +57,10 @@ class Classifier(nn.Module):
 
 
 @cache
+@undisturbed()
 def load_classifier() -> Classifier:
     """Returns the shipped judge."""
-    classifier = Classifier().eval()
+    classifier = Classifier().eval().float()
     classifier.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
     return classifier
 

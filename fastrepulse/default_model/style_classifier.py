@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, silu
 
 from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.surroundings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "style_classifier.safetensors"
 ASPECTS = {
@@ -88,8 +89,9 @@ class StyleClassifier(nn.Module):
 
 
 @cache
+@undisturbed()
 def load_style_classifier() -> StyleClassifier:
     """Returns the shipped classifier, the same one each time."""
-    classifier = StyleClassifier().eval().requires_grad_(False)
+    classifier = StyleClassifier().eval().float().requires_grad_(False)
     classifier.load_state_dict(load_file(WEIGHTS))
     return classifier

@@ -54,7 +54,8 @@ def vector_jacobian_product(embed: Embed, latents: Tensor, force: Tensor) -> Ten
     """Returns J^T F [N, C, H, W], in float32, by propagating a force [N, d] back."""
     with torch.enable_grad():
         leaf = latents.detach().float().requires_grad_()
-        (change,) = torch.autograd.grad(embed(leaf), leaf, force)
+        embedded = embed(leaf)
+        (change,) = torch.autograd.grad(embedded, leaf, force.to(embedded.dtype))
     return change
 
 

@@ -28,7 +28,8 @@ class Patterns(Embedding):
         """Returns the patterns [F, H, W] for latents of that size."""
         rows, columns = (averages(side, self.cells) for side in latents.shape[2:])
         cells = torch.einsum("rh,cw->rchw", rows, columns).flatten(0, 1)  # [cells^2, H, W]
-        return torch.einsum("fk,khw->fhw", torch.tensor(self.mix), cells).to(latents)
+        mix = torch.tensor(self.mix, dtype=cells.dtype)
+        return torch.einsum("fk,khw->fhw", mix, cells).to(latents)
 
 
 def averages(length: int, cells: int) -> Tensor:
@@ -36,7 +37,7 @@ def averages(length: int, cells: int) -> Tensor:
 
     A position on a border counts for both its neighbours, as in adaptive average pooling.
     """
-    matrix = torch.zeros(cells, length)
+    matrix = torch.zeros(cells, length, dtype=torch.float32)
     for cell in range(cells):
         start, end = cell * length // cells, -(-(cell + 1) * length // cells)
         matrix[cell, start:end] = 1 / (end - start)

@@ -38,7 +38,8 @@ class RandomCNN(Embedding):
         features = latents
         for width in self.widths:
             fan_in = features.shape[1] * 9
-            weight = torch.randn(width, features.shape[1], 3, 3, generator=generator)
+            shape = width, features.shape[1], 3, 3
+            weight = torch.randn(shape, generator=generator, dtype=torch.float32)
             weight = weight.to(latents) * math.sqrt(2 / fan_in)
             features = leaky_relu(conv2d(features, weight, stride=2, padding=1), 0.2)
         return features

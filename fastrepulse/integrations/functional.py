@@ -12,6 +12,7 @@ from torch import Tensor
 from fastrepulse.checks import check_number
 from fastrepulse.methods.base import Particles
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
+from fastrepulse.surroundings import undisturbed
 
 
 def repulsive_force(
@@ -65,7 +66,7 @@ def repulsive_force(
         warnings.warn("a batch of one has nothing to repel from, so nothing is done", stacklevel=2)
         return torch.zeros_like(denoised, dtype=torch.float32)
     # ComfyUI samples in inference mode, whose tensors cannot be differentiated: hence the copy
-    with torch.inference_mode(False), torch.no_grad():
+    with undisturbed():
         x0, z = (latents.detach().float().clone() for latents in (denoised, z))
         particles = Particles(
             denoised=x0,

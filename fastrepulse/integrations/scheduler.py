@@ -72,9 +72,7 @@ class RepulsiveScheduler:
         check_scheduler(scheduler)
         repelling = copy.deepcopy(scheduler)
         kind = type(scheduler)
-        # diffusers saves a scheduler under its class's name and module
-        members = {"__module__": kind.__module__, "step": _repelling_step(kind)}
-        repelling.__class__ = type(kind.__name__, (_Repels, kind), members)
+        repelling.__class__ = _repelling_kind(kind)
         repelling.repulsion = repulsion
         repelling._groups = (group_size, latent_size, seed)
         return repelling
@@ -90,6 +88,10 @@ class _Repels:
     def from_config(cls, *args: Any, **kwargs: Any) -> Any:
         """Makes the plain scheduler, as its own class would."""
         return cls.__mro__[2].from_config(*args, **kwargs)  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Is pickled by the plain class: the derived one is in no module."""
+        return _restored, (type(self).__mro__[2], vars(self))
 
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
         group_size, latent_size, seed = self._groups
@@ -118,6 +120,20 @@ class _Repels:
         )
         added = output_change(pack(force, sample), sigma, kind)
         return (output + added).to(model_output.dtype)
+
+
+def _repelling_kind(kind: type) -> type:
+    """Returns the class of a scheduler that repels."""
+    # diffusers saves a scheduler under its class's name and module
+    members = {"__module__": kind.__module__, "step": _repelling_step(kind)}
+    return type(kind.__name__, (_Repels, kind), members)
+
+
+def _restored(kind: type, state: dict[str, Any]) -> Any:
+    """Returns what was pickled."""
+    repelling: Any = object.__new__(_repelling_kind(kind))
+    vars(repelling).update(state)
+    return repelling
 
 
 def _repelling_step(kind: type) -> Callable[..., Any]:

@@ -1,5 +1,7 @@
 """Layers of a UNet by the fastest kernels that serve, for a while."""
 
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,10 +10,15 @@ from fastrepulse.layers.attention import attention_of
 from fastrepulse.layers.convolutions import winograd_convolutions
 from fastrepulse.layers.linears import onednn_linears
 
+_turns: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
+"""One for each model: what is swapped in a model is swapped for all threads."""
+
 
 @contextmanager
 def accelerated(model: Any, attention: str | None = None) -> Iterator[None]:
     """Computes the layers of a UNet or an autoencoder by faster kernels for a while.
+
+    Threads that want the same model take turns.
 
     Args:
         model: A diffusers model.
@@ -20,7 +27,7 @@ def accelerated(model: Any, attention: str | None = None) -> Iterator[None]:
     Raises:
         ValueError: If that attention is not available here.
     """
-    with winograd_convolutions(model):
+    with _turns.setdefault(model, threading.RLock()), winograd_convolutions(model):
         if attention is None:
             yield
             return

@@ -49,7 +49,7 @@ def embed_together(
                 f"the embedding of {len(own)} latents must be [{len(own)}, d], "
                 f"got {tuple(rows.shape)}"
             )
-        embedded.append(rows.detach())
+        embedded.append(rows.detach().to(torch.promote_types(rows.dtype, torch.float32)))
     together = torch.cat(embedded)
     check_finite(together, "the embedding", particles.step)
     return latents, together
@@ -98,6 +98,8 @@ def mean_distance(embedded: Tensor, rows: int = 1024) -> float:
     """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
     if len(embedded) <= rows:
         return torch.pdist(embedded).mean().item()
+    # Near the origin, where products of many rows cancel least
+    embedded = embedded - embedded.mean(dim=0)
     total = sum(torch.cdist(part, embedded).sum().item() for part in embedded.split(rows))
     return total / (len(embedded) * (len(embedded) - 1))
 
@@ -124,6 +126,6 @@ def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed
     else:
         h = bandwidth
     generator = torch.Generator().manual_seed(seed % 2**63)
-    direction = torch.randn(embedded.shape, generator=generator).to(embedded)
+    direction = torch.randn(embedded.shape, generator=generator, dtype=torch.float32).to(embedded)
     nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))
     return torch.where(duplicate[:, None], embedded + nudge, embedded)

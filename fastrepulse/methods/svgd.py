@@ -36,7 +36,7 @@ class SVGD(EmbeddedMethod):
             return Push()
         embedding = embeddings.build(self.embedding)
         latents, embedded = embed_together(embedding, self.on, particles, particles.seed)
-        change = torch.empty(particles.denoised.shape, device=particles.denoised.device)
+        change = torch.empty_like(particles.denoised, dtype=torch.float32)
         measured = []
         for own in particles.prompts():
             x = part_duplicates(embedded[own], "median", particles.seed)

@@ -1,6 +1,7 @@
 """Loads models: the shipped one, a local diffusers folder, a hub id, or a pipeline's parts."""
 
 import re
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.models.folder import check_folder, check_unet, choose_variants
 from fastrepulse.models.model import Model
 from fastrepulse.models.pipeline import is_pipeline, of_pipeline
+from fastrepulse.surroundings import undisturbed
 
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model" / "weights"
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -21,8 +23,10 @@ FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _loaded: "weakref.WeakValueDictionary[tuple, Model]" = weakref.WeakValueDictionary()
 _shipped: list[Model] = []
 """The shipped model in every dtype that was asked for: it is small, and everybody's."""
+_loading = threading.Lock()
 
 
+@undisturbed()
 def load_model(
     model: Any = None,
     device: str | torch.device | None = None,
@@ -64,14 +68,15 @@ def load_model(
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     name = locate_model(model)
     key = (name, device, dtype)
-    found = _loaded.get(key)
-    if found is None:
-        try:
-            found = _loaded[key] = _load(name, device, dtype)
-        except SafetensorError as error:
-            raise ValueError(f"model {name!r} has damaged weights: {error}") from None
-        if found.vocabulary is not None:
-            _shipped.append(found)
+    with _loading:
+        found = _loaded.get(key)
+        if found is None:
+            try:
+                found = _loaded[key] = _load(name, device, dtype)
+            except SafetensorError as error:
+                raise ValueError(f"model {name!r} has damaged weights: {error}") from None
+            if found.vocabulary is not None:
+                _shipped.append(found)
     return found
 
 

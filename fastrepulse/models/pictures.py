@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fastrepulse.models.model import Model
+from fastrepulse.surroundings import undisturbed
 
 KINDS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
@@ -20,7 +21,7 @@ KINDS = (
 log = logging.getLogger("fastrepulse")
 
 
-@torch.no_grad()
+@undisturbed()
 def encode_folder(
     folder: str | Path, model: Model, height: int | None = None, width: int | None = None
 ) -> Tensor:  # [M, C, H, W]

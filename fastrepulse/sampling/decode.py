@@ -24,6 +24,7 @@ from fastrepulse.sampling.output import (
     to_pil,
 )
 from fastrepulse.sampling.results import SampleResult, StepDiagnostics
+from fastrepulse.surroundings import undisturbed
 
 LATENTS = "latents.safetensors"
 """What latents are saved as whose decoding was stopped."""
@@ -49,6 +50,7 @@ def decode(sd: Model, result: SampleResult, folder: Path | None, progress: bool)
         raise
 
 
+@undisturbed()
 def decode_folder(
     folder: str | Path,
     *,
@@ -80,8 +82,7 @@ def decode_folder(
     diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
     sd = load_model(settings["model"] if model is None else model, device)
     result = SampleResult([], latents, diagnostics, settings)
-    with torch.no_grad():
-        decoded = _decode_into(sd, result, folder, progress)
+    decoded = _decode_into(sd, result, folder, progress)
     file.unlink()
     return decoded
 

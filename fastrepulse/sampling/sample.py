@@ -19,6 +19,7 @@ from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.memory import choose_storage
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
+from fastrepulse.surroundings import undisturbed
 
 DEFAULT_REPULSION = Repulsion()
 DEFAULT_STEPS = 25
@@ -28,7 +29,7 @@ _last_loaded: list[Model] = []
 """The model that was loaded last: the next call finds it."""
 
 
-@torch.no_grad()
+@undisturbed()
 def sample(
     prompt: str | Sequence[str],
     num_particles: int = 16,

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
@@ -131,8 +130,8 @@ def next_level(args: dict[str, Any]) -> float | None:
 
 def signal_and_noise(model_sampling: Any, sigma: Tensor) -> tuple[float, float]:
     """Returns alpha and sigma of x = alpha x0 + sigma noise as a model of ComfyUI adds noise."""
-    one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
     time = sigma.flatten()[:1].float().cpu()
+    one, zero = time.new_ones(1, 1, 1, 1), time.new_zeros(1, 1, 1, 1)
     signal = model_sampling.noise_scaling(time, zero.clone(), one).item()
     noise = model_sampling.noise_scaling(time, one.clone(), zero).item()
     return max(signal, 1 / HIGHEST_LEVEL), noise

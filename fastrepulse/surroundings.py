@@ -1,0 +1,25 @@
+"""What the program around us has set for torch, put aside for a while."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Computes without autocast, inference mode, gradients and a default device of somebody else.
+
+    The default dtype is the whole process's and cannot be put aside: our tensors name theirs.
+    """
+    with ExitStack() as aside:
+        aside.enter_context(torch.inference_mode(False))
+        aside.enter_context(torch.no_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                aside.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device() != CPU:
+            aside.enter_context(CPU)
+        yield

@@ -1,0 +1,217 @@
+"""Whatever a program around us has set, and however many threads it has, the result is the same."""
+
+import copy
+import gc
+import pickle
+import threading
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+from small_pipelines import noise, scheduler_of
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.integrations import RepulsiveScheduler, corrected_denoised
+from fastrepulse.layers import accelerated
+from fastrepulse.methods.force import mean_distance
+
+RTOL, ATOL = SAME_COMPUTATION
+# Back-propagated, computed by matrix products, and analytic
+EMBEDDINGS = ("random_cnn", "gram", "thirds")
+
+
+@contextmanager
+def autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
+@contextmanager
+def inference_mode():
+    with torch.inference_mode():
+        yield
+
+
+@contextmanager
+def gradients():
+    with torch.enable_grad():
+        yield
+
+
+@contextmanager
+def default_device():
+    # Whatever is made there by mistake has no values
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SURROUNDINGS = {
+    "autocast": autocast,
+    "inference_mode": inference_mode,
+    "gradients": gradients,
+    "default_device": default_device,
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+}
+
+
+def sampled(embedding="thirds", **how):
+    return fastrepulse.sample(
+        "a robot",
+        2,
+        repulsion=Repulsion(embedding, restart=None),
+        num_inference_steps=3,
+        seed=1,
+        height=64,
+        width=64,
+        progress=False,
+        **how,
+    ).latents
+
+
+def repelled(embedding):
+    x0, z = noise(0, 3, 4, 16, 16), noise(1, 3, 4, 16, 16)
+    return corrected_denoised(x0, z, 5.0, Repulsion(embedding), next_sigma=4.0)
+
+
+PLAIN = scheduler_of("euler")
+
+
+def stepped(embedding):
+    scheduler = RepulsiveScheduler(PLAIN, embedding)
+    scheduler.set_timesteps(5, device="cpu")
+    output, sample = noise(0, 3, 4, 16, 16), 10 * noise(1, 3, 4, 16, 16)
+    return scheduler.step(output, scheduler.timesteps[0], sample).prev_sample
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize("around", SURROUNDINGS.values(), ids=list(SURROUNDINGS))
+@pytest.mark.parametrize("compute", [repelled, stepped, sampled], ids=lambda f: f.__name__)
+def test_the_result_is_the_same(compute, around, embedding):
+    expected = compute(embedding)
+    with around():
+        got = compute(embedding)
+    assert got.dtype == expected.dtype and not got.requires_grad
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_loaded_in_inference_mode_serves_outside():
+    with torch.inference_mode():
+        model = models.load_model(dtype=torch.bfloat16)
+    assert not any(weight.is_inference() for weight in model.unet.parameters())
+    with torch.enable_grad():
+        model.vae.decode(torch.randn(1, 4, 4, 4, dtype=torch.bfloat16)).sample.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_an_embedding_of_ones_own_has_any_dtype(dtype):
+    def corner(latents):
+        return latents[:, :, :2, :2].flatten(1).to(dtype)
+
+    x0, z = noise(0, 3, 4, 16, 16), noise(1, 3, 4, 16, 16)
+    got = corrected_denoised(x0, z, 5.0, Repulsion(corner, 0.4))
+    assert got.dtype == x0.dtype
+    moved = (got - x0).flatten(2).abs().amax(dim=(0, 1)).view(16, 16) > 0
+    assert moved[:2, :2].all() and not moved[2:].any()
+
+
+def test_threads_take_turns_with_a_model():
+    results, errors = {}, []
+
+    def work(number, attention):
+        try:
+            results[number] = sampled(attention=attention)
+        except BaseException as error:
+            errors.append(error)
+
+    unet = models.load_model().unet
+    before = {name: type(module) for name, module in unet.named_modules()}
+    processors = dict(unet.attn_processors)
+    kinds = ("auto", "math", "sdpa")
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(kinds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for result in results.values():
+        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-4)
+    assert {name: type(module) for name, module in unet.named_modules()} == before
+    assert unet.attn_processors == processors
+
+
+def test_a_second_thread_waits_until_the_first_is_done():
+    unet = copy.deepcopy(models.load_model().unet)
+    before = dict(unet.attn_processors)
+    inside, order = threading.Event(), []
+
+    def second():
+        inside.wait()
+        with accelerated(unet, "math"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with accelerated(unet, "sdpa"):
+        inside.set()
+        thread.join(timeout=0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert unet.attn_processors == before
+
+
+def test_two_threads_load_one_model():
+    found = []
+    wanted = {"dtype": torch.float16}
+    threads = [
+        threading.Thread(target=lambda: found.append(models.load_model(**wanted))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(model) for model in found}) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_wrapped_scheduler_is_copied_and_pickled(copied):
+    scheduler = RepulsiveScheduler(scheduler_of("dpm++"), "thirds", group_size=3)
+    scheduler.set_timesteps(5)
+    other = copied(scheduler)
+    output, sample = noise(0, 3, 4, 16, 16), 10 * noise(1, 3, 4, 16, 16)
+    steps = [each.step(output, each.timesteps[0], sample) for each in (scheduler, other)]
+    assert torch.equal(steps[0].prev_sample, steps[1].prev_sample)
+
+
+def test_the_memory_of_a_model_is_freed():
+    model = models.load_model(models.DEFAULT_MODEL, dtype=torch.float64)
+    model = models.Model(**{**vars(model), "unet": copy.deepcopy(model.unet), "forwards": {}})
+    sampled(model=model)
+    freed = weakref.ref(model.unet)
+    del model
+    gc.collect()
+    assert freed() is None
+
+
+@pytest.mark.parametrize("count", [8, 1100], ids=["few", "more-than-a-block"])
+def test_distances_far_from_the_origin(count):
+    near = noise(0, count, 4, 2, 2).flatten(1)
+    expected = mean_distance(near.double())
+    far = (1000 + 0.01 * near.double()).float()
+    assert mean_distance(far) == pytest.approx(0.01 * expected, rel=1e-2)
