@@ -43,7 +43,19 @@ def sample(
         Path | None, typer.Option(help="Folder for the pictures; left out: out, out-2, ...")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="A diffusers folder or a hub id; left out: the shipped one.")
+        str | None,
+        typer.Option(
+            help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped "
+            "one."
+        ),
+    ] = None,
+    prediction_type: Annotated[
+        Literal["epsilon", "v_prediction"] | None,
+        typer.Option(help="What the model predicts; left out: what it says itself."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the configurations and tokenizers of a checkpoint."),
     ] = None,
     embedding: Annotated[
         str, typer.Option(help=f"Where particles repel: {', '.join(embeddings.names())}, or none.")
@@ -83,6 +95,9 @@ def sample(
     compile: Annotated[
         Literal["auto", "yes", "no"], typer.Option(help="Run the model through torch.compile.")
     ] = "auto",
+    long_prompts: Annotated[
+        Literal["cut", "chunks"], typer.Option(help="Prompts that the text encoder cannot take.")
+    ] = "cut",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Draws pictures of a prompt that differ from each other."""
@@ -95,6 +110,8 @@ def sample(
         if strength is not None:
             repulsion = replace(repulsion, strength=strength)
     used: str | models.Model | None = model
+    if prediction_type is not None or config is not None:
+        used = models.load_model(model, device, prediction_type=prediction_type, config=config)
     if bank is not None or unlike is not None:
         if repulsion is None or (bank is not None and unlike is not None):
             raise ValueError(
@@ -106,7 +123,7 @@ def sample(
         else:
             assert unlike is not None
             # For its pictures, and then for the run
-            used = models.load_model(model, device)
+            used = models.load_model(used, device)
             known = fastrepulse.Bank(models.encode_folder(unlike, used, height, width))
         repulsion = replace(repulsion, bank=known)
     start = time.perf_counter()
@@ -124,6 +141,7 @@ def sample(
         seed=seed,
         micro_batch_size=micro_batch_size,
         compile="auto" if compile == "auto" else compile == "yes",
+        long_prompts=long_prompts,
         device=device,
         out=out,
     )

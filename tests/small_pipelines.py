@@ -177,6 +177,39 @@ def stable_diffusion_xl(prompts):
     return pipeline, {**text(1, prompts), **pooled, "height": 16, "width": 16}
 
 
+def small_text_encoder(kind, tokenizer, seed, width=8, **more):
+    """A random CLIP encoder with the words of a tokenizer."""
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **more,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return getattr(transformers, kind)(config).eval()
+
+
+def whole_stable_diffusion_xl(tokenizer):
+    """A pipeline with both of its text encoders, to be given prompts."""
+    pipeline, _ = made(stable_diffusion_xl, "euler")
+    first = small_text_encoder("CLIPTextModel", tokenizer, 1, width=6)
+    kind = "CLIPTextModelWithProjection"
+    second = small_text_encoder(kind, tokenizer, 2, width=10, projection_dim=12)
+    pipeline.register_modules(
+        text_encoder=first, text_encoder_2=second, tokenizer=tokenizer, tokenizer_2=tokenizer
+    )
+    return pipeline
+
+
 def stable_diffusion_3(prompts):
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8,

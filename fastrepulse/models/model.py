@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrepulse.models.prompts import check_words, tokenize
+from fastrepulse.models.prompts import check_words, chunks_of
+from fastrepulse.models.text import Text, encode, encode_xl
 
 SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
@@ -18,7 +19,7 @@ SCHEDULERS = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Stable Diffusion 1 or 2 type model, ready to run.
+    """A Stable Diffusion 1, 2 or XL type model, ready to run.
 
     Args:
         name: Where it came from.
@@ -27,6 +28,10 @@ class Model:
         text_encoder: `CLIPTextModel`.
         tokenizer: `CLIPTokenizer`.
         scheduler_config: The configuration of the scheduler it was trained with.
+        text_encoder_2: The second text encoder of Stable Diffusion XL,
+            `CLIPTextModelWithProjection`.
+        tokenizer_2: Its tokenizer.
+        zeros_for_empty: Whether an empty negative prompt is zeros in place of its text embeddings.
         variants: The variant of each part's weights, such as {"unet": "fp16"}, where it is not the
             plain one.
         vocabulary: The words that it knows, where they are few.
@@ -39,6 +44,9 @@ class Model:
     text_encoder: Any
     tokenizer: Any
     scheduler_config: dict[str, Any]
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    zeros_for_empty: bool = False
     variants: dict[str, str] = field(default_factory=dict)
     vocabulary: frozenset[str] | None = None
     forwards: dict[bool, tuple[Callable, Callable]] = field(default_factory=dict, repr=False)
@@ -93,18 +101,44 @@ class Model:
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         return scheduler
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Returns text embeddings [len(prompts), tokens, width].
+    def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Text:
+        """Returns text embeddings.
 
         Says by a warning what of a prompt is cut off, and which words the model never learnt.
+
+        Args:
+            prompts: Any number of them.
+            chunks: How often the text encoder's length they may have (`chunks_of`).
         """
         check_words(prompts, self.vocabulary)
-        longest = self.text_encoder.config.max_position_embeddings
-        tokens = tokenize(self.tokenizer, prompts, longest)
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+        tokenizers, encoders = self._text_models()
+        if self.text_encoder_2 is None:
+            return encode(tokenizers[0], encoders[0], prompts, chunks)
+        return encode_xl(tokenizers, encoders, prompts, chunks)
+
+    def chunks_of(self, prompts: Sequence[str]) -> int:
+        """Returns in how many chunks, as long as the text encoder takes, all prompts fit whole."""
+        return max(
+            chunks_of(tokenizer, prompts, encoder.config.max_position_embeddings)
+            for tokenizer, encoder in zip(*self._text_models(), strict=True)
+        )
+
+    def size_ids(self, height: int, width: int) -> Tensor | None:
+        """Returns the size and the crop that a UNet of Stable Diffusion XL is told, [6].
+
+        They are original height and width, top and left of the crop, and the target's height and
+        width, in pixels (Podell et al. 2023, arXiv:2307.01952).
+        """
+        if self.text_encoder_2 is None:
+            return None
+        ids = (height, width, 0, 0, height, width)
+        return torch.tensor(ids, dtype=self.dtype, device=self.device)
+
+    def _text_models(self) -> tuple[list[Any], list[Any]]:
+        """Returns the tokenizers and the text encoders."""
+        if self.text_encoder_2 is None:
+            return [self.tokenizer], [self.text_encoder]
+        return [self.tokenizer, self.tokenizer_2], [self.text_encoder, self.text_encoder_2]
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Returns the latents [N, C, H / 8, W / 8] of pictures [N, 3, H, W] in [0, 1]."""

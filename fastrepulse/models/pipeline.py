@@ -4,7 +4,7 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-from fastrepulse.models.folder import COMPONENTS, WRAP, check_unet
+from fastrepulse.models.folder import COMPONENTS, KINDS, SECOND_ENCODER, WRAP, check_unet
 from fastrepulse.models.model import Model
 
 _models: "weakref.WeakKeyDictionary[Any, Model]" = weakref.WeakKeyDictionary()
@@ -22,11 +22,12 @@ def of_pipeline(pipe: Any) -> Model:
         ValueError: If it is of another kind, incomplete, or moves its parts between devices.
     """
     kind = type(pipe).__name__
-    for part, accepted in COMPONENTS.items():
+    second = "text_encoder_2" in pipe.components
+    for part, accepted in {**COMPONENTS, **(SECOND_ENCODER if second else {})}.items():
         found = _plain(getattr(pipe, part, None))
         if accepted not in [base.__name__ for base in type(found).__mro__]:
             raise ValueError(
-                f"model must be a pipeline of the Stable Diffusion 1 or 2 type, got a {kind} "
+                f"model must be a pipeline of {KINDS}, got a {kind} "
                 f"whose {part} is a {type(found).__name__}; {WRAP}"
             )
         if hasattr(found, "_hf_hook"):
@@ -34,7 +35,7 @@ def of_pipeline(pipe: Any) -> Model:
                 f"model must be a pipeline whose parts stay on one device, got a {kind} with "
                 "offloading; use remove_all_hooks() and to(device) first"
             )
-    check_unet(kind, pipe.unet.config)
+    check_unet(kind, pipe.unet.config, second)
     now = Model(
         name=_name(pipe),
         unet=_plain(pipe.unet),
@@ -42,6 +43,9 @@ def of_pipeline(pipe: Any) -> Model:
         text_encoder=_plain(pipe.text_encoder),
         tokenizer=pipe.tokenizer,
         scheduler_config=dict(pipe.scheduler.config),
+        text_encoder_2=_plain(getattr(pipe, "text_encoder_2", None)),
+        tokenizer_2=getattr(pipe, "tokenizer_2", None),
+        zeros_for_empty=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
     )
     before = _models.get(pipe)
     if before is not None and before.unet is now.unet:

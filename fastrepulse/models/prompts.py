@@ -5,38 +5,60 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastrepulse.default_model.subjects import SUBJECTS
 
 log = logging.getLogger("fastrepulse")
 
 
-def tokenize(tokenizer: Any, prompts: Sequence[str], longest: int) -> Any:
-    """Returns tokens [len(prompts), longest]; warns of what does not fit and is cut off.
+def tokenize(
+    tokenizer: Any, prompts: Sequence[str], longest: int, chunks: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Returns tokens and their mask; warns of what does not fit and is cut off.
 
     Args:
         tokenizer: `CLIPTokenizer`.
         prompts: Any number of them.
         longest: How many tokens the text encoder takes; fewer if the tokenizer says so.
+        chunks: How many chunks of that many tokens each prompt has, each between the marks of its
+            own beginning and end; those that a prompt does not fill are empty.
+
+    Returns:
+        Both [len(prompts), chunks, longest].
     """
     longest = min(longest, tokenizer.model_max_length)
-    prompts = [spell_out(tokenizer, prompt) for prompt in prompts]
-    for whole in tokenizer(prompts, truncation=False, verbose=False).input_ids:
-        if len(whole) > longest:
-            # The last token that is kept marks the end
-            lost = tokenizer.decode(whole[longest - 1 : -1]).strip()
+    room = longest - 2
+    rows, kept = [], []
+    for words in _words(tokenizer, prompts):
+        if len(words) > chunks * room:
             log.warning(
                 "a prompt has %d tokens and the text encoder takes %d: cut off is %r",
-                len(whole),
-                longest,
-                lost,
+                len(words) + 2 * chunks,
+                longest * chunks,
+                tokenizer.decode(words[chunks * room :]).strip(),
             )
-    return tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=longest,
-        truncation=True,
-        return_tensors="pt",
-    )
+        for chunk in range(chunks):
+            own = words[chunk * room : (chunk + 1) * room]
+            own = [tokenizer.bos_token_id, *own, tokenizer.eos_token_id]
+            padding = longest - len(own)
+            rows.append(own + [tokenizer.pad_token_id] * padding)
+            kept.append([1] * len(own) + [0] * padding)
+    shape = len(prompts), chunks, longest
+    return torch.tensor(rows).view(shape), torch.tensor(kept).view(shape)
+
+
+def chunks_of(tokenizer: Any, prompts: Sequence[str], longest: int) -> int:
+    """Returns in how many chunks the longest of prompts fits whole."""
+    room = min(longest, tokenizer.model_max_length) - 2
+    return max(1, *(-(-len(words) // room) for words in _words(tokenizer, prompts)))
+
+
+def _words(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Returns the tokens of prompts without the marks of their beginnings and ends."""
+    spelt = [spell_out(tokenizer, prompt) for prompt in prompts]
+    return tokenizer(spelt, truncation=False, add_special_tokens=False, verbose=False).input_ids
 
 
 def spell_out(tokenizer: Any, prompt: str) -> str:

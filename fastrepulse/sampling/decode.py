@@ -80,7 +80,11 @@ def decode_folder(
         raise ValueError(f"file {str(file)!r} is not of a run that was stopped")
     settings, latents = record["settings"], tensors["latents"]
     diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
-    sd = load_model(settings["model"] if model is None else model, device)
+    if model is None:
+        predicts = settings.get("prediction_type")
+        sd = load_model(settings["model"], device, prediction_type=predicts)
+    else:
+        sd = load_model(model, device)
     result = SampleResult([], latents, diagnostics, settings)
     decoded = _decode_into(sd, result, folder, progress)
     file.unlink()

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Forward = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from fastrepulse.models.text import Text
+from fastrepulse.sampling.memory import ran_out
+
+Forward = Callable[..., Tensor]
 
 COMPILE_FROM = 600
 """Forward passes of a micro-batch from which compiling repays itself: it takes about a minute."""
@@ -19,52 +22,61 @@ class Denoiser:
     """Predicts with a diffusers UNet, a micro-batch at a time.
 
     Where it is compiled every forward pass has the same shape, the last micro-batch being padded,
-    so that one graph serves any number of particles. A micro-batch that runs out of GPU memory is
-    halved, for good. The UNet alone runs in its own dtype: latents, guidance and the output are in
-    that of the latents, since a score is a small difference over sigma^2.
+    so that one graph serves any number of particles; where torch cannot compile it, it runs
+    uncompiled. A micro-batch that runs out of memory is halved, for good. The UNet alone runs in
+    its own dtype: latents, guidance and the output are in that of the latents, since a score is a
+    small difference over sigma^2.
 
     Args:
         unet: A `UNet2DConditionModel`.
-        text: Text embeddings of every prompt, [prompts, tokens, width].
+        text: Text embeddings of every prompt.
         negative: Those of every prompt's negative prompt, of the same shape; None for no guidance.
         guidance_scale: w of w * conditional + (1 - w) * unconditional (Ho & Salimans 2022,
             arXiv:2207.12598).
         micro_batch_size: How many particles go through the UNet at once.
         compiled: Whether to run the UNet through `torch.compile`.
         forwards: Where the UNet's forward passes are kept, what was compiled among them.
+        size_ids: What a UNet of Stable Diffusion XL is told of the picture's size, [6].
     """
 
     def __init__(
         self,
         unet: Any,
-        text: Tensor,
-        negative: Tensor | None,
+        text: Text,
+        negative: Text | None,
         guidance_scale: float,
         micro_batch_size: int,
         compiled: bool,
         forwards: dict[bool, tuple[Forward, Forward]] | None = None,
+        size_ids: Tensor | None = None,
     ):
         self.text = text
         self.negative = negative
-        dtype = torch.promote_types(text.dtype, torch.float32)
-        self.guidance_scale = torch.tensor(guidance_scale, dtype=dtype, device=text.device)
+        dtype = torch.promote_types(text.tokens.dtype, torch.float32)
+        self.guidance_scale = torch.tensor(guidance_scale, dtype=dtype, device=self.device)
         self.micro_batch_size = micro_batch_size
         self.compiled = compiled
+        self.size_ids = size_ids
         self._unet = unet
         self._forwards = {} if forwards is None else forwards
-        if compiled not in self._forwards:
-            self._forwards[compiled] = _forwards_of(unet, compiled)
-        self._plain, self._guided = self._forwards[compiled]
 
     @property
     def device(self) -> torch.device:
         """Where the UNet runs."""
-        return self.text.device
+        return self.text.tokens.device
 
     def uncompiled(self) -> "Denoiser":
         """Returns the same without `torch.compile`."""
-        scale, size = self.guidance_scale.item(), self.micro_batch_size
-        return Denoiser(self._unet, self.text, self.negative, scale, size, False, self._forwards)
+        return Denoiser(
+            self._unet,
+            self.text,
+            self.negative,
+            self.guidance_scale.item(),
+            self.micro_batch_size,
+            False,
+            self._forwards,
+            self.size_ids,
+        )
 
     def __call__(
         self,
@@ -87,29 +99,46 @@ class Denoiser:
         if len(model_input) > size:
             parts = zip(*(x.split(size) for x in (model_input, text, prompts)), strict=True)
             return torch.cat([self(x, timestep, own, of, guided) for x, own, of in parts])
-        padding = size - len(model_input) if self.compiled else 0
-        padded = torch.cat([model_input, model_input[:1].expand(padding, -1, -1, -1)])
-        given = torch.cat([text, text[:1].expand(padding, -1, -1)])
-        output = None
+        output, halve = None, False
         try:
-            if self.negative is None or not guided:
-                output = self._plain(padded, timestep, given, self.guidance_scale)
-            else:
-                negative = self.negative[prompts]
-                filled = torch.cat([negative, negative[:1].expand(padding, -1, -1)])
-                both = torch.cat([filled, given])
-                output = self._guided(padded, timestep, both, self.guidance_scale)
-        except torch.OutOfMemoryError:
-            if size == 1:
+            output = self._forward(model_input, timestep, text, prompts, guided)
+        except (RuntimeError, MemoryError) as error:
+            halve = ran_out(error)
+            if not (size > 1 if halve else self.compiled and _cannot_compile(error)):
                 raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
         if output is None:
             # Not while the error is handled, which keeps what the pass had allocated
-            self.micro_batch_size = size // 2
-            torch.cuda.empty_cache()
-            log.warning("out of memory: micro-batches of %d particles now", self.micro_batch_size)
+            if halve:
+                self.micro_batch_size = size // 2
+                torch.cuda.empty_cache()
+                log.warning("out of memory: micro-batches of %d particles now", size // 2)
+            else:
+                self.compiled = False
+                log.warning("torch cannot compile the UNet, which runs uncompiled: %s", reason)
             return self(model_input, timestep, text, prompts, guided)
         # A copy: the next run of a CUDA graph writes where this one's output lies
         return output[: len(model_input)].clone()
+
+    def _forward(
+        self, model_input: Tensor, timestep: Tensor, text: Tensor, prompts: Tensor, guided: bool
+    ) -> Tensor:
+        """Returns the output of one pass, padded to the micro-batch size if it is compiled."""
+        padding = self.micro_batch_size - len(model_input) if self.compiled else 0
+        pooled = self.text.of(prompts).pooled
+        given = [_padded(text, padding), _padded(pooled, padding)]
+        latents = _padded(model_input, padding)
+        if self.compiled not in self._forwards:
+            self._forwards[self.compiled] = _forwards_of(self._unet, self.compiled)
+        plain, with_guidance = self._forwards[self.compiled]
+        if self.negative is None or not guided:
+            return plain(latents, timestep, *given, self.guidance_scale, self.size_ids)
+        negative = self.negative.of(prompts)
+        both = [
+            None if own is None else torch.cat([_padded(other, padding), own])
+            for own, other in zip(given, (negative.tokens, negative.pooled), strict=True)
+        ]
+        return with_guidance(latents, timestep, *both, self.guidance_scale, self.size_ids)
 
 
 def repays_compiling(num_particles: int, num_inference_steps: int, micro_batch_size: int) -> bool:
@@ -117,16 +146,47 @@ def repays_compiling(num_particles: int, num_inference_steps: int, micro_batch_s
     return -(-num_particles // micro_batch_size) * num_inference_steps >= COMPILE_FROM
 
 
+def _padded(rows: Tensor | None, count: int) -> Any:
+    """Returns rows [n, ...] with the first one `count` times more; None stays None."""
+    if rows is None or count == 0:
+        return rows
+    return torch.cat([rows, rows[:1].expand(count, *rows.shape[1:])])
+
+
+def _cannot_compile(error: BaseException) -> bool:
+    """Says whether an error is torch.compile's own: no compiler, or too many compiled already."""
+    modules = [kind.__module__ for kind in type(error).__mro__]
+    return any(module.startswith(("torch._dynamo", "torch._inductor")) for module in modules)
+
+
 def _forwards_of(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
     """Returns the forward pass without guidance and that with it."""
 
-    def plain(latents: Tensor, timestep: Tensor, text: Tensor, _: Tensor) -> Tensor:
+    def plain(
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        pooled: Tensor | None,
+        _: Tensor,
+        size_ids: Tensor | None,
+    ) -> Tensor:
+        more = {}
+        if pooled is not None and size_ids is not None:
+            ids = size_ids.expand(len(pooled), -1)
+            more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids}
         given = latents.to(unet.dtype)
-        output = unet(given, timestep, encoder_hidden_states=text, return_dict=False)[0]
+        output = unet(given, timestep, encoder_hidden_states=text, return_dict=False, **more)[0]
         return output.to(latents.dtype)
 
-    def guided(latents: Tensor, timestep: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        both = plain(torch.cat([latents, latents]), timestep, text, scale)
+    def guided(
+        latents: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        pooled: Tensor | None,
+        scale: Tensor,
+        size_ids: Tensor | None,
+    ) -> Tensor:
+        both = plain(torch.cat([latents, latents]), timestep, text, pooled, scale, size_ids)
         unconditional, conditional = both.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 

@@ -133,7 +133,7 @@ class DenoiseLoop:
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
             sample = self.x[part].to(self.denoise.device)
             prompts = self.prompts[part]
-            text = self.denoise.text[prompts]
+            text = self.denoise.text.tokens[prompts]
             if self.method is not None:
                 text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
             model_input = scheduler.scale_model_input(sample, timestep)

@@ -26,6 +26,7 @@ from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SCHEDULERS, Model
+from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
@@ -65,6 +66,7 @@ class Request:
     micro_batch_size: int | None
     compile: bool | Literal["auto"]
     attention: Literal["auto", "sdpa", "xformers", "math"]
+    long_prompts: Literal["cut", "chunks"]
     out: str | Path | None
     device: str | torch.device | None
     dtype: torch.dtype | None
@@ -78,6 +80,7 @@ class Request:
             raise ValueError(f"compile must be 'auto', True or False, got {self.compile!r}")
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("scheduler", self.scheduler, SCHEDULERS)
+        check_choice("long_prompts", self.long_prompts, ("cut", "chunks"))
         for worked_out_once in ("method", "noise_seed"):
             # Here, so that an unknown name and a wrong seed are refused before any work
             getattr(self, worked_out_once)
@@ -158,20 +161,41 @@ class Request:
         compiled = self.compile
         if compiled == "auto":
             compiled = repays_compiling(self.count, self.num_inference_steps, size)
-        text = self._encoded(model, self.prompts)
-        guided = self.guidance_scale > 1
-        negative = self._encoded(model, self.negative_prompts) if guided else None
-        forwards = model.forwards
-        return Denoiser(model.unet, text, negative, self.guidance_scale, size, compiled, forwards)
+        text, negative = self._texts(model)
+        factor = model.vae_scale_factor
+        size_ids = model.size_ids(shape[1] * factor, shape[2] * factor)
+        return Denoiser(
+            model.unet,
+            text,
+            negative,
+            self.guidance_scale,
+            size,
+            compiled,
+            model.forwards,
+            size_ids,
+        )
 
-    def _encoded(self, model: Model, prompts: Sequence[str]) -> Tensor:
+    def _texts(self, model: Model) -> tuple[Text, Text | None]:
+        """Returns the text embeddings of all prompts, and those that guidance leads away from."""
+        guided = self.guidance_scale > 1
+        everything = [*self.prompts, *(self.negative_prompts if guided else [])]
+        chunks = model.chunks_of(everything) if self.long_prompts == "chunks" else 1
+        text = self._encoded(model, self.prompts, chunks)
+        if not guided:
+            return text, None
+        negative = self._encoded(model, self.negative_prompts, chunks)
+        if model.zeros_for_empty:
+            negative = negative.zeroed([not prompt for prompt in self.negative_prompts])
+        return text, negative
+
+    def _encoded(self, model: Model, prompts: Sequence[str], chunks: int) -> Text:
         """Returns the text embeddings of prompts, each of which is encoded once."""
         numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
         texts = list(numbers)
         starts = range(0, len(texts), PROMPTS_AT_ONCE)
         parts = [texts[start : start + PROMPTS_AT_ONCE] for start in starts]
-        embeddings = torch.cat([model.encode_prompts(part) for part in parts])
-        return embeddings[[numbers[prompt] for prompt in prompts]].to(model.dtype)
+        text = Text.cat([model.encode_prompts(part, chunks) for part in parts])
+        return text.of([numbers[prompt] for prompt in prompts]).to(model.dtype)
 
     def settings(self, model: Model) -> dict[str, Any]:
         """Returns all that the pictures depend on, as JSON can hold it."""
@@ -182,6 +206,7 @@ class Request:
                 "num_particles": self.num_particles,
                 "model": model.name,
                 "variants": model.variants,
+                "prediction_type": model.scheduler_config.get("prediction_type", "epsilon"),
                 "repulsion": self.method.settings() if self.method else None,
                 "num_inference_steps": self.num_inference_steps,
                 "guidance_scale": float(self.guidance_scale),
@@ -191,6 +216,7 @@ class Request:
                 "negative_prompt": self.negative_prompt
                 if isinstance(self.negative_prompt, str)
                 else self.negative_prompts,
+                "long_prompts": self.long_prompts,
                 "height": height * model.vae_scale_factor,
                 "width": width * model.vae_scale_factor,
                 "scheduler": self.scheduler,

@@ -51,6 +51,7 @@ def sample(
     micro_batch_size: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
+    long_prompts: Literal["cut", "chunks"] = "cut",
     out: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -67,9 +68,10 @@ def sample(
             only within their prompt.
         num_particles: N >= 1, for each prompt. One particle has nothing to repel from, unless there
             is a bank.
-        model: None for the shipped model; of the Stable Diffusion 1 or 2 type: a local diffusers
-            folder, a hub id "owner/name", a loaded StableDiffusionPipeline, which is used as it is
-            (adapters, tokens, its autoencoder and noise schedule), or what `load_model` returned.
+        model: None for the shipped model; of Stable Diffusion 1, 2 or XL: a local diffusers folder,
+            a single-file checkpoint, a hub id "owner/name", a loaded StableDiffusionPipeline, which
+            is used as it is (adapters, tokens, its autoencoder and noise schedule), or what
+            `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
         num_inference_steps: T >= 1, below the number of timesteps that the model was trained with.
@@ -93,6 +95,8 @@ def sample(
         attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
             needs that package and a GPU; "auto" is the native library's in float32 on a CPU
             with AVX-512, and elsewhere what diffusers chooses.
+        long_prompts: What becomes of prompts with more tokens than the text encoder takes: "cut"
+            warns of what is lost; "chunks" encodes them piece by piece, as other front ends do.
         out: A folder that the pictures are written to as they are decoded, with the grid and
             `sample.json`, in place of being held in memory.
         device: By default a CUDA GPU if there is one, else the CPU.

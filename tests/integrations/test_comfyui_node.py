@@ -82,7 +82,7 @@ def euler(patcher, count=4):
     """k-diffusion's Euler sampler on the shipped model, in inference mode as ComfyUI runs it."""
     model = fastrepulse.load_model()
     scheduler = model.scheduler("euler", STEPS)
-    text = model.encode_prompts(["a potted plant"]).expand(count, -1, -1)
+    text = model.encode_prompts(["a potted plant"]).tokens.expand(count, -1, -1)
     schedule = NoiseSchedule.of(scheduler)
     with torch.inference_mode():
         x = initial_noise(0, count, (4, 16, 16)) * scheduler.init_noise_sigma

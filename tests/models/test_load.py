@@ -58,7 +58,7 @@ def test_an_incomplete_folder_is_refused(folder, part):
         models.load_model(folder)
 
 
-def test_a_model_of_the_larger_kind_is_refused_whatever_its_classes_are_called(folder):
+def test_a_unet_that_is_told_more_than_its_text_is_refused(folder):
     config = folder / "unet" / "config.json"
     text = {**json.loads(config.read_text()), "addition_embed_type": "text_time"}
     config.write_text(json.dumps(text))
@@ -113,13 +113,6 @@ def test_what_looks_like_a_path_is_no_hub_id(name, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     with pytest.raises(FileNotFoundError, match=r"has no 'sd21'|no such file"):
         models.locate_model(name)
-
-
-def test_a_file_is_refused_with_what_makes_a_pipeline_of_it(tmp_path):
-    file = tmp_path / "checkpoint.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"from_single_file\(\.\.\.\) makes a pipeline"):
-        models.locate_model(file)
 
 
 def test_something_else_is_refused():

@@ -80,8 +80,8 @@ def test_a_tokenizer_that_does_not_say_how_much_the_model_takes():
     from dataclasses import replace
 
     other = replace(shipped, tokenizer=tokenizer)
-    expected = shipped.encode_prompts(["a planet"])
-    torch.testing.assert_close(other.encode_prompts(["a planet"]), expected)
+    expected = shipped.encode_prompts(["a planet"]).tokens
+    torch.testing.assert_close(other.encode_prompts(["a planet"]).tokens, expected)
 
 
 def test_each_prompt_has_its_negative_prompt():
@@ -107,3 +107,31 @@ def test_each_prompt_has_its_negative_prompt():
 def test_negative_prompts_that_do_not_fit_are_refused(negative, error, named):
     with pytest.raises(error, match=named):
         draw(["a planet", "a robot"], negative_prompt=negative)
+
+
+def test_a_long_prompt_in_chunks_is_whole(caplog):
+    model = models.load_model()
+    longest = model.text_encoder.config.max_position_embeddings
+    words = [f"{colour} pot" for colour in ("blue", "red", "green", "white") for _ in range(4)]
+    prompt = "a potted plant in a " + " and a ".join(words)
+    chunks = model.chunks_of([prompt, "a planet"])
+    assert chunks > 2
+    with torch.no_grad():
+        together = model.encode_prompts([prompt, "a planet"], chunks).tokens
+        ids = model.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        pieces = [model.tokenizer.decode(ids[i : i + longest - 2]) for i in range(0, len(ids), 22)]
+        alone = model.encode_prompts(pieces).tokens
+        short = model.encode_prompts(["a planet"]).tokens
+    torch.testing.assert_close(together[0], alone.flatten(0, 1), rtol=RTOL, atol=ATOL)
+    torch.testing.assert_close(together[1, :longest], short[0], rtol=RTOL, atol=ATOL)
+    assert not caplog.records
+    chunked = draw(prompt, long_prompts="chunks")
+    assert not caplog.records
+    assert (chunked.latents - draw(prompt).latents).abs().max() > 1e-2
+    assert "cut off" in caplog.text
+
+
+def test_chunks_change_nothing_for_a_short_prompt():
+    chunked = draw(long_prompts="chunks")
+    torch.testing.assert_close(chunked.latents, draw().latents, rtol=RTOL, atol=ATOL)
+    assert chunked.settings["long_prompts"] == "chunks"

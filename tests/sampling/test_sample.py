@@ -14,6 +14,7 @@ import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings, models
 from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method, Particles
+from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 from fastrepulse.sampling.memory import free_memory
@@ -217,7 +218,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
             return (latents * encoder_hidden_states[:, :1, :1, None],)
 
     text = torch.arange(1.0, 3.0).view(2, 1, 1)
-    denoise = Denoiser(Small(), text, None, 1.0, micro_batch_size=8, compiled=False)
+    denoise = Denoiser(Small(), Text(text), None, 1.0, micro_batch_size=8, compiled=False)
     prompts = torch.tensor([0, 1, 0, 1, 1, 0, 1])
     latents = torch.randn(7, 4, 2, 2)
     output = denoise(latents, torch.tensor(1.0), text[prompts], prompts)

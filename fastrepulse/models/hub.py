@@ -1,0 +1,38 @@
+"""Models of the hub: what of a repository is downloaded, and where it then lies."""
+
+from pathlib import Path
+
+import torch
+
+from fastrepulse.models.folder import choose_variant, components_of, variants_among, weights_files
+
+CONFIGURATIONS = ("*.json", "*.txt")
+"""Small files: what the parts are, and the tokenizers' words."""
+
+
+def download(hub_id: str, dtype: torch.dtype) -> Path:
+    """Returns the folder of a repository, with the weights that suit a dtype.
+
+    Without a connection it is what was downloaded before.
+
+    Raises:
+        OSError: If there is no such repository, and nothing of it was downloaded before.
+        ValueError: If it holds no weights in safetensors.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    folder = Path(snapshot_download(hub_id, allow_patterns=list(CONFIGURATIONS)))
+    try:
+        files = HfApi().list_repo_files(hub_id)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+        return folder
+    wanted: list[str] = []
+    for part in components_of(folder):
+        own = [file.removeprefix(f"{part}/") for file in files if file.startswith(f"{part}/")]
+        variants = variants_among(own, part)
+        if not variants:
+            raise ValueError(f"model {hub_id!r} has no safetensors weights in {part!r}")
+        names = weights_files(own, part, choose_variant(variants, dtype))
+        wanted += [f"{part}/{name}" for name in names]
+    return Path(snapshot_download(hub_id, allow_patterns=wanted))

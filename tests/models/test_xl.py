@@ -1,0 +1,130 @@
+"""Stable Diffusion XL, from a pipeline and from a folder: the pictures are diffusers' own."""
+
+import pytest
+import small_pipelines as small
+import torch
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import models
+from fastrepulse.noise import initial_noise
+
+RTOL, ATOL = SAME_COMPUTATION
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return small.whole_stable_diffusion_xl(models.load_model().tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(pipe, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "xl"
+    pipe.save_pretrained(path)
+    return path
+
+
+def drawn_by(pipe, prompt, latents, **how):
+    return pipe(
+        prompt,
+        num_images_per_prompt=2,
+        latents=latents,
+        num_inference_steps=STEPS,
+        height=16,
+        width=24,
+        output_type="latent",
+        **how,
+    ).images
+
+
+def sampled(model, prompt, latents, **how):
+    settings = {"repulsion": None, "num_inference_steps": STEPS, "height": 16, "width": 24}
+    return fastrepulse.sample(
+        prompt, 2, model=model, latents=latents, progress=False, **{**settings, **how}
+    )
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0], ids=["plain", "guided"])
+@pytest.mark.parametrize("negative", [None, "blue"], ids=["none", "negative"])
+def test_latents_are_those_of_the_pipeline(pipe, guidance_scale, negative):
+    latents = initial_noise(0, 4, (4, 8, 12))
+    prompts = ["a red planet", "a robot"]
+    how = {"guidance_scale": guidance_scale}
+    expected = drawn_by(pipe, prompts, latents, negative_prompt=negative and [negative] * 2, **how)
+    got = sampled(pipe, prompts, latents, negative_prompt=negative or "", **how)
+    torch.testing.assert_close(got.latents, expected, rtol=RTOL, atol=ATOL)
+
+
+def test_it_is_told_the_size(pipe):
+    latents = initial_noise(0, 2, (4, 8, 12))
+    sized = models.load_model(pipe)
+    expected = sampled(sized, "a robot", latents).latents
+    ids = sized.size_ids(16, 24)
+    assert ids.tolist() == [16, 24, 0, 0, 16, 24]
+    other = fastrepulse.sampling.denoiser.Denoiser(
+        sized.unet, sized.encode_prompts(["a robot"]), None, 1.0, 2, False, None, 2 * ids
+    )
+    same = fastrepulse.sampling.denoiser.Denoiser(
+        sized.unet, sized.encode_prompts(["a robot"]), None, 1.0, 2, False, None, ids
+    )
+    text = sized.encode_prompts(["a robot"]).tokens.expand(2, -1, -1)
+    prompts = torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        outputs = [each(latents, torch.tensor(500), text, prompts) for each in (same, other)]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4
+    assert expected.isfinite().all()
+
+
+def test_a_folder_gives_the_same(pipe, folder):
+    latents = initial_noise(0, 2, (4, 8, 12))
+    expected = sampled(pipe, "a robot", latents).latents
+    got = sampled(folder, "a robot", latents).latents
+    torch.testing.assert_close(got, expected, rtol=RTOL, atol=ATOL)
+
+
+def test_particles_repel(pipe):
+    latents = initial_noise(0, 2, (4, 8, 12))
+    alone = sampled(pipe, "a robot", latents).latents
+    repelled = sampled(pipe, "a robot", latents, repulsion=fastrepulse.Repulsion("thirds", 1.0))
+    assert (repelled.latents[0] - repelled.latents[1]).norm() > (alone[0] - alone[1]).norm()
+
+
+def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(pipe):
+    assert pipe.config.force_zeros_for_empty_prompt
+    latents = initial_noise(0, 2, (4, 8, 12))
+    zeros = sampled(pipe, "a robot", latents).latents
+    pipe.register_to_config(force_zeros_for_empty_prompt=False)
+    try:
+        expected = drawn_by(pipe, "a robot", latents, guidance_scale=5.0)
+        encoded = sampled(pipe, "a robot", latents).latents
+    finally:
+        pipe.register_to_config(force_zeros_for_empty_prompt=True)
+    torch.testing.assert_close(encoded, expected, rtol=RTOL, atol=ATOL)
+    assert (encoded - zeros).abs().max() > 1e-4
+
+
+def test_a_decoder_that_would_overflow_is_float32(pipe):
+    import copy
+
+    half = copy.copy(pipe)
+    half.vae = copy.deepcopy(pipe.vae)
+    model = models.load_model(half)
+    with torch.no_grad():
+        # Beyond what float16 holds, as the decoder of SDXL is in places
+        model.vae.decoder.conv_in.weight *= 3e5
+        expected = model.decode(initial_noise(0, 1, (4, 8, 12)))
+        model.vae.half()
+        from fastrepulse.sampling.decode import finite_pictures
+
+        got = finite_pictures(model, initial_noise(0, 1, (4, 8, 12)))
+    assert model.vae.dtype == torch.float16
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-2)
+
+
+def test_long_prompts_in_chunks(pipe):
+    prompt = "a planet " + " ".join(["blue"] * 30) + " green"
+    latents = initial_noise(0, 2, (4, 8, 12))
+    chunked = sampled(pipe, prompt, latents, long_prompts="chunks").latents
+    other = sampled(pipe, prompt[:-5] + "red", latents, long_prompts="chunks").latents
+    assert (chunked - other).abs().max() > 1e-4
