@@ -20,9 +20,12 @@ def download(hub_id: str, dtype: torch.dtype) -> Path:
         ValueError: If it holds no weights in safetensors.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    folder = Path(snapshot_download(hub_id, allow_patterns=list(CONFIGURATIONS)))
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=list(CONFIGURATIONS)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise OSError(f"model {hub_id!r} cannot be downloaded: {error}") from None
     try:
         files = HfApi().list_repo_files(hub_id)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError):

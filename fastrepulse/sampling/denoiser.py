@@ -102,7 +102,7 @@ class Denoiser:
         output, halve = None, False
         try:
             output = self._forward(model_input, timestep, text, prompts, guided)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             halve = ran_out(error)
             if not (size > 1 if halve else self.compiled and _cannot_compile(error)):
                 raise

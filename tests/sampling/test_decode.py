@@ -1,10 +1,10 @@
 """Nothing that was sampled is lost while it is decoded."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 import torch
+from faults import failing
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -22,22 +22,6 @@ def draw(out=None, n=5, **arguments):
 
 def pictures_in(folder):
     return {file.name: Image.open(file).tobytes() for file in sorted(folder.glob("[0-9]*.png"))}
-
-
-@contextmanager
-def failing(monkeypatch, owner, name, error, after=0):
-    """Lets a function fail from its call number `after` on, for a while."""
-    real, calls = getattr(owner, name), []
-
-    def fails(*args, **kwargs):
-        calls.append(None)
-        if len(calls) > after:
-            raise error
-        return real(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, fails)
-        yield
 
 
 @pytest.mark.parametrize(

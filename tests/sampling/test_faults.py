@@ -1,0 +1,174 @@
+"""Memory that runs out, or a compiler that fails, at every step of a run: what is left behind."""
+
+import copy
+
+import pytest
+import torch
+from faults import failing
+from PIL import Image
+from small_pipelines import small_unet
+from tolerances import SAME_COMPUTATION
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.methods import repulsion
+from fastrepulse.models.text import Text
+from fastrepulse.sampling import decode as decoding
+from fastrepulse.sampling.decode import LATENTS, decode_folder
+from fastrepulse.sampling.denoiser import Denoiser
+
+RTOL, ATOL = SAME_COMPUTATION
+ERRORS = [torch.OutOfMemoryError("injected"), MemoryError("injected")]
+
+
+def draw(**arguments):
+    how = {"num_inference_steps": 2, "seed": 3, "progress": False, "micro_batch_size": 1}
+    how |= {"height": 64, "width": 64}
+    embedded = Repulsion(lambda x: EMBEDDING(x), restart=None)
+    return fastrepulse.sample(["a face", "a robot"], 2, repulsion=embedded, **{**how, **arguments})
+
+
+class Corner(torch.nn.Module):
+    def forward(self, latents):
+        return latents[:, :, 4:8, 4:8].flatten(1)
+
+
+EMBEDDING = Corner()
+
+
+def scheduler_class():
+    from diffusers import EulerDiscreteScheduler
+
+    return EulerDiscreteScheduler
+
+
+def state_of(model):
+    kinds = [(name, type(module)) for name, module in model.unet.named_modules()]
+    kinds += [(name, type(module)) for name, module in model.vae.named_modules()]
+    return kinds, dict(model.unet.attn_processors), model.unet.dtype, model.vae.dtype
+
+
+# Where memory is taken before the last step, and how often on the way
+BEFORE = {
+    "encode": (lambda: models.load_model().text_encoder, "forward", 2),
+    "predict": (lambda: models.load_model().unet, "forward", 8),
+    "embed": (lambda: EMBEDDING, "forward", 8),
+    "push": (lambda: repulsion, "median_rbf_repulsion", 2),
+    "step": (scheduler_class, "step", 8),
+}
+AFTER = {
+    "decode": (lambda: models.load_model().vae, "decode", 4),
+    "picture": (lambda: decoding, "save_picture", 4),
+    "save": (lambda: Image.Image, "save", 5),
+    "summary": (lambda: decoding, "save_summary", 1),
+}
+
+
+def calls(points):
+    for name, (owner, function, count) in points.items():
+        for after in sorted({0, count // 2, count - 1}):
+            yield pytest.param(owner, function, after, id=f"{name}-{after}")
+
+
+@pytest.mark.parametrize(("owner", "function", "after"), list(calls(BEFORE)))
+def test_a_run_that_is_stopped_can_be_run_again(owner, function, after, monkeypatch):
+    expected, before = draw().latents, state_of(models.load_model())
+    with (
+        failing(monkeypatch, owner(), function, ERRORS[0], after),
+        pytest.raises(torch.OutOfMemoryError, match="injected"),
+    ):
+        draw()
+    assert state_of(models.load_model()) == before
+    assert torch.equal(draw().latents, expected)
+
+
+@pytest.mark.parametrize(("owner", "function", "after"), list(calls(AFTER)))
+def test_what_was_sampled_is_kept(owner, function, after, monkeypatch, tmp_path):
+    whole = draw(out=tmp_path / "whole")
+    before = state_of(models.load_model())
+    monkeypatch.setattr(decoding, "choose_decode_batch_size", lambda *_: 1)
+    folder = tmp_path / "stopped"
+    with (
+        failing(monkeypatch, owner(), function, ERRORS[0], after),
+        pytest.raises(torch.OutOfMemoryError, match="injected"),
+    ):
+        draw(out=folder)
+    assert (folder / LATENTS).exists()
+    assert state_of(models.load_model()) == before
+    result = decode_folder(folder, progress=False)
+    for one, other in zip(result.images, whole.images, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["device", "host"])
+@pytest.mark.parametrize("after", [0, 1])
+def test_memory_that_runs_out_once_changes_nothing(error, after, monkeypatch, caplog):
+    expected = draw(micro_batch_size=4).latents
+    unet = models.load_model().unet
+    with failing(monkeypatch, unet, "forward", error, after, once=True):
+        got = draw(micro_batch_size=4).latents
+    assert "micro-batches of 2 particles now" in caplog.text
+    torch.testing.assert_close(got, expected, rtol=RTOL, atol=ATOL)
+
+
+def denoised(unet, compiled, count, side=8, width=16):
+    text = Text(torch.linspace(-1, 1, 5 * width).view(1, 5, width))
+    denoise = Denoiser(unet, text, text, 5.0, 2, compiled)
+    latents = torch.linspace(-1, 1, count * 4 * side * side).view(count, 4, side, side)
+    prompts = torch.zeros(count, dtype=torch.long)
+    with torch.no_grad():
+        output = denoise(latents, torch.tensor(500.0), text.tokens[prompts], prompts)
+    return output, denoise
+
+
+def test_without_a_compiler_the_model_runs_uncompiled(monkeypatch, caplog):
+    import torch._inductor.config
+
+    unet = small_unet().eval()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+        patch.setattr(torch._inductor.config, "force_disable_caches", True)
+        torch.compiler.reset()
+        output, denoise = denoised(unet, True, 3)
+    assert not denoise.compiled
+    assert "torch cannot compile the UNet, which runs uncompiled" in caplog.text
+    torch.testing.assert_close(output, denoised(unet, False, 3)[0], rtol=RTOL, atol=ATOL)
+
+
+def test_what_is_wrong_with_the_model_is_no_matter_of_the_compiler():
+    torch.compiler.reset()
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        denoised(small_unet().eval(), True, 2, width=15)
+
+
+@pytest.mark.slow
+def test_more_sizes_than_may_be_compiled_run_uncompiled(caplog):
+    import torch._dynamo.config
+
+    unet = small_unet().eval()
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for side, compiled in ((8, True), (16, False)):
+            output, denoise = denoised(unet, True, 3, side)
+            assert denoise.compiled == compiled, caplog.text
+            expected = denoised(unet, False, 3, side)[0]
+            torch.testing.assert_close(output, expected, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_is_added_between_two_compiled_runs_counts():
+    peft = pytest.importorskip("peft")
+    unet = copy.deepcopy(small_unet().eval())
+    text = Text(torch.linspace(-1, 1, 5 * 16).view(1, 5, 16))
+    denoise = Denoiser(unet, text, text, 5.0, 2, True)
+    latents, prompts = torch.randn(2, 4, 8, 8), torch.zeros(2, dtype=torch.long)
+    call = latents, torch.tensor(500.0), text.tokens[prompts], prompts
+    with torch.no_grad():
+        before = denoise(*call)
+        unet.add_adapter(
+            peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+        )
+        after = denoise(*call)
+        expected = denoise.uncompiled()(*call)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, expected, rtol=RTOL, atol=ATOL)
