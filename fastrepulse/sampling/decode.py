@@ -2,10 +2,12 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -39,8 +41,8 @@ def decode(sd: Model, result: SampleResult, folder: Path | None, progress: bool)
     """
     try:
         if folder is None:
-            images = list(_images(sd, result.latents, progress))
-            return replace(result, images=images)
+            with closing(_images(sd, result.latents, progress)) as images:
+                return replace(result, images=list(images))
         folder.mkdir(parents=True, exist_ok=True)
         return _decode_into(sd, result, folder, progress)
     except BaseException:
@@ -116,8 +118,9 @@ def _decode_into(sd: Model, result: SampleResult, folder: Path, progress: bool) 
     paths = [picture_path(folder, i) for i in range(len(result.latents))]
     missing = [i for i, path in enumerate(paths) if not path.exists()]
     writing: list[Future[Path]] = []
-    with ThreadPoolExecutor() as pool:
-        images = _images(sd, result.latents[missing], progress)
+    drawing = _images(sd, result.latents[missing], progress)
+    # Closed at once when writing fails: it holds the decoder
+    with closing(drawing) as images, ThreadPoolExecutor() as pool:
         for i, image in zip(missing, images, strict=True):
             writing.append(pool.submit(save_picture, image, folder, i, result.settings))
             # No more than a batch or two wait in memory
@@ -130,19 +133,20 @@ def _decode_into(sd: Model, result: SampleResult, folder: Path, progress: bool) 
     return saved
 
 
-def _images(sd: Model, latents: Tensor, progress: bool) -> Iterator[Image.Image]:
+def _images(sd: Model, latents: Tensor, progress: bool) -> Generator[Image.Image, None, None]:
     """Yields the pictures of latents; a batch that does not fit in memory is halved, for good."""
     size = choose_decode_batch_size(sd.vae, latents.shape[1:])
     done = 0
     with (
         accelerated(sd.vae),
+        _dtype_kept(sd.vae),
         tqdm(total=len(latents), desc="decode", unit="img", disable=not progress) as bar,
     ):
         while done < len(latents):
             chunk = latents[done : done + size].to(sd.device)
             pictures = None
             try:
-                pictures = finite_pictures(sd, chunk)
+                pictures = _finite_pictures(sd, chunk)
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error) or len(chunk) == 1:
                     raise
@@ -157,8 +161,18 @@ def _images(sd: Model, latents: Tensor, progress: bool) -> Iterator[Image.Image]
             bar.update(len(chunk))
 
 
-def finite_pictures(sd: Model, latents: Tensor) -> Tensor:
-    """Returns pictures [n, 3, H, W]; where the decoder overflows in half precision, in float32.
+@contextmanager
+def _dtype_kept(vae: Any) -> Iterator[None]:
+    """Puts an autoencoder back into its dtype in the end."""
+    dtype = vae.dtype
+    try:
+        yield
+    finally:
+        vae.to(dtype)
+
+
+def _finite_pictures(sd: Model, latents: Tensor) -> Tensor:
+    """Returns pictures [n, 3, H, W]; a decoder that overflows in half precision becomes float32.
 
     Values that are not finite in float32 either become black, with a warning: the rest of the run
     is worth keeping.
@@ -166,14 +180,10 @@ def finite_pictures(sd: Model, latents: Tensor) -> Tensor:
     pictures = sd.decode(latents)
     if pictures.isfinite().all():
         return pictures
-    dtype = sd.vae.dtype
-    if dtype != torch.float32:
-        log.warning("the decoder overflows in %s: decoding in float32", dtype)
+    if sd.vae.dtype != torch.float32:
+        log.warning("the decoder overflows in %s: decoding in float32", sd.vae.dtype)
         sd.vae.float()
-        try:
-            pictures = sd.decode(latents)
-        finally:
-            sd.vae.to(dtype)
+        pictures = sd.decode(latents)
     if not pictures.isfinite().all():
         log.warning("a decoded picture is not finite and black in places")
     return pictures.nan_to_num(0.0)

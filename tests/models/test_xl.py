@@ -1,5 +1,7 @@
 """Stable Diffusion XL, from a pipeline and from a folder: the pictures are diffusers' own."""
 
+import copy
+
 import pytest
 import small_pipelines as small
 import torch
@@ -7,7 +9,11 @@ from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
+from fastrepulse.metrics import to_pictures
 from fastrepulse.noise import initial_noise
+from fastrepulse.sampling.decode import decode
+from fastrepulse.sampling.denoiser import Denoiser
+from fastrepulse.sampling.results import SampleResult
 
 RTOL, ATOL = SAME_COMPUTATION
 STEPS = 4
@@ -62,12 +68,10 @@ def test_it_is_told_the_size(pipe):
     expected = sampled(sized, "a robot", latents).latents
     ids = sized.size_ids(16, 24)
     assert ids.tolist() == [16, 24, 0, 0, 16, 24]
-    other = fastrepulse.sampling.denoiser.Denoiser(
+    other = Denoiser(
         sized.unet, sized.encode_prompts(["a robot"]), None, 1.0, 2, False, None, 2 * ids
     )
-    same = fastrepulse.sampling.denoiser.Denoiser(
-        sized.unet, sized.encode_prompts(["a robot"]), None, 1.0, 2, False, None, ids
-    )
+    same = Denoiser(sized.unet, sized.encode_prompts(["a robot"]), None, 1.0, 2, False, None, ids)
     text = sized.encode_prompts(["a robot"]).tokens.expand(2, -1, -1)
     prompts = torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
@@ -105,8 +109,6 @@ def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(pipe):
 
 
 def test_a_decoder_that_would_overflow_is_float32(pipe):
-    import copy
-
     half = copy.copy(pipe)
     half.vae = copy.deepcopy(pipe.vae)
     model = models.load_model(half)
@@ -115,11 +117,10 @@ def test_a_decoder_that_would_overflow_is_float32(pipe):
         model.vae.decoder.conv_in.weight *= 3e5
         expected = model.decode(initial_noise(0, 1, (4, 8, 12)))
         model.vae.half()
-        from fastrepulse.sampling.decode import finite_pictures
-
-        got = finite_pictures(model, initial_noise(0, 1, (4, 8, 12)))
+        result = SampleResult([], initial_noise(0, 1, (4, 8, 12)), [], {})
+        (picture,) = decode(model, result, None, False).images
     assert model.vae.dtype == torch.float16
-    torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-2)
+    torch.testing.assert_close(to_pictures([picture]), expected, rtol=0, atol=1e-2)
 
 
 def test_long_prompts_in_chunks(pipe):
