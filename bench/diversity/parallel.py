@@ -47,7 +47,7 @@ def find(args: argparse.Namespace, compared: Sequence[Setting | Family]) -> list
     model, log = load_model(dtype=torch.float32), log_of(args)
 
     def calibrate(setting: Setting) -> list[dict[str, float]]:
-        return figures_of(log, model, setting, args.calibration_seeds, False, False)
+        return figures_of(log, model, setting, args.calibration_seeds, args.compile, False)
 
     return search(compared, calibrate, FULL_CAPTIONS, DEFAULT_RULE)[0]
 
@@ -68,7 +68,7 @@ def run_some(job: Job) -> None:
     model, log = load_model(dtype=torch.float32), log_of(args)
     jobs = [(setting, seed) for seed in range(args.seeds) for setting in settings]
     for setting, seed in jobs[number :: args.processes]:
-        run_all(log, model, [setting], [seed], False, False)
+        run_all(log, model, [setting], [seed], args.compile, False)
 
 
 def main() -> None:
@@ -81,10 +81,11 @@ def main() -> None:
     parser.add_argument("--calibration-seeds", type=int, nargs="+", default=[1000, 1001])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="Of each process.")
+    parser.add_argument("--compile", action="store_true", help="The model, once in each process.")
     args = parser.parse_args()
     jobs = [(args, number) for number in range(args.processes)]
     model = load_model(dtype=torch.float32)
-    run_all(log_of(args), model, [FULL_CAPTIONS], args.calibration_seeds, False, True)
+    run_all(log_of(args), model, [FULL_CAPTIONS], args.calibration_seeds, args.compile, True)
     with mp.get_context("spawn").Pool(args.processes) as pool:
         pool.map(search_some, jobs, chunksize=1)
         pool.map(run_some, jobs, chunksize=1)

@@ -106,7 +106,7 @@ class Denoiser:
             halve = ran_out(error)
             if not (size > 1 if halve else self.compiled and _cannot_compile(error)):
                 raise
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         if output is None:
             # Not while the error is handled, which keeps what the pass had allocated
             if halve:
