@@ -69,6 +69,7 @@ def check_folder(path: Path) -> None:
         if not any((path / tokenizer).glob("*.json")):
             raise ValueError(f"model folder {str(path)!r} has no {tokenizer}")
     check_unet(str(path), configs["unet/config.json"], second)
+    check_schedule(str(path), configs["scheduler/scheduler_config.json"])
 
 
 def components_of(path: Path) -> dict[str, str]:
@@ -167,6 +168,16 @@ def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> No
                 f"model {name!r} has a unet with {more} {config.get(more)!r}, "
                 f"accepted is {kind!r} ({KINDS}); {WRAP}"
             )
+
+
+def check_schedule(name: str, config: Mapping[str, Any]) -> None:
+    """Raises if a model was trained with noise levels of another kind than diffusion's betas."""
+    kind = str(config.get("_class_name", ""))
+    if kind.startswith(("EDM", "FlowMatch", "CM")):
+        raise ValueError(
+            f"model {name!r} has a scheduler of class {kind!r}, accepted are those with betas; "
+            f"{WRAP}"
+        )
 
 
 def _read(file: Path) -> Any:

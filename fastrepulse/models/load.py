@@ -74,11 +74,11 @@ def load_model(
             raise ValueError(f"device of the model given is {model.device}, got device={device}")
         if dtype not in (None, model.dtype):
             raise ValueError(f"dtype of the model given is {model.dtype}, got dtype={dtype}")
-        if prediction_type is not None:
-            raise ValueError(
-                "prediction_type must be None for a model that is loaded already, "
-                f"got {prediction_type!r}"
-            )
+        for argument, given in (("prediction_type", prediction_type), ("config", config)):
+            if given is not None:
+                raise ValueError(
+                    f"{argument} must be None for a model that is loaded already, got {given!r}"
+                )
         return model
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,7 +4,14 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
-from fastrepulse.models.folder import COMPONENTS, KINDS, SECOND_ENCODER, WRAP, check_unet
+from fastrepulse.models.folder import (
+    COMPONENTS,
+    KINDS,
+    SECOND_ENCODER,
+    WRAP,
+    check_schedule,
+    check_unet,
+)
 from fastrepulse.models.model import Model
 
 _models: "weakref.WeakKeyDictionary[Any, Model]" = weakref.WeakKeyDictionary()
@@ -36,6 +43,7 @@ def of_pipeline(pipe: Any) -> Model:
                 "offloading; use remove_all_hooks() and to(device) first"
             )
     check_unet(kind, pipe.unet.config, second)
+    check_schedule(kind, {"_class_name": type(pipe.scheduler).__name__})
     now = Model(
         name=_name(pipe),
         unet=_plain(pipe.unet),

@@ -30,6 +30,7 @@ def tokenize(
     """
     longest = min(longest, tokenizer.model_max_length)
     room = longest - 2
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     rows, kept = [], []
     for words in _words(tokenizer, prompts):
         if len(words) > chunks * room:
@@ -43,7 +44,7 @@ def tokenize(
             own = words[chunk * room : (chunk + 1) * room]
             own = [tokenizer.bos_token_id, *own, tokenizer.eos_token_id]
             padding = longest - len(own)
-            rows.append(own + [tokenizer.pad_token_id] * padding)
+            rows.append(own + [pad] * padding)
             kept.append([1] * len(own) + [0] * padding)
     shape = len(prompts), chunks, longest
     return torch.tensor(rows).view(shape), torch.tensor(kept).view(shape)

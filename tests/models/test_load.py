@@ -66,6 +66,13 @@ def test_a_unet_that_is_told_more_than_its_text_is_refused(folder):
         models.load_model(folder)
 
 
+def test_another_kind_of_noise_levels_is_refused(folder):
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "EDMEulerScheduler", "sigma_max": 80.0}))
+    with pytest.raises(ValueError, match=r"class 'EDMEulerScheduler', accepted .* with betas; "):
+        models.load_model(folder)
+
+
 def test_an_inpainting_model_is_refused(folder):
     config = folder / "unet" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "in_channels": 9}))

@@ -267,5 +267,6 @@ def test_an_argument_overrules_what_a_folder_says(tmp_path):
     model = models.load_model(models.DEFAULT_MODEL, prediction_type="epsilon")
     assert model.scheduler("ddim", 5).config.prediction_type == "epsilon"
     assert models.load_model().scheduler("ddim", 5).config.prediction_type == "v_prediction"
-    with pytest.raises(ValueError, match="prediction_type must be None for a model that is loaded"):
-        models.load_model(model, prediction_type="epsilon")
+    for argument in ("prediction_type", "config"):
+        with pytest.raises(ValueError, match=f"{argument} must be None for a model that is loaded"):
+            models.load_model(model, **{argument: "epsilon"})
