@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from torch import Tensor
@@ -122,6 +122,7 @@ class _Repels:
         return (output + added).to(model_output.dtype)
 
 
+@cache
 def _repelling_kind(kind: type) -> type:
     """Returns the class of a scheduler that repels."""
     # diffusers saves a scheduler under its class's name and module

@@ -168,7 +168,8 @@ def _dtype_kept(vae: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        vae.to(dtype)
+        if vae.dtype != dtype:
+            vae.to(dtype)
 
 
 def _finite_pictures(sd: Model, latents: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -186,6 +187,7 @@ def test_prompts_act_on_their_own(method):
     torch.testing.assert_close(both[3:], change_of(method, latents[3:], x0[3:]))
 
 
+@cache
 def spread(method):
     result = fastrepulse.sample(
         "a planet", 4, repulsion=method, num_inference_steps=10, seed=0, progress=False

@@ -1,5 +1,6 @@
 """Single-file checkpoints: the pictures are those of the models that were written into them."""
 
+import gzip
 import importlib.util
 import json
 
@@ -230,6 +231,23 @@ def test_the_vocabulary_is_that_of_clip():
     assert tokenizer.decode(tokenizer(odd).input_ids[1:-1]).startswith(
         "it ’ s a 3 d cat 's , été 東京"
     )
+
+
+def test_a_vocabulary_is_read_from_its_package(tmp_path, monkeypatch):
+    package = tmp_path / "open_clip"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    merges = ["a n", "an d</w>", "c at</w>", "a t</w>"]
+    lines = "\n".join(["a version", *merges])
+    (package / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    monkeypatch.syspath_prepend(tmp_path)
+    tokenizer = clip_tokenizer("!")
+    # A token for each byte, alone and at a word's end, one for each merge, and two marks
+    assert len(tokenizer) == 2 * 256 + 4 + 2
+    assert tokenizer("AND at").input_ids == [516, 513, 515, 517]
+    assert tokenizer("!").input_ids[1] == 256
+    assert tokenizer.pad_token_id == 0 and tokenizer.model_max_length == 77
+    assert clip_tokenizer("<|endoftext|>").pad_token_id == 517
 
 
 def test_without_the_vocabulary_it_says_what_brings_it(monkeypatch):

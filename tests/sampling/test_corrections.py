@@ -14,7 +14,8 @@ RTOL, ATOL = SAME_COMPUTATION
 
 
 def draw(n=3, prompt="a planet", **settings):
-    settings = {"num_inference_steps": STEPS, "seed": 0, "progress": False} | settings
+    how = {"num_inference_steps": STEPS, "seed": 0, "progress": False, "height": 64, "width": 64}
+    settings = how | settings
     return fastrepulse.sample(prompt, n, **{"repulsion": None} | settings)
 
 
