@@ -71,7 +71,7 @@ class RepulsiveScheduler:
             raise ValueError("scheduler must be a plain one, got one that repels already")
         check_scheduler(scheduler)
         repelling = copy.deepcopy(scheduler)
-        kind = type(scheduler)
+        kind: Any = type(scheduler)
         repelling.__class__ = _repelling_kind(kind)
         repelling.repulsion = repulsion
         repelling._groups = (group_size, latent_size, seed)
