@@ -77,8 +77,8 @@ def sampled(embedding="thirds", **how):
         repulsion=Repulsion(embedding, restart=None),
         num_inference_steps=3,
         seed=1,
-        height=64,
-        width=64,
+        height=32,
+        width=32,
         progress=False,
         **how,
     ).latents

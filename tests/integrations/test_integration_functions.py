@@ -142,6 +142,7 @@ def test_svgd_s_direction_is_its_sum_over_pairs():
     torch.testing.assert_close(direction.double(), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_svgd_covers_the_banana():
     spec = importlib.util.spec_from_file_location("svgd", DOCS / "svgd.py")
     svgd = importlib.util.module_from_spec(spec)

@@ -104,7 +104,9 @@ def test_on_the_shipped_model_it_comes_near_the_score_correction():
                 num_images_per_prompt=4,
                 num_inference_steps=20,
                 guidance_scale=5.0,
-                latents=initial_noise(0, 4, (4, 16, 16)),
+                latents=initial_noise(0, 4, (4, 8, 8)),
+                height=32,
+                width=32,
                 output_type="latent",
                 callback_on_step_end=callback,
             ).images

@@ -189,9 +189,8 @@ def test_prompts_act_on_their_own(method):
 
 @cache
 def spread(method):
-    result = fastrepulse.sample(
-        "a planet", 4, repulsion=method, num_inference_steps=10, seed=0, progress=False
-    )
+    how = {"num_inference_steps": 10, "seed": 0, "progress": False, "height": 32, "width": 32}
+    result = fastrepulse.sample("a planet", 4, repulsion=method, **how)
     return torch.pdist(result.latents.flatten(1)).mean().item(), result
 
 

@@ -94,10 +94,14 @@ def test_a_missing_weight_is_noticed(small_case, part, tmp_path):
 
 
 def test_other_sizes_than_those_of_the_configuration_are_noticed(small_case, tmp_path):
-    _, _, weights = small_case
+    _, folder, weights = small_case
     file = single_files.write(tmp_path / "model.safetensors", weights, V)
+    config = configurations(folder, tmp_path)
+    of_unet = config / "unet" / "config.json"
+    wider = {**json.loads(of_unet.read_text()), "block_out_channels": [16, 16]}
+    of_unet.write_text(json.dumps(wider))
     with pytest.raises(ValueError, match="of other sizes than"):
-        models.load_model(file, config=models.DEFAULT_MODEL)
+        models.load_model(file, config=config)
 
 
 def test_the_shipped_model_in_one_file(tmp_path):

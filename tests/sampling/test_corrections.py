@@ -14,7 +14,7 @@ RTOL, ATOL = SAME_COMPUTATION
 
 
 def draw(n=3, prompt="a planet", **settings):
-    how = {"num_inference_steps": STEPS, "seed": 0, "progress": False, "height": 64, "width": 64}
+    how = {"num_inference_steps": STEPS, "seed": 0, "progress": False, "height": 32, "width": 32}
     settings = how | settings
     return fastrepulse.sample(prompt, n, **{"repulsion": None} | settings)
 
@@ -96,7 +96,8 @@ def test_repulsive_steps_move_apart():
 @pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
 def test_particles_that_were_one_stay_alike(scheduler):
     def spread(shared_until):
-        latents = draw(5, scheduler=scheduler, shared_until=shared_until).latents
+        how = {"scheduler": scheduler, "shared_until": shared_until, "height": 64, "width": 64}
+        latents = draw(5, **how).latents
         return torch.pdist(latents.flatten(1)).mean()
 
     # The earlier they part, the more they differ

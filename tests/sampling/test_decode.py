@@ -17,7 +17,7 @@ from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
 
 def draw(out=None, n=5, **arguments):
     how = {"num_inference_steps": 2, "seed": 3, "progress": False, "guidance_scale": 1.0}
-    how |= {"height": 64, "width": 64}
+    how |= {"height": 32, "width": 32}
     return fastrepulse.sample(["a face", "a robot"], n, out=out, **{**how, **arguments})
 
 

@@ -20,7 +20,7 @@ ERRORS = [torch.OutOfMemoryError("injected"), MemoryError("injected")]
 
 def draw(**arguments):
     how = {"num_inference_steps": 2, "seed": 3, "progress": False, "micro_batch_size": 1}
-    how |= {"height": 64, "width": 64}
+    how |= {"height": 32, "width": 32}
     embedded = Repulsion(lambda x: EMBEDDING(x), restart=None)
     return fastrepulse.sample(["a face", "a robot"], 2, repulsion=embedded, **{**how, **arguments})
 
