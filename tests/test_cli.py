@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import single_files
 
 import fastrepulse
+from fastrepulse import models
 
 COMMAND = [sys.executable, "-m", "fastrepulse.cli"]
 
@@ -38,6 +40,22 @@ def test_sample_without_repulsion(tmp_path):
     assert (
         json.loads((tmp_path / "out" / "sample.json").read_text())["settings"]["repulsion"] is None
     )
+
+
+def test_a_checkpoint_is_drawn_from(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(models.DEFAULT_MODEL)
+    single_files.write(tmp_path / "x.safetensors", single_files.checkpoint_weights(pipe, "sd2"))
+    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "2", "--seed", "0")
+    config = ("--model", "x.safetensors", "--config", str(models.DEFAULT_MODEL))
+    refused = run(*few, *config, "--out", "refused", cwd=tmp_path)
+    assert refused.returncode == 2 and "--prediction-type" in refused.stderr
+    done = run(*few, *config, "--prediction-type", "v_prediction", "--out", "one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "one" / "sample.json").read_text())["settings"]
+    assert settings["model"].endswith("x.safetensors")
+    assert settings["prediction_type"] == "v_prediction"
 
 
 def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):
