@@ -53,7 +53,7 @@ def load_model(
             what it says itself.
         config: For a single-file checkpoint, a folder in diffusers' layout with the configurations
             and tokenizers that belong to it; by default those of the original models, and the
-            vocabulary of CLIP that `pip install fastrepulse[checkpoints]` brings.
+            vocabulary of CLIP that `pip install --no-deps open_clip_torch` brings.
 
     Raises:
         ValueError: If it is not such a model, or its weights are pickled or damaged; if a

@@ -27,7 +27,7 @@ def clip_tokenizer(pad_token: str) -> Any:
     found = find_spec("open_clip")
     if found is None or found.origin is None:
         raise ImportError(
-            "a single-file checkpoint holds no vocabulary: `pip install fastrepulse[checkpoints]` "
+            "a single-file checkpoint holds no vocabulary: `pip install --no-deps open_clip_torch` "
             "brings it, or load_model(..., config=a folder of such a model, with its tokenizer)"
         )
     # Its module is not imported: it would bring half a training library
