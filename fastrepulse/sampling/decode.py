@@ -83,7 +83,9 @@ def decode_folder(
     settings, latents = record["settings"], tensors["latents"]
     diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
     if model is None:
-        predicts = settings.get("prediction_type")
+        # Which a checkpoint may not say itself; any other is the one that is loaded already
+        from_file = Path(settings["model"]).is_file()
+        predicts = settings.get("prediction_type") if from_file else None
         sd = load_model(settings["model"], device, prediction_type=predicts)
     else:
         sd = load_model(model, device)

@@ -125,7 +125,7 @@ class Denoiser:
     ) -> Tensor:
         """Returns the output of one pass, padded to the micro-batch size if it is compiled."""
         padding = self.micro_batch_size - len(model_input) if self.compiled else 0
-        pooled = self.text.of(prompts).pooled
+        pooled = None if self.text.pooled is None else self.text.pooled[prompts]
         given = [_padded(text, padding), _padded(pooled, padding)]
         latents = _padded(model_input, padding)
         if self.compiled not in self._forwards:
