@@ -5,6 +5,7 @@ from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.results import SampleResult, StepDiagnostics
+from fastrepulse.sampling.resume import resume
 from fastrepulse.sampling.sample import sample
 
 __version__ = "0.1.0"
@@ -16,5 +17,6 @@ __all__ = [
     "SampleResult",
     "StepDiagnostics",
     "load_model",
+    "resume",
     "sample",
 ]

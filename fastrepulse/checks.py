@@ -97,6 +97,12 @@ def plain_window(window: tuple[float, float]) -> list[float | None]:
     return [None if math.isinf(level) else float(level) for level in window]
 
 
+def window_of(plain: Sequence[float | None]) -> tuple[float, float]:
+    """Returns the window that `plain_window` made plain."""
+    first, last = (math.inf if level is None else level for level in plain)
+    return first, last
+
+
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
 

@@ -26,7 +26,9 @@ def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, 
     partial = path.with_name(f"{path.name}.partial")
     try:
         save_file(tensors, partial, about)
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)
     except SafetensorError as error:
         raise OSError(f"{str(path)!r} cannot be written: {error}") from None
     finally:
@@ -53,6 +55,17 @@ def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"file {str(path)!r} cannot be used: {why}") from None
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlast a loss of power."""
+    if os.name == "nt":
+        return  # which lets nobody open a folder
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> int:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import single_files
@@ -8,7 +9,7 @@ import single_files
 import fastrepulse
 from fastrepulse import models
 
-COMMAND = [sys.executable, "-m", "fastrepulse.cli"]
+COMMAND = [sys.executable, "-m", "fastrepulse"]
 
 
 def run(*arguments, cwd):
@@ -56,6 +57,36 @@ def test_a_checkpoint_is_drawn_from(tmp_path):
     settings = json.loads((tmp_path / "one" / "sample.json").read_text())["settings"]
     assert settings["model"].endswith("x.safetensors")
     assert settings["prediction_type"] == "v_prediction"
+
+
+def kill_after_a_step(*arguments, cwd, out):
+    """Starts a run with a checkpoint after every step, and kills it when there is one."""
+    process = subprocess.Popen([*COMMAND, *arguments, "--checkpoint-every", "0"], cwd=cwd)
+    stop = time.monotonic() + 120
+    while not list(out.glob("checkpoint-*.safetensors")):
+        assert process.poll() is None and time.monotonic() < stop
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(models.DEFAULT_MODEL)
+    single_files.write(tmp_path / "x.safetensors", single_files.checkpoint_weights(pipe, "sd2"))
+    config = ("--config", str(models.DEFAULT_MODEL))
+    few = ("sample", "a planet", "-n", "8", "--num-inference-steps", "20", "--seed", "0")
+    few += ("--model", "x.safetensors", *config, "--prediction-type", "v_prediction")
+    kill_after_a_step(*few, "--bank", "b", "--out", "killed", cwd=tmp_path, out=tmp_path / "killed")
+    refused = run(*few, "--out", "killed", cwd=tmp_path)
+    assert refused.returncode == 2 and "fastrepulse resume killed" in refused.stderr
+    done = run("resume", "killed", "--bank", "b", *config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "8 pictures" in done.stdout
+    assert len(fastrepulse.Bank.load(tmp_path / "b")) == 8
+    again = run("resume", "killed", cwd=tmp_path)
+    assert again.returncode == 2 and "no checkpoint" in again.stderr
 
 
 def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):

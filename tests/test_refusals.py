@@ -87,6 +87,7 @@ SAMPLE = {
     "compile": lambda v: isinstance(v, bool) or v == "auto",
     "attention": lambda v: v in ("auto", "sdpa", "xformers", "math"),
     "long_prompts": lambda v: v in ("cut", "chunks"),
+    "checkpoint_every": or_none(lambda v: is_number(v) and v >= 0),
     "out": or_none(lambda v: isinstance(v, str)),
     "progress": lambda v: isinstance(v, bool),
 }
@@ -129,6 +130,7 @@ DEFAULTS = {
     "compile": "auto",
     "attention": "auto",
     "long_prompts": "cut",
+    "checkpoint_every": 60.0,
     "out": None,
     "device": None,
     "dtype": None,

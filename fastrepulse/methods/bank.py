@@ -14,6 +14,8 @@ from fastrepulse.records import load_record, save_record
 
 VERSION = 2
 """Of a bank's file."""
+RUN = "run."
+"""Before the keys of the run that goes on."""
 
 
 @dataclass
@@ -122,10 +124,7 @@ class Bank:
 
     def save(self, path: str | Path) -> None:
         """Writes everything to a safetensors file, whose folder is made if need be."""
-        pictures = {} if self.pictures is None else {"pictures": self.pictures}
-        levels = {str(step): sigma for step, sigma in self._sigmas.items()}
-        record = {"bank": VERSION, "kind": self._kind, "seed": self.seed, "sigmas": levels}
-        save_record(Path(path).expanduser(), {**self._levels, **pictures}, record)
+        save_record(Path(path).expanduser(), *self._kept())
 
     @classmethod
     def load(cls, path: str | Path) -> "Bank":
@@ -138,10 +137,37 @@ class Bank:
         tensors, record = load_record(Path(path).expanduser())
         if not isinstance(record, dict) or record.get("bank") != VERSION:
             raise ValueError(f"bank file {str(path)!r} is not one of this version")
-        bank = cls(tensors.pop("pictures", None))
-        bank._kind, bank.seed, bank._levels = record["kind"], record["seed"], tensors
-        bank._sigmas = {int(step): sigma for step, sigma in record["sigmas"].items()}
+        bank = cls()
+        bank.restore(tensors, record)
         return bank
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns everything, the run that goes on included: tensors, and what JSON can hold."""
+        tensors, record = self._kept()
+        if self._run is None:
+            return tensors, record
+        rows = {f"{RUN}{key}": rows for key, rows in self._run.rows.items()}
+        run = {"kind": self._run.kind, "seed": self._run.seed, "sigmas": self._run.sigmas}
+        return tensors | rows, record | {"run": run}
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Becomes what `state` returned."""
+        self._levels = {key: rows for key, rows in tensors.items() if not key.startswith(RUN)}
+        self.pictures = self._levels.pop("pictures", None)
+        self._kind, self.seed = record["kind"], record["seed"]
+        self._sigmas = _by_step(record["sigmas"])
+        self._run = self._embedded_pictures = None
+        if "run" in record:
+            run = record["run"]
+            keys = (key for key in tensors if key.startswith(RUN))
+            rows = {key.removeprefix(RUN): tensors[key] for key in keys}
+            self._run = _Run(run["kind"], run["seed"], _by_step(run["sigmas"]), rows)
+
+    def _kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what earlier runs left, and the pictures."""
+        pictures = {} if self.pictures is None else {"pictures": self.pictures}
+        record = {"bank": VERSION, "kind": self._kind, "seed": self.seed, "sigmas": self._sigmas}
+        return {**self._levels, **pictures}, record
 
     def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:
         pictures = self.pictures
@@ -156,6 +182,11 @@ class Bank:
         embedding.prepare(particles.seed if self.seed is None else self.seed, particles.step, 0.0)
         parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
         self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
+
+
+def _by_step(sigmas: dict[Any, float]) -> dict[int, float]:
+    """Returns noise levels by the number of the step, which JSON makes a string."""
+    return {int(step): sigma for step, sigma in sigmas.items()}
 
 
 def _key(prompt: int, step: int) -> str:

@@ -121,6 +121,13 @@ class Method:
         """
         return text
 
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what it remembers from step to step: tensors, and what JSON can hold."""
+        return {}, {}
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        """Remembers what `state` returned, and nothing else."""
+
     def settings(self) -> dict[str, Any]:
         """Returns the method's name and its settings as JSON can hold them."""
         raise NotImplementedError

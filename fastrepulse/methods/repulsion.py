@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -191,6 +191,13 @@ class Repulsion(Method):
         if self.spreads:
             pushes.append((self.spread, away_from_mean(particles)))
         return Push(bounded(pushes, particles) if pushes else None, prompts)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return ({}, {}) if self.bank is None else self.bank.state()
+
+    def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        if self.bank is not None:
+            self.bank.restore(tensors, record)
 
     def settings(self) -> dict[str, object]:
         """Returns the arguments as JSON can hold them."""

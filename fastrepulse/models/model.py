@@ -1,5 +1,6 @@
 """A text-to-image latent diffusion model: its parts, and what the sampler asks of them."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,17 @@ class Model:
         scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         return scheduler
+
+    def fingerprint(self) -> str:
+        """Returns what tells its weights from others, a checksum of a part of each."""
+        parts = [
+            (f"{name} {tuple(tensor.shape)}", tensor.detach()[:1].flatten()[:64].float())
+            for network in (self.unet, self.vae, self.text_encoder)
+            for name, tensor in network.named_parameters()
+        ]
+        names = zlib.crc32("\n".join(name for name, _ in parts).encode())
+        values = torch.cat([values for _, values in parts]).cpu().contiguous()
+        return f"{zlib.crc32(values.numpy().data, names):08x}"
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Text:
         """Returns text embeddings.

@@ -1,6 +1,7 @@
 """Steps at one noise level, between those that go down."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from fastrepulse.checks import (
     check_window,
     in_window,
     plain_window,
+    window_of,
 )
 
 KINDS = ("score", "langevin", "random", "repulsive")
@@ -94,3 +96,8 @@ class Correction:
             "noise": self.noise,
             "window": plain_window(self.window),
         }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Correction":
+        """Returns the correction that says these settings."""
+        return cls(**{**settings, "window": window_of(settings["window"])})

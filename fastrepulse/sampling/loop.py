@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +83,25 @@ class DenoiseLoop:
         starts = range(0, len(x), micro_batch_size)
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
         self.schedulers = self._schedulers_at(start)
+        self.diagnostics: list[StepDiagnostics] = []
+        # How many steps have been taken, those that are taken twice twice
+        self.taken = 0
         self.prompts = torch.arange(len(x), device=denoise.device) // num_particles
         # Written anew at every prediction
         self._output, self._denoised = torch.empty_like(x), torch.empty_like(x)
 
-    def run(self, stop: int | None = None, progress: bool = False) -> list[StepDiagnostics]:
-        """Takes all steps from `start` to `stop`, by default to the end.
+    def run(
+        self,
+        stop: int | None = None,
+        progress: bool = False,
+        after_step: Callable[["DenoiseLoop"], None] = lambda _: None,
+    ) -> list[StepDiagnostics]:
+        """Takes all steps that are left from `start` to `stop`, by default to the end.
+
+        Args:
+            stop: The number of the step that is taken no more.
+            progress: Whether to show a progress bar.
+            after_step: Is called with the loop after each of them.
 
         Returns:
             What happened at each step.
@@ -97,12 +110,12 @@ class DenoiseLoop:
             FloatingPointError: If a value stops being finite; names the step and the particle.
         """
         path = self._path(len(self.scheduler.timesteps) if stop is None else stop)
-        diagnostics = []
         with self._progress_bar(path, progress) as bar:
-            for place, step in enumerate(path):
-                again = step in path[:place]
-                if again and step <= path[place - 1]:
-                    self._go_back(path[place - 1] + 1, step)
+            while self.taken < len(path):
+                step, before = path[self.taken], path[: self.taken]
+                again = step in before
+                if again and step <= before[-1]:
+                    self._go_back(before[-1] + 1, step)
                 for number, correction in enumerate(self._corrections_at(step)):
                     predicted = self.predict(step, bar)
                     push = Push()
@@ -113,9 +126,12 @@ class DenoiseLoop:
                 ends = step == len(self.scheduler.timesteps) - 1
                 push = self._push(step, predicted, ends)
                 sigma = self.schedule.sigmas[step]
-                diagnostics.append(StepDiagnostics.of(sigma, predicted.score_norm, push))
+                happened = StepDiagnostics.of(sigma, predicted.score_norm, push)
                 self._advance(step, predicted, push)
-        return diagnostics
+                self.diagnostics.append(happened)
+                self.taken += 1
+                after_step(self)
+        return self.diagnostics
 
     def predict(self, step: int, bar: tqdm | None = None) -> "Prediction":
         """Runs the model on all particles; what it returns holds until the next prediction.
@@ -250,10 +266,14 @@ class DenoiseLoop:
 
     def _progress_bar(self, steps: list[int], progress: bool) -> Any:
         # Counted in particles and evaluations of the model, shown in whole images
-        passes = sum(1 + len(self._corrections_at(step)) for step in steps)
+        passes, taken = (
+            sum(1 + len(self._corrections_at(step)) for step in some)
+            for some in (steps, steps[: self.taken])
+        )
         return tqdm(
             desc="denoise",
             total=passes * len(self.x),
+            initial=taken * len(self.x),
             unit_scale=1 / max(passes, 1),
             unit="img",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} "

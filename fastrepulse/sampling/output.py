@@ -16,6 +16,9 @@ from torch import Tensor
 GRID_PIXELS = 2**26
 """The most pixels of pictures on a grid that is written: what viewers open without complaint."""
 
+CHECKPOINTS = "checkpoint-*.safetensors"
+"""What a run in a folder goes on from."""
+
 
 class SavedImages(Sequence[Image.Image]):
     """Pictures that lie in a folder, each opened when it is asked for."""
@@ -88,7 +91,12 @@ def check_writable(folder: Path, name: str = "out") -> None:
 
 
 def check_unused(folder: Path) -> None:
-    """Raises before any work if a folder holds the pictures of another run."""
+    """Raises before any work if a folder holds the pictures of another run, or what they need."""
+    if any(folder.glob(CHECKPOINTS)):
+        raise FileExistsError(
+            f"out must be a new folder, got {str(folder)!r} of a run that was stopped: "
+            f"`fastrepulse resume {folder}` goes on with it"
+        )
     if (folder / "sample.json").exists() or (folder / "00000.png").exists():
         raise FileExistsError(
             f"out must be a new folder, or one without pictures of another run, got {str(folder)!r}"

@@ -1,7 +1,7 @@
 """What `sample()` is asked for: every argument, checked before any work, and what it comes to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,21 +20,16 @@ from fastrepulse.checks import (
     check_window,
     plain,
     plain_window,
+    window_of,
 )
 from fastrepulse.embeddings import names
 from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SCHEDULERS, Model
-from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.corrections import Correction
-from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
-from fastrepulse.sampling.memory import choose_micro_batch_size
 from fastrepulse.sampling.output import check_space, check_unused, check_writable
-
-PROMPTS_AT_ONCE = 64
-"""How many prompts go through the text encoder at once."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +63,7 @@ class Request:
     attention: Literal["auto", "sdpa", "xformers", "math"]
     long_prompts: Literal["cut", "chunks"]
     out: str | Path | None
+    checkpoint_every: float | None
     device: str | torch.device | None
     dtype: torch.dtype | None
     progress: bool
@@ -154,49 +150,6 @@ class Request:
             )
         return self.latents
 
-    def denoiser(self, model: Model, shape: Sequence[int]) -> Denoiser:
-        """Returns the model's UNet with the prompts, for latents of a shape [C, H, W]."""
-        size = self.micro_batch_size or choose_micro_batch_size(model.unet, shape)
-        size = min(size, self.count)
-        compiled = self.compile
-        if compiled == "auto":
-            compiled = repays_compiling(self.count, self.num_inference_steps, size)
-        text, negative = self._texts(model)
-        factor = model.vae_scale_factor
-        size_ids = model.size_ids(shape[1] * factor, shape[2] * factor)
-        return Denoiser(
-            model.unet,
-            text,
-            negative,
-            self.guidance_scale,
-            size,
-            compiled,
-            model.forwards,
-            size_ids,
-        )
-
-    def _texts(self, model: Model) -> tuple[Text, Text | None]:
-        """Returns the text embeddings of all prompts, and those that guidance leads away from."""
-        guided = self.guidance_scale > 1
-        everything = [*self.prompts, *(self.negative_prompts if guided else [])]
-        chunks = model.chunks_of(everything) if self.long_prompts == "chunks" else 1
-        text = self._encoded(model, self.prompts, chunks)
-        if not guided:
-            return text, None
-        negative = self._encoded(model, self.negative_prompts, chunks)
-        if model.zeros_for_empty:
-            negative = negative.zeroed([not prompt for prompt in self.negative_prompts])
-        return text, negative
-
-    def _encoded(self, model: Model, prompts: Sequence[str], chunks: int) -> Text:
-        """Returns the text embeddings of prompts, each of which is encoded once."""
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        texts = list(numbers)
-        starts = range(0, len(texts), PROMPTS_AT_ONCE)
-        parts = [texts[start : start + PROMPTS_AT_ONCE] for start in starts]
-        text = Text.cat([model.encode_prompts(part, chunks) for part in parts])
-        return text.of([numbers[prompt] for prompt in prompts]).to(model.dtype)
-
     def settings(self, model: Model) -> dict[str, Any]:
         """Returns all that the pictures depend on, as JSON can hold it."""
         _, height, width = model.latent_shape(self.height, self.width)
@@ -227,6 +180,29 @@ class Request:
             }
         )
 
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], **others: Any) -> "Request":
+        """Returns the request whose settings these are, without a folder.
+
+        Args:
+            settings: What `settings()` returned.
+            others: The arguments that they do not hold.
+        """
+        same = "num_particles num_inference_steps guidance_scale negative_prompt height width"
+        same += " scheduler seed shared_until long_prompts"
+        return cls(
+            prompt=settings["prompts"],
+            guidance_window=window_of(settings["guidance_window"]),
+            corrections=[Correction.from_settings(each) for each in settings["corrections"]],
+            dtype=getattr(torch, settings["dtype"]),
+            generator=None,
+            latents=None,
+            out=None,
+            checkpoint_every=None,
+            **{name: settings[name] for name in same.split()},
+            **others,
+        )
+
     def _check_texts(self) -> None:
         for name in ("prompt", "negative_prompt"):
             check_texts(name, getattr(self, name))
@@ -244,6 +220,12 @@ class Request:
             check_count("micro_batch_size", self.micro_batch_size)
         check_number("guidance_scale", self.guidance_scale)
         check_window("guidance_window", self.guidance_window)
+        if self.checkpoint_every is not None:
+            check_number("checkpoint_every", self.checkpoint_every)
+            if self.checkpoint_every < 0:
+                raise ValueError(
+                    f"checkpoint_every must be None or at least 0, got {self.checkpoint_every}"
+                )
         if self.shared_until is not None:
             check_positive("shared_until", self.shared_until, "None or ")
 

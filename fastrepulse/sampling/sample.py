@@ -13,10 +13,10 @@ from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.branch import branch
+from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.loop import DenoiseLoop
-from fastrepulse.sampling.memory import choose_storage
+from fastrepulse.sampling.prepare import prepare
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.surroundings import undisturbed
@@ -24,6 +24,7 @@ from fastrepulse.surroundings import undisturbed
 DEFAULT_REPULSION = Repulsion()
 DEFAULT_STEPS = 25
 DEFAULT_GUIDANCE_SCALE = 5.0
+DEFAULT_CHECKPOINT_EVERY = 60.0
 
 _last_loaded: list[Model] = []
 """The model that was loaded last: the next call finds it."""
@@ -53,6 +54,7 @@ def sample(
     attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
     long_prompts: Literal["cut", "chunks"] = "cut",
     out: str | Path | None = None,
+    checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
@@ -98,7 +100,10 @@ def sample(
         long_prompts: What becomes of prompts with more tokens than the text encoder takes: "cut"
             warns of what is lost; "chunks" encodes them piece by piece, as other front ends do.
         out: A folder that the pictures are written to as they are decoded, with the grid and
-            `sample.json`, in place of being held in memory.
+            `sample.json`, in place of being held in memory. A run that is killed before the last of
+            them goes on by `resume(out)`.
+        checkpoint_every: Seconds from one checkpoint in `out` to the next, at least 0, which means
+            after every step; None for no checkpoints.
         device: By default a CUDA GPU if there is one, else the CPU.
         dtype: Of the weights; by default float16 on a GPU and float32 on the CPU.
         progress: Whether to show a progress bar.
@@ -114,8 +119,8 @@ def sample(
             run; before the first step.
         FloatingPointError: If a value stops being finite; names the step and the particle.
 
-    Whatever stops it after the last step, the latents are saved, and `fastrepulse decode` makes the
-    pictures that are missing.
+    Whatever stops it, `resume` goes on from the last checkpoint; after the last step there is one
+    with or without a folder.
     """
     request = Request(**locals())
     sd = load_model(request.model, request.device, request.dtype)
@@ -123,24 +128,12 @@ def sample(
         _last_loaded[:] = [sd]
     noise = request.initial_noise(sd)
     settings = request.settings(sd)
-    stepper = sd.scheduler(request.scheduler, request.num_inference_steps)
-    denoise = request.denoiser(sd, noise.shape[1:])
-    dtype = torch.promote_types(sd.dtype, torch.float32)
-    storage = choose_storage(sd.device, len(noise), noise.shape[1:])
+    loop = prepare(request, sd, noise)
     with accelerated(sd.unet, request.attention):
-        loop = DenoiseLoop(
-            noise.to(storage, dtype) * stepper.init_noise_sigma,
-            denoise,
-            stepper,
-            request.acting_method,
-            num_particles=request.num_particles,
-            seed=request.noise_seed,
-            guidance_window=request.guidance_window,
-            micro_batch_size=denoise.micro_batch_size,
-            corrections=request.corrections,
-        )
         if request.shared_until is not None:
             loop = branch(loop, request.shared_until, noise)
-        diagnostics = loop.run(progress=request.progress)
+        checkpoints = Checkpoints.of(request, sd, settings, loop)
+        diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
     result = SampleResult([], loop.x, diagnostics, settings)
-    return decode(sd, result, request.folder, request.progress)
+    with checkpoints.guarding(loop):
+        return decode(sd, result, request.folder, request.progress)

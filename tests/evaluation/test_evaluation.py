@@ -397,7 +397,7 @@ def test_bad_arguments_are_named_before_the_first_run(arguments, error, tmp_path
 
 
 def test_an_unknown_method_is_one_line_and_exit_code_2(tmp_path):
-    command = [sys.executable, "-m", "fastrepulse.cli", "evaluate", "--out", "out"]
+    command = [sys.executable, "-m", "fastrepulse", "evaluate", "--out", "out"]
     done = subprocess.run(
         [*command, "--methods", "SVDG"], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
@@ -410,7 +410,7 @@ def test_without_matplotlib_the_extra_is_named(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, "-m", "fastrepulse.cli", "evaluate", "--out", str(tmp_path / "out")],
+        [sys.executable, "-m", "fastrepulse", "evaluate", "--out", str(tmp_path / "out")],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 import fastrepulse
 from fastrepulse.models import Model
 from fastrepulse.sampling import decode as decoding
-from fastrepulse.sampling.decode import LATENTS, decode_folder
 from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
+from fastrepulse.sampling.output import CHECKPOINTS
 
 
 def draw(out=None, n=5, **arguments):
@@ -47,12 +47,13 @@ def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp
         pytest.raises(type(error)),
     ):
         draw(folder)
-    assert f"fastrepulse decode {folder}" in caplog.text
-    assert load_file(folder / LATENTS)["latents"].shape == (10, 4, 8, 8)
+    assert f"`fastrepulse resume {folder}` draws the rest" in caplog.text
+    (checkpoint,) = folder.glob(CHECKPOINTS)
+    assert load_file(checkpoint)["x"].shape == (10, 4, 8, 8)
     before = {file: file.stat().st_mtime_ns for file in folder.glob("[0-9]*.png")}
-    result = decode_folder(folder, progress=False)
+    result = fastrepulse.resume(folder, progress=False)
     assert pictures_in(folder) == expected
-    assert not (folder / LATENTS).exists() and not list(folder.glob("*.partial"))
+    assert not list(folder.glob("checkpoint*")) and not list(folder.glob("*.partial"))
     assert len(result.images) == 10 and (folder / "grid.png").exists()
     # Pictures that were there are not drawn again
     assert all(file.stat().st_mtime_ns == then for file, then in before.items())
@@ -75,14 +76,14 @@ def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch
         fastrepulse.sample("a potted plant", 6, out=tmp_path, num_inference_steps=1, progress=False)
     assert "5 of 6 pictures drawn" in caplog.text
     drawn = [f"{i:05d}.png" for i in (0, 1, 3, 4, 5)]
-    assert sorted(f.name for f in tmp_path.iterdir()) == [*drawn, "latents.safetensors"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [*drawn, "checkpoint-000001.safetensors"]
 
 
 def test_without_a_folder_the_latents_are_kept_in_a_new_one(monkeypatch, caplog):
     with failing(monkeypatch, Model, "decode", RuntimeError("broken")), pytest.raises(RuntimeError):
         draw()
-    folder = caplog.text.split("`fastrepulse decode ")[1].split("`")[0]
-    result = decode_folder(folder, progress=False)
+    folder = caplog.text.split("`fastrepulse resume ")[1].split("`")[0]
+    result = fastrepulse.resume(folder, progress=False)
     for a, b in zip(result.images, draw().images, strict=True):
         assert a.tobytes() == b.tobytes()
 
@@ -138,16 +139,3 @@ def test_a_picture_of_many_prompts_stays_small(tmp_path):
     how = {"num_inference_steps": 1, "guidance_scale": 1.0, "progress": False}
     fastrepulse.sample(prompts, 1, repulsion=None, out=tmp_path, **how)
     assert max(file.stat().st_size for file in tmp_path.glob("[0-9]*.png")) < 16_000
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut", "no-metadata"])
-def test_latents_that_cannot_be_read_are_refused(damage, tmp_path):
-    from safetensors.torch import save_file
-
-    file = tmp_path / LATENTS
-    if damage != "missing":
-        save_file({"latents": torch.zeros(1, 4, 16, 16)}, file)
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(FileNotFoundError if damage == "missing" else ValueError, match=LATENTS):
-        decode_folder(tmp_path)

@@ -11,8 +11,8 @@ from fastrepulse import Repulsion, models
 from fastrepulse.methods import repulsion
 from fastrepulse.models.text import Text
 from fastrepulse.sampling import decode as decoding
-from fastrepulse.sampling.decode import LATENTS, decode_folder
 from fastrepulse.sampling.denoiser import Denoiser
+from fastrepulse.sampling.output import CHECKPOINTS
 
 RTOL, ATOL = SAME_COMPUTATION
 ERRORS = [torch.OutOfMemoryError("injected"), MemoryError("injected")]
@@ -21,8 +21,7 @@ ERRORS = [torch.OutOfMemoryError("injected"), MemoryError("injected")]
 def draw(**arguments):
     how = {"num_inference_steps": 2, "seed": 3, "progress": False, "micro_batch_size": 1}
     how |= {"height": 32, "width": 32}
-    embedded = Repulsion(lambda x: EMBEDDING(x), restart=None)
-    return fastrepulse.sample(["a face", "a robot"], 2, repulsion=embedded, **{**how, **arguments})
+    return fastrepulse.sample(["a face", "a robot"], 2, repulsion=METHOD, **{**how, **arguments})
 
 
 class Corner(torch.nn.Module):
@@ -31,6 +30,7 @@ class Corner(torch.nn.Module):
 
 
 EMBEDDING = Corner()
+METHOD = Repulsion(lambda x: EMBEDDING(x), restart=None)
 
 
 def scheduler_class():
@@ -90,9 +90,9 @@ def test_what_was_sampled_is_kept(owner, function, after, monkeypatch, tmp_path)
         pytest.raises(torch.OutOfMemoryError, match="injected"),
     ):
         draw(out=folder)
-    assert (folder / LATENTS).exists()
+    assert list(folder.glob(CHECKPOINTS))
     assert state_of(models.load_model()) == before
-    result = decode_folder(folder, progress=False)
+    result = fastrepulse.resume(folder, repulsion=METHOD, progress=False)
     for one, other in zip(result.images, whole.images, strict=True):
         assert one.tobytes() == other.tobytes()
 

@@ -1,0 +1,122 @@
+"""`fastrepulse demo`, `evaluate` and `info`."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+import fastrepulse
+from fastrepulse import embeddings, models
+from fastrepulse.cli.app import app, console
+from fastrepulse.default_model.figures import Figures
+from fastrepulse.kernels import dispatch
+from fastrepulse.sampling.output import check_writable
+from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_REPULSION
+
+
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Option(help="One of the shipped model's.")] = "a robot",
+    num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
+    seed: Annotated[int, typer.Option()] = 0,
+    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = DEFAULT_GUIDANCE_SCALE,
+    strength: Annotated[float, typer.Option(help="Of the repulsion.")] = DEFAULT_REPULSION.strength,
+) -> None:
+    """Samples one prompt independently and repelled, and measures both."""
+    from fastrepulse import demo as main_job
+
+    check_writable(out)
+    comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength)
+    path = main_job.save(comparison, out)
+    console.print(_compared(prompt, *comparison.figures))
+    console.print(f"The pictures, side by side: {escape(str(path))}", soft_wrap=True)
+
+
+def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
+    """Returns the figures side by side, with an arrow for better or worse."""
+    rows = (
+        ("different pictures (attribute Vendi)", "attribute_vendi", ".2f", 1),
+        ("attribute values that appear", "coverage", ".0%", 1),
+        ("most common value", "most_common", ".0%", -1),
+        ("pictures of the subject", "accuracy", ".0%", 1),
+        ("distance off data (1: rendered)", "off_data", ".2f", -1),
+    )
+    table = Table("", "independent", "repelled", "", title=prompt)
+    for title, name, form, better in rows:
+        before, after = getattr(independent, name), getattr(repelled, name)
+        change = better * (after - before)
+        same = f"{before:{form}}" == f"{after:{form}}"
+        arrow = "=" if same else "[green]▲ better" if change > 0 else "[yellow]▼ worse"
+        table.add_row(title, f"{before:{form}}", f"{after:{form}}", arrow)
+    return table
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for runs, tables, plots and the report.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few settings and one seed, in five minutes.")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
+    ] = None,
+    num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
+    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = DEFAULT_GUIDANCE_SCALE,
+    cleanliness: Annotated[
+        float, typer.Option(help="Times full captions' distance off data that is allowed.")
+    ] = 1.05,
+    methods: Annotated[
+        str | None, typer.Option(help="Names of the table, with commas; left out: all.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Rendered pictures; left out: those that ship.")
+    ] = None,
+) -> None:
+    """Compares repulsion with other methods on the shipped model; goes on where it stopped."""
+    from fastrepulse import evaluation
+
+    compared = evaluation.QUICK if quick else evaluation.ALL
+    if methods is not None:
+        compared = evaluation.select(compared, [name.strip() for name in methods.split(",")])
+    evaluation.evaluate(
+        out,
+        compared,
+        num_seeds=seeds if seeds is not None else 1 if quick else 10,
+        num_particles=num_particles,
+        guidance_scale=guidance_scale,
+        rule=evaluation.Rule(cleanliness=cleanliness),
+        calibration_seeds=(1000,) if quick else (1000, 1001),
+        data=data,
+        compile=not quick,
+    )
+    console.print(f"The report: {escape(str(out / 'report.html'))}", soft_wrap=True)
+
+
+@app.command()
+def info() -> None:
+    """Says what is installed and what it would run on."""
+    import torch
+
+    table = Table(show_header=False)
+    table.add_row("fastrepulse", fastrepulse.__version__)
+    for package in ("torch", "diffusers", "transformers", "triton"):
+        try:
+            table.add_row(package, version(package))
+        except PackageNotFoundError:
+            table.add_row(package, "not installed")
+    table.add_row("python", platform.python_version())
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
+    table.add_row("GPU", gpu)
+    table.add_row("CPU threads", str(torch.get_num_threads()))
+    for backend in dispatch.BACKENDS:
+        serves = [dispatch.describe(backend, device) for device in ("cpu", "cuda")]
+        table.add_row(f"kernels: {backend}", "\n".join(serves))
+    table.add_row("embeddings", ", ".join(embeddings.names()))
+    table.add_row("schedulers", ", ".join(models.SCHEDULERS))
+    table.add_row("shipped model", str(models.DEFAULT_MODEL))
+    console.print(table)

@@ -1,0 +1,89 @@
+"""From a request and a model to a loop that is ready to run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastrepulse.models import Model
+from fastrepulse.models.text import Text
+from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
+from fastrepulse.sampling.loop import DenoiseLoop
+from fastrepulse.sampling.memory import choose_micro_batch_size, choose_storage
+from fastrepulse.sampling.request import Request
+
+PROMPTS_AT_ONCE = 64
+"""How many prompts go through the text encoder at once."""
+
+
+def prepare(request: Request, model: Model, noise: Tensor, start: int = 0) -> DenoiseLoop:
+    """Returns the loop of a request.
+
+    Args:
+        request: What is asked for.
+        model: The model, loaded.
+        noise: Of unit variance, for all particles [prompts * N, C, H, W].
+        start: The number of the step to begin with.
+    """
+    stepper = model.scheduler(request.scheduler, request.num_inference_steps)
+    denoise = denoiser(request, model, noise.shape[1:])
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    storage = choose_storage(model.device, len(noise), noise.shape[1:])
+    return DenoiseLoop(
+        noise.to(storage, dtype) * stepper.init_noise_sigma,
+        denoise,
+        stepper,
+        request.acting_method,
+        num_particles=request.num_particles,
+        seed=request.noise_seed,
+        guidance_window=request.guidance_window,
+        micro_batch_size=denoise.micro_batch_size,
+        corrections=request.corrections,
+        start=start,
+    )
+
+
+def denoiser(request: Request, model: Model, shape: Sequence[int]) -> Denoiser:
+    """Returns the model's UNet with the prompts, for latents of a shape [C, H, W]."""
+    size = request.micro_batch_size or choose_micro_batch_size(model.unet, shape)
+    size = min(size, request.count)
+    compiled = request.compile
+    if compiled == "auto":
+        compiled = repays_compiling(request.count, request.num_inference_steps, size)
+    text, negative = _texts(request, model)
+    factor = model.vae_scale_factor
+    size_ids = model.size_ids(shape[1] * factor, shape[2] * factor)
+    return Denoiser(
+        model.unet,
+        text,
+        negative,
+        request.guidance_scale,
+        size,
+        compiled,
+        model.forwards,
+        size_ids,
+    )
+
+
+def _texts(request: Request, model: Model) -> tuple[Text, Text | None]:
+    """Returns the text embeddings of all prompts, and those that guidance leads away from."""
+    guided = request.guidance_scale > 1
+    everything = [*request.prompts, *(request.negative_prompts if guided else [])]
+    chunks = model.chunks_of(everything) if request.long_prompts == "chunks" else 1
+    text = _encoded(model, request.prompts, chunks)
+    if not guided:
+        return text, None
+    negative = _encoded(model, request.negative_prompts, chunks)
+    if model.zeros_for_empty:
+        negative = negative.zeroed([not prompt for prompt in request.negative_prompts])
+    return text, negative
+
+
+def _encoded(model: Model, prompts: Sequence[str], chunks: int) -> Text:
+    """Returns the text embeddings of prompts, each of which is encoded once."""
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    texts = list(numbers)
+    starts = range(0, len(texts), PROMPTS_AT_ONCE)
+    parts = [texts[start : start + PROMPTS_AT_ONCE] for start in starts]
+    text = Text.cat([model.encode_prompts(part, chunks) for part in parts])
+    return text.of([numbers[prompt] for prompt in prompts]).to(model.dtype)
