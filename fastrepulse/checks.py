@@ -119,21 +119,24 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=number))
 
 
-def check_finite(values: Tensor, what: str, step: int, first: int = 0) -> None:
+def check_finite(
+    values: Tensor, what: str, step: int, particles: Sequence[int] | None = None
+) -> None:
     """Raises if a value is NaN or infinite.
 
     Args:
         values: One row a particle, [N, ...].
         what: What the values are, for the message.
         step: At which step.
-        first: The particle of the first row.
+        particles: The number of each row's particle; by default from 0 on.
 
     Raises:
         FloatingPointError: Names the step and the first such particle.
     """
     bad = ~torch.isfinite(values).flatten(1).all(dim=1)
     if bad.any():
-        particle = first + int(bad.nonzero()[0])
+        row = int(bad.nonzero()[0])
+        particle = row if particles is None else particles[row]
         raise FloatingPointError(
             f"{what} is not finite at step {step}, particle {particle} ({int(bad.sum())} in all)"
         )

@@ -88,6 +88,7 @@ SAMPLE = {
     "attention": lambda v: v in ("auto", "sdpa", "xformers", "math"),
     "long_prompts": lambda v: v in ("cut", "chunks"),
     "checkpoint_every": or_none(lambda v: is_number(v) and v >= 0),
+    "group": lambda v: True,
     "out": or_none(lambda v: isinstance(v, str)),
     "progress": lambda v: isinstance(v, bool),
 }
@@ -131,6 +132,7 @@ DEFAULTS = {
     "attention": "auto",
     "long_prompts": "cut",
     "checkpoint_every": 60.0,
+    "group": None,
     "out": None,
     "device": None,
     "dtype": None,

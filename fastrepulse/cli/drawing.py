@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ import fastrepulse
 from fastrepulse import embeddings, models
 from fastrepulse.cli.app import app, console
 from fastrepulse.sampling.output import check_writable
+from fastrepulse.sampling.ranks import joined
 from fastrepulse.sampling.sample import (
     DEFAULT_CHECKPOINT_EVERY,
     DEFAULT_GUIDANCE_SCALE,
@@ -24,6 +25,7 @@ from fastrepulse.sampling.sample import (
 
 @app.command()
 def sample(
+    context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="How many.")] = 16,
     out: Annotated[
@@ -90,8 +92,9 @@ def sample(
     ] = DEFAULT_CHECKPOINT_EVERY,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
-    """Draws pictures of a prompt that differ from each other."""
-    if out is None:
+    """Draws pictures of a prompt that differ from each other; under `torchrun` by all processes."""
+    group = context.with_resource(joined())
+    if out is None and group is None:
         names = chain(["out"], (f"out-{number}" for number in count(2)))
         out = next(path for path in map(Path, names) if not path.exists())
     repulsion = None
@@ -135,8 +138,11 @@ def sample(
         device=device,
         out=out,
         checkpoint_every=checkpoint_every,
+        group=group,
     )
     seconds = time.perf_counter() - start
+    if not _leads(group):
+        return
     if bank is not None and repulsion is not None and repulsion.bank is not None:
         repulsion.bank.save(bank)
     table = Table("pictures", "seed", "repelled in", "time", "folder")
@@ -152,6 +158,7 @@ def sample(
 
 @app.command()
 def resume(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="That of the run.")],
     model: Annotated[str | None, typer.Option(help="Left out: the one that the run names.")] = None,
     config: Annotated[
@@ -164,11 +171,21 @@ def resume(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
 ) -> None:
     """Goes on with a run of `sample` that was stopped, from its last checkpoint."""
+    group = context.with_resource(joined())
     known = None if bank is None else _open_bank(bank)
-    result = fastrepulse.resume(folder, model=model, config=config, bank=known, device=device)
+    result = fastrepulse.resume(
+        folder, model=model, config=config, bank=known, device=device, group=group
+    )
+    if not _leads(group):
+        return
     if bank is not None and known is not None:
         known.save(bank)
     console.print(f"{len(result.images)} pictures: {escape(str(folder))}", soft_wrap=True)
+
+
+def _leads(group: Any) -> bool:
+    """Says whether this process speaks for all."""
+    return group is None or group.rank() == 0
 
 
 def _open_bank(bank: Path) -> fastrepulse.Bank:

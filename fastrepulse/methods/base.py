@@ -1,6 +1,6 @@
 """What a method that makes particles differ sees at a step, and what it answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,8 +9,45 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Share:
+    """Which particles of a run are here: all, unless several processes share it.
+
+    Args:
+        rows: Their places among all, prompt after prompt.
+        count: How many all are.
+    """
+
+    rows: Sequence[int]
+    count: int
+
+    @classmethod
+    def whole(cls, count: int) -> "Share":
+        """Returns that of a process which has all particles."""
+        return cls(range(count), count)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process has the first particle, and writes what there is of all."""
+        return self.rows[0] == 0
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Returns all particles' rows [prompts * N, ...], of which these are one's own."""
+        return own
+
+    def own(self, everyone: Tensor) -> Tensor:
+        """Returns one's own of all particles' rows."""
+        return everyone
+
+    def total(self, value: Tensor) -> Tensor:
+        """Returns the sum of what all processes have."""
+        return value
+
+
+@dataclass(frozen=True)
 class Particles:
-    """All particles of a run at one step; latents hold prompt after prompt.
+    """The particles of a run at one step; latents hold prompt after prompt.
+
+    Where several processes share the run, these are the particles of one of them.
 
     Args:
         denoised: The predicted clean latents x0, [prompts * N, C, H, W].
@@ -19,11 +56,12 @@ class Particles:
         next_sigma: The one that the step ends at; `sigma` itself where it is not known.
         step: The number of the step, from 0.
         last: Whether the run ends with it.
-        num_particles: N of each prompt.
+        num_particles: N of each prompt, those of other processes included.
         seed: From which everything random is drawn.
         micro_batch_size: How many latents go through a network at once.
         device: Where networks run, whether or not the latents lie there.
         measured: Whether somebody looks at what is measured.
+        share: Which they are among all; by default they are all.
     """
 
     denoised: Tensor
@@ -37,6 +75,11 @@ class Particles:
     micro_batch_size: int = 32
     device: torch.device | str = "cpu"
     measured: bool = True
+    share: Share = None  # type: ignore[assignment]  # set below
+
+    def __post_init__(self) -> None:
+        if self.share is None:
+            object.__setattr__(self, "share", Share.whole(len(self.denoised)))
 
     def score(self, part: slice) -> Tensor:
         """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""
@@ -50,9 +93,10 @@ class Particles:
         return [slice(i, min(i + size, last)) for i in range(first, last, size)]
 
     def prompts(self) -> list[slice]:
-        """Returns where each prompt's particles are."""
-        starts = range(0, len(self.denoised), self.num_particles)
-        return [slice(start, start + self.num_particles) for start in starts]
+        """Returns where each prompt's particles are, of those that are here."""
+        prompts = (self.share.rows[-1] // self.num_particles) + 1
+        size = len(self.denoised) // prompts
+        return [slice(i * size, (i + 1) * size) for i in range(prompts)]
 
 
 @dataclass(frozen=True)
@@ -89,6 +133,9 @@ class Method:
 
     A subclass is a frozen dataclass of its settings and overrides `push` or `perturb_text`.
     """
+
+    joint = False
+    """Whether processes can share a run: it needs no latents but those of its own process."""
 
     @property
     def acts_on_one(self) -> bool:

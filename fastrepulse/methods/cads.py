@@ -34,6 +34,7 @@ class CADS(Method):
     start: float = 0.6
     end: float = 0.9
     rescale: float = 1.0
+    joint = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):

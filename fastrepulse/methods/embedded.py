@@ -37,6 +37,7 @@ class EmbeddedMethod(Method):
     embedding: str | embeddings.Embed = "latent"
     on: Literal["noisy", "denoised"] = "noisy"
     window: tuple[float, float] = (math.inf, 1.0)
+    joint = True
 
     def __post_init__(self) -> None:
         check_settings(self.embedding, self.strength, self.on, self.window)

@@ -34,6 +34,8 @@ def embed_together(
 ) -> tuple[Callable[[slice], Tensor], Tensor]:
     """Returns what is embedded, as a function of a slice, and all embeddings [prompts * N, d].
 
+    Those of other processes are among the latter.
+
     Raises:
         ValueError: If the embedding does not return [n, d].
         FloatingPointError: If an embedding is not finite.
@@ -50,7 +52,7 @@ def embed_together(
                 f"got {tuple(rows.shape)}"
             )
         embedded.append(rows.detach().to(torch.promote_types(rows.dtype, torch.float32)))
-    together = torch.cat(embedded)
+    together = particles.share.gather(torch.cat(embedded))
     check_finite(together, "the embedding", particles.step)
     return latents, together
 
@@ -80,15 +82,15 @@ def pull_back_forces(
         embedding, on, particles, particles.seed if seed is None else seed
     )
     forces, measured = [], []
-    for number, own in enumerate(particles.prompts()):
-        force, of_prompt = law(embedded[own], number)
+    for number, of_one in enumerate(embedded.split(particles.num_particles)):
+        force, of_prompt = law(of_one, number)
         forces.append(force)
         measured.append(of_prompt)
-    together = torch.cat(forces)
+    together = particles.share.own(torch.cat(forces))
 
     def pull_back(part: slice) -> Tensor:
         change = embedding.pull_back(latents(part).to(particles.device), together[part])
-        check_finite(change, "the repulsion", particles.step, part.start)
+        check_finite(change, "the repulsion", particles.step, particles.share.rows[part])
         return change
 
     return pull_back, measured

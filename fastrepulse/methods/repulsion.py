@@ -110,6 +110,7 @@ class Repulsion(Method):
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
     subset: int | None = None
+    joint = True
 
     def __post_init__(self) -> None:
         if self.strength is None:
@@ -251,11 +252,11 @@ def away_from_mean(particles: Particles) -> Callable[[slice], Tensor]:
         torch.stack([z(part).sum(dim=0) for part in particles.micro_batches(own)]).sum(dim=0)
         for own in particles.prompts()
     ]
-    means = torch.stack(sums) / particles.num_particles  # [prompts, C, H, W]
+    # [prompts, C, H, W]
+    means = particles.share.total(torch.stack(sums)) / particles.num_particles
 
     def away(part: slice) -> Tensor:
-        prompts = torch.arange(part.start, part.stop) // particles.num_particles
-        return z(part) - means[prompts]
+        return z(part) - means[torch.tensor(particles.share.rows[part]) // particles.num_particles]
 
     return away
 

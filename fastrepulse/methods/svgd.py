@@ -30,6 +30,7 @@ class SVGD(EmbeddedMethod):
 
     strength: float = 1.0
     window: tuple[float, float] = (math.inf, 4.0)
+    joint = False  # the scores of all are averaged
 
     def push(self, particles: Particles) -> Push:
         if not in_window(particles.sigma, self.window):

@@ -32,6 +32,7 @@ class TextNoise(Method):
     strength: float = 1.0
     share: float = 0.5
     until: float = 0.8
+    joint = True
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength)

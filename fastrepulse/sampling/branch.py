@@ -7,13 +7,14 @@ from torch import Tensor
 from fastrepulse.sampling.loop import DenoiseLoop
 
 
-def branch(loop: DenoiseLoop, sigma: float, noise: Tensor) -> DenoiseLoop:
+def branch(loop: DenoiseLoop, sigma: float, first: Tensor, noise: Tensor) -> DenoiseLoop:
     """Takes the first particle of each prompt down to a noise level and gives its picture to all.
 
     Args:
         loop: The loop of all particles, at its first step.
         sigma: The noise level.
-        noise: Of unit variance, for all particles [prompts * N, C, H, W].
+        first: Noise of unit variance for the first particle of each prompt, [prompts, C, H, W].
+        noise: For all particles of the loop, [prompts * N, C, H, W].
 
     Returns:
         The loop that goes on from there: the same picture for all, each with its own noise.
@@ -33,13 +34,17 @@ def branch(loop: DenoiseLoop, sigma: float, noise: Tensor) -> DenoiseLoop:
         "micro_batch_size": loop.micro_batch_size,
         "corrections": loop.corrections,
     }
-    first = loop.x[:: loop.num_particles].clone()
     # Not compiled: a graph would pad the few to a whole micro-batch
     single = DenoiseLoop(
-        first, loop.denoise.uncompiled(), scheduler, None, num_particles=1, **settings
+        first.to(loop.x) * scheduler.init_noise_sigma,
+        loop.denoise.uncompiled(),
+        scheduler,
+        None,
+        num_particles=1,
+        **settings,
     )
     single.run(stop=start)
-    denoised = single.predict(start).denoised.repeat_interleave(loop.num_particles, dim=0)
+    denoised = single.predict(start).denoised[loop.prompts.to(first.device)]
     noisy = denoised + schedule.sigmas[start] * noise.to(loop.x)
     return DenoiseLoop(
         schedule.scheduler_sample(noisy, start),
@@ -48,5 +53,6 @@ def branch(loop: DenoiseLoop, sigma: float, noise: Tensor) -> DenoiseLoop:
         loop.method,
         num_particles=loop.num_particles,
         start=start,
+        share=loop.share,
         **settings,
     )

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastrepulse.models import Model
@@ -59,10 +60,12 @@ class Checkpoints:
 
     def after_step(self, loop: DenoiseLoop) -> None:
         """Writes one if it is time; a disk that is full is said, and the run goes on."""
-        if self.every is None or time.monotonic() - self._written < self.every:
+        if self.folder is None or self.every is None:
             return
-        assert self.folder is not None
-        self._write(loop, self.folder)
+        due = loop.share.leads and time.monotonic() - self._written >= self.every
+        # One clock for all processes
+        if loop.share.total(torch.tensor([due])).any():
+            self._write(loop, self.folder)
 
     @contextmanager
     def guarding(self, loop: DenoiseLoop) -> Iterator[None]:
@@ -70,30 +73,35 @@ class Checkpoints:
 
         Without a folder it is a new temporary one that a run which is stopped can go on in.
         """
+        written = False
         if self.folder is not None and self.every is not None:
-            self._write(loop, self.folder)
+            written = self._write(loop, self.folder)
         try:
             yield
         except BaseException:
             folder = self.folder or Path(tempfile.mkdtemp(prefix="fastrepulse-"))
-            if self._write(loop, folder):
-                drawn, count = len(list(folder.glob("[0-9]*.png"))), len(loop.x)
+            # Processes that share a run cannot meet here
+            alone = len(loop.x) == loop.share.count
+            if written or (alone and self._write(loop, folder)):
+                drawn = len(list(folder.glob("[0-9]*.png")))
                 log.warning(
                     "stopped with %d of %d pictures drawn; `fastrepulse resume %s` draws the rest",
                     drawn,
-                    count,
+                    loop.share.count,
                     folder,
                 )
             raise
-        if self.folder is not None:
+        if self.folder is not None and loop.share.leads:
             for path in self.folder.glob(f"{CHECKPOINTS}*"):
                 path.unlink(missing_ok=True)
 
     def _write(self, loop: DenoiseLoop, folder: Path) -> bool:
         """Writes one, and removes all but the one before; says whether it could."""
         tensors, record = state_of(loop)
-        path = folder / f"checkpoint-{loop.taken:06d}.safetensors"
         self._written = time.monotonic()
+        if not loop.share.leads:
+            return True
+        path = folder / f"checkpoint-{loop.taken:06d}.safetensors"
         try:
             save_record(path, tensors, {**self.about, "loop": record})
         except OSError as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.layers import accelerated
+from fastrepulse.methods.base import Share
 from fastrepulse.models import Model
 from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
 from fastrepulse.sampling.output import (
@@ -28,30 +29,43 @@ from fastrepulse.sampling.results import SampleResult
 log = logging.getLogger("fastrepulse")
 
 
-def decode(sd: Model, result: SampleResult, folder: Path | None, progress: bool) -> SampleResult:
+def decode(
+    sd: Model, result: SampleResult, share: Share, folder: Path | None, progress: bool
+) -> SampleResult:
     """Returns the result with its pictures, which go straight to the folder if there is one.
 
     Pictures that the folder holds already are not drawn again.
+
+    Args:
+        sd: The model.
+        result: Latents, diagnostics and settings.
+        share: Which the latents are among all particles of the run.
+        folder: Where pictures, grid and summary go.
+        progress: Whether to show a progress bar.
     """
     if folder is None:
         with closing(_images(sd, result.latents, progress)) as images:
             return replace(result, images=list(images))
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [picture_path(folder, i) for i in range(len(result.latents))]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    paths = [picture_path(folder, row) for row in range(share.count)]
+    missing = [i for i, row in enumerate(share.rows) if not paths[row].exists()]
     writing: list[Future[Path]] = []
     drawing = _images(sd, result.latents[missing], progress)
     # Closed at once when writing fails: it holds the decoder
     with closing(drawing) as images, ThreadPoolExecutor() as pool:
         for i, image in zip(missing, images, strict=True):
-            writing.append(pool.submit(save_picture, image, folder, i, result.settings))
+            row = share.rows[i]
+            writing.append(pool.submit(save_picture, image, folder, row, result.settings))
             # No more than a batch or two wait in memory
             if len(writing) > 64:
                 writing.pop(0).result()
         for last in writing:
             last.result()
     saved = replace(result, images=SavedImages(paths))
-    save_summary(folder, saved.images, saved.settings, saved.diagnostics)
+    # When all processes have drawn theirs
+    share.total(torch.zeros(1))
+    if share.leads:
+        save_summary(folder, saved.images, saved.settings, saved.diagnostics)
     return saved
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.checks import check_finite, in_window
-from fastrepulse.methods.base import Method, Particles, Push
+from fastrepulse.methods.base import Method, Particles, Push, Share
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser
@@ -43,7 +43,8 @@ class DenoiseLoop:
 
     Args:
         x: Noisy latents [prompts * N, C, H, W], scaled as the scheduler holds them. They may lie in
-            host memory while the model is on a GPU.
+            host memory while the model is on a GPU. Where several processes share the run they are
+            those of this one.
         denoise: The model with its prompts.
         scheduler: A diffusers scheduler with its timesteps set.
         method: The repulsion, or another; None for independent particles.
@@ -53,6 +54,7 @@ class DenoiseLoop:
         micro_batch_size: How many particles go through the model at once.
         corrections: Steps to take at a noise level before the one that leaves it.
         start: The number of the step to begin with.
+        share: Which particles they are among all; by default they are all.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class DenoiseLoop:
         micro_batch_size: int,
         corrections: Sequence[Correction] = (),
         start: int = 0,
+        share: Share | None = None,
     ):
         self.x = x
         self.denoise = denoise
@@ -79,6 +82,7 @@ class DenoiseLoop:
         self.micro_batch_size = micro_batch_size
         self.corrections = corrections
         self.start = start
+        self.share = Share.whole(len(x)) if share is None else share
         self.schedule = NoiseSchedule.of(scheduler)
         starts = range(0, len(x), micro_batch_size)
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
@@ -86,7 +90,7 @@ class DenoiseLoop:
         self.diagnostics: list[StepDiagnostics] = []
         # How many steps have been taken, those that are taken twice twice
         self.taken = 0
-        self.prompts = torch.arange(len(x), device=denoise.device) // num_particles
+        self.prompts = torch.tensor(self.share.rows, device=denoise.device) // num_particles
         # Written anew at every prediction
         self._output, self._denoised = torch.empty_like(x), torch.empty_like(x)
 
@@ -145,7 +149,7 @@ class DenoiseLoop:
             self.method is None or self.method.guides(sigma)
         )
         time = float(timestep) / self.scheduler.config.num_train_timesteps
-        square_score = 0.0
+        square_score = torch.zeros(2, dtype=torch.float64)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
             sample = self.x[part].to(self.denoise.device)
             prompts = self.prompts[part]
@@ -154,16 +158,16 @@ class DenoiseLoop:
                 text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self.denoise(model_input, timestep, text, prompts, guided)
-            check_finite(output, "the model's output", step, part.start)
+            check_finite(output, "the model's output", step, self.share.rows[part])
             z = self.schedule.noisy(sample, step)
             denoised = self.schedule.denoised(z, output, step)
             score = self.schedule.score(z, denoised, step)
-            square_score += score.float().square().sum().item()
+            square_score += torch.tensor([score.float().square().sum().item(), len(sample)])
             self._output[part], self._denoised[part] = output, denoised
             if bar is not None:
                 bar.update(part.stop - part.start)
-        score_norm = math.sqrt(square_score / len(self.x))
-        return Prediction(self._output, self._denoised, score_norm)
+        total, count = self.share.total(square_score).tolist()
+        return Prediction(self._output, self._denoised, math.sqrt(total / count))
 
     def _path(self, stop: int) -> list[int]:
         """Returns the steps in the order in which they are taken: some twice, if the method says.
@@ -214,6 +218,7 @@ class DenoiseLoop:
             seed=self.seed,
             micro_batch_size=self.micro_batch_size,
             device=self.denoise.device,
+            share=self.share,
         )
         return self.method.push(particles)
 
@@ -262,10 +267,10 @@ class DenoiseLoop:
 
     def _numbers(self, part: slice) -> list[int]:
         """Returns the number of each particle of a slice within its prompt."""
-        return [i % self.num_particles for i in range(part.start, part.stop)]
+        return [row % self.num_particles for row in self.share.rows[part]]
 
     def _progress_bar(self, steps: list[int], progress: bool) -> Any:
-        # Counted in particles and evaluations of the model, shown in whole images
+        # Counted in one's own particles and evaluations of the model, shown in everyone's images
         passes, taken = (
             sum(1 + len(self._corrections_at(step)) for step in some)
             for some in (steps, steps[: self.taken])
@@ -274,7 +279,7 @@ class DenoiseLoop:
             desc="denoise",
             total=passes * len(self.x),
             initial=taken * len(self.x),
-            unit_scale=1 / max(passes, 1),
+            unit_scale=self.share.count / len(self.x) / max(passes, 1),
             unit="img",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} "
             "[{elapsed}<{remaining}, {rate_fmt}]",

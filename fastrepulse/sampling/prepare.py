@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastrepulse.methods.base import Share
 from fastrepulse.models import Model
 from fastrepulse.models.text import Text
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
@@ -16,17 +17,20 @@ PROMPTS_AT_ONCE = 64
 """How many prompts go through the text encoder at once."""
 
 
-def prepare(request: Request, model: Model, noise: Tensor, start: int = 0) -> DenoiseLoop:
+def prepare(
+    request: Request, model: Model, noise: Tensor, share: Share, start: int = 0
+) -> DenoiseLoop:
     """Returns the loop of a request.
 
     Args:
         request: What is asked for.
         model: The model, loaded.
-        noise: Of unit variance, for all particles [prompts * N, C, H, W].
+        noise: Of unit variance, for the particles that are here, [n, C, H, W].
+        share: Which they are among all.
         start: The number of the step to begin with.
     """
     stepper = model.scheduler(request.scheduler, request.num_inference_steps)
-    denoise = denoiser(request, model, noise.shape[1:])
+    denoise = denoiser(request, model, noise.shape)
     dtype = torch.promote_types(model.dtype, torch.float32)
     storage = choose_storage(model.device, len(noise), noise.shape[1:])
     return DenoiseLoop(
@@ -40,19 +44,21 @@ def prepare(request: Request, model: Model, noise: Tensor, start: int = 0) -> De
         micro_batch_size=denoise.micro_batch_size,
         corrections=request.corrections,
         start=start,
+        share=share,
     )
 
 
 def denoiser(request: Request, model: Model, shape: Sequence[int]) -> Denoiser:
-    """Returns the model's UNet with the prompts, for latents of a shape [C, H, W]."""
-    size = request.micro_batch_size or choose_micro_batch_size(model.unet, shape)
-    size = min(size, request.count)
+    """Returns the model's UNet with the prompts, for latents of a shape [n, C, H, W]."""
+    count, _, height, width = shape
+    size = request.micro_batch_size or choose_micro_batch_size(model.unet, shape[1:])
+    size = min(size, count)
     compiled = request.compile
     if compiled == "auto":
-        compiled = repays_compiling(request.count, request.num_inference_steps, size)
+        compiled = repays_compiling(count, request.num_inference_steps, size)
     text, negative = _texts(request, model)
     factor = model.vae_scale_factor
-    size_ids = model.size_ids(shape[1] * factor, shape[2] * factor)
+    size_ids = model.size_ids(height * factor, width * factor)
     return Denoiser(
         model.unet,
         text,

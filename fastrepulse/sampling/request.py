@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,10 @@ from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SCHEDULERS, Model
-from fastrepulse.noise import initial_noise
+from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.output import check_space, check_unused, check_writable
+from fastrepulse.sampling.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Request:
     long_prompts: Literal["cut", "chunks"]
     out: str | Path | None
     checkpoint_every: float | None
+    group: Any
     device: str | torch.device | None
     dtype: torch.dtype | None
     progress: bool
@@ -130,25 +132,53 @@ class Request:
         device = self.generator.device if self.generator is not None else None
         return int(torch.randint(2**31, (), generator=self.generator, device=device))
 
-    def initial_noise(self, model: Model) -> Tensor:
-        """Returns unit noise for all particles, [prompts * N, C, H, W].
+    def agreed(self, ranks: Ranks) -> "Request":
+        """Returns the request that all processes have, with one seed and one progress bar.
+
+        Raises:
+            ValueError: If it is none that several can share.
+        """
+        if ranks.size == 1:
+            return self
+        if self.folder is None:
+            raise ValueError("out must be a folder that all processes reach, got None")
+        if self.num_particles < ranks.size:
+            raise ValueError(
+                f"num_particles must be at least one for each of {ranks.size} processes, "
+                f"got {self.num_particles}"
+            )
+        if self.method is not None and not self.method.joint:
+            raise ValueError(
+                "repulsion must be a method that needs the latents of no other process, "
+                f"got {type(self.method).__name__}"
+            )
+        progress = self.progress and ranks.rank == 0
+        return replace(self, seed=ranks.first(self.noise_seed), progress=progress)
+
+    def initial_noise(self, model: Model, rows: Sequence[int] | None = None) -> Tensor:
+        """Returns unit noise for the particles of some places, or all, [n, C, H, W].
 
         Raises:
             ValueError: If the size or the latents given do not fit the model.
             OSError: If the disk of `out` has too little space.
         """
+        rows = range(self.count) if rows is None else rows
         shape = model.latent_shape(self.height, self.width)
         if self.folder is not None:
             pixels = math.prod(shape[1:]) * model.vae_scale_factor**2
             check_space(self.folder, 3 * self.count * pixels)
         if self.latents is None:
-            noise = initial_noise(self.noise_seed, self.num_particles, shape)
-            return noise.repeat(len(self.prompts), 1, 1, 1)
+            numbers = [row % self.num_particles for row in rows]
+            # That of a number is the same for every prompt
+            drawn = sorted(set(numbers))
+            noise = particle_noise(self.noise_seed, drawn, shape)
+            places = {number: place for place, number in enumerate(drawn)}
+            return noise[[places[number] for number in numbers]]
         if tuple(self.latents.shape) != (self.count, *shape):
             raise ValueError(
                 f"latents must be {[self.count, *shape]}, got {list(self.latents.shape)}"
             )
-        return self.latents
+        return self.latents[list(rows)]
 
     def settings(self, model: Model) -> dict[str, Any]:
         """Returns all that the pictures depend on, as JSON can hold it."""

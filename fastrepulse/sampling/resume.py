@@ -16,6 +16,7 @@ from fastrepulse.models import load_model
 from fastrepulse.sampling.checkpoint import Checkpoints, last_checkpoint, made_with
 from fastrepulse.sampling.decode import decode
 from fastrepulse.sampling.prepare import prepare
+from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import DEFAULT_CHECKPOINT_EVERY
@@ -35,6 +36,7 @@ def resume(
     repulsion: Method | None = None,
     bank: Bank | None = None,
     checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
+    group: Any = None,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> SampleResult:
@@ -51,6 +53,7 @@ def resume(
             own, or protected latents.
         bank: That of the run, as it was when the run began, so that the run is added to it.
         checkpoint_every: As `sample` takes it.
+        group: As `sample` takes it; of any number of processes, whatever the run had before.
         device: Where it goes on; by default a CUDA GPU if there is one, else the CPU.
         progress: Whether to show a progress bar.
 
@@ -64,31 +67,37 @@ def resume(
         OSError: If the folder cannot be written.
     """
     folder = Path(folder).expanduser()
-    tensors, record = last_checkpoint(folder)
-    settings = record["settings"]
-    request = Request.from_settings(
-        settings,
-        repulsion=_method(settings["repulsion"], repulsion, bank),
-        model=model,
-        device=device,
-        progress=progress,
-        **{name: record[name] for name in ("micro_batch_size", "compile", "attention")},
-    )
-    if model is None:
-        model = settings["model"]
-    # What it predicts a checkpoint may not say itself; any other is the one that is loaded already
-    named = isinstance(model, (str, Path)) and Path(model).is_file()
-    predicts = settings["prediction_type"] if named else None
-    sd = load_model(model, device, request.dtype, prediction_type=predicts, config=config)
-    _check_same(record, {"made_with": made_with(sd), "settings": request.settings(sd)})
-    loop = prepare(request, sd, torch.zeros_like(tensors["x"]), record["loop"]["start"])
-    restore(loop, tensors, record["loop"])
-    about = {name: value for name, value in record.items() if name != "loop"}
-    checkpoints = Checkpoints(folder, checkpoint_every, about)
-    with accelerated(sd.unet, request.attention):
-        diagnostics = loop.run(progress=progress, after_step=checkpoints.after_step)
-    with checkpoints.guarding(loop):
-        return decode(sd, SampleResult([], loop.x, diagnostics, settings), folder, progress)
+    ranks = Ranks(group)
+    with ranks.voting():
+        tensors, record = last_checkpoint(folder)
+        settings = record["settings"]
+        request = Request.from_settings(
+            settings,
+            repulsion=_method(settings["repulsion"], repulsion, bank),
+            model=model,
+            device=device,
+            progress=progress and ranks.rank == 0,
+            group=group,
+            **{name: record[name] for name in ("micro_batch_size", "compile", "attention")},
+        )
+        if model is None:
+            model = settings["model"]
+        # Which a checkpoint may not say itself; any other is the one that is loaded already
+        named = isinstance(model, (str, Path)) and Path(model).is_file()
+        predicts = settings["prediction_type"] if named else None
+        sd = load_model(model, device, request.dtype, prediction_type=predicts, config=config)
+        _check_same(record, {"made_with": made_with(sd), "settings": request.settings(sd)})
+        share = ranks.share(len(request.prompts), request.num_particles)
+        own = share.own(tensors["x"])
+        loop = prepare(request, sd, torch.zeros_like(own), share, record["loop"]["start"])
+        restore(loop, tensors, record["loop"])
+        about = {name: value for name, value in record.items() if name != "loop"}
+        checkpoints = Checkpoints(folder, checkpoint_every, about)
+        with accelerated(sd.unet, request.attention):
+            diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
+        result = SampleResult([], loop.x, diagnostics, settings)
+        with checkpoints.guarding(loop):
+            return decode(sd, result, share, folder, request.progress)
 
 
 def _method(

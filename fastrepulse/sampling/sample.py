@@ -17,6 +17,7 @@ from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.decode import decode
 from fastrepulse.sampling.prepare import prepare
+from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.surroundings import undisturbed
@@ -55,6 +56,7 @@ def sample(
     long_prompts: Literal["cut", "chunks"] = "cut",
     out: str | Path | None = None,
     checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
+    group: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
@@ -104,6 +106,9 @@ def sample(
             them goes on by `resume(out)`.
         checkpoint_every: Seconds from one checkpoint in `out` to the next, at least 0, which means
             after every step; None for no checkpoints.
+        group: A `torch.distributed` process group whose processes all call this with the same
+            arguments: each denoises its part of every prompt's particles, and all repel each other
+            as in one process. The pictures of all go to `out`; the latents returned are one's own.
         device: By default a CUDA GPU if there is one, else the CPU.
         dtype: Of the weights; by default float16 on a GPU and float32 on the CPU.
         progress: Whether to show a progress bar.
@@ -118,22 +123,29 @@ def sample(
         OSError: If `out` cannot be written, has too little space or holds the pictures of another
             run; before the first step.
         FloatingPointError: If a value stops being finite; names the step and the particle.
+        RuntimeError: If another process of the group has stopped; names it and says why.
 
     Whatever stops it, `resume` goes on from the last checkpoint; after the last step there is one
     with or without a folder.
     """
-    request = Request(**locals())
-    sd = load_model(request.model, request.device, request.dtype)
-    if request.model is None or isinstance(request.model, (str, Path)):
-        _last_loaded[:] = [sd]
-    noise = request.initial_noise(sd)
-    settings = request.settings(sd)
-    loop = prepare(request, sd, noise)
-    with accelerated(sd.unet, request.attention):
-        if request.shared_until is not None:
-            loop = branch(loop, request.shared_until, noise)
-        checkpoints = Checkpoints.of(request, sd, settings, loop)
-        diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
-    result = SampleResult([], loop.x, diagnostics, settings)
-    with checkpoints.guarding(loop):
-        return decode(sd, result, request.folder, request.progress)
+    given = locals()
+    ranks = Ranks(group)
+    with ranks.voting():
+        request = Request(**given).agreed(ranks)
+        sd = load_model(request.model, request.device, request.dtype)
+        if request.model is None or isinstance(request.model, (str, Path)):
+            _last_loaded[:] = [sd]
+        share = ranks.share(len(request.prompts), request.num_particles)
+        noise = request.initial_noise(sd, share.rows)
+        settings = request.settings(sd)
+        ranks.check_same(settings)
+        loop = prepare(request, sd, noise, share)
+        with accelerated(sd.unet, request.attention):
+            if request.shared_until is not None:
+                first = request.initial_noise(sd, range(0, request.count, num_particles))
+                loop = branch(loop, request.shared_until, first, noise)
+            checkpoints = Checkpoints.of(request, sd, settings, loop)
+            diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
+        result = SampleResult([], loop.x, diagnostics, settings)
+        with checkpoints.guarding(loop):
+            return decode(sd, result, share, request.folder, request.progress)

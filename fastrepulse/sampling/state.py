@@ -17,14 +17,16 @@ METHOD, SCHEDULER = "method.", "scheduler."
 def state_of(loop: DenoiseLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns everything that the steps to come depend on, beside the settings of the run.
 
+    It is that of all processes, where several share the run, and the same on each of them.
     What is random is drawn anew from the seed and the number of the step, and has no state.
     """
     remembered, about_method = ({}, {}) if loop.method is None else loop.method.state()
     outputs, about_scheduler = scheduler_state(loop.schedulers, loop.scheduler)
+    gather = loop.share.gather
     tensors = {
-        "x": loop.x,
+        "x": gather(loop.x),
         **{METHOD + name: tensor for name, tensor in remembered.items()},
-        **{SCHEDULER + name: tensor for name, tensor in outputs.items()},
+        **{SCHEDULER + name: gather(tensor) for name, tensor in outputs.items()},
     }
     record = {
         "start": loop.start,
@@ -43,12 +45,13 @@ def restore(loop: DenoiseLoop, tensors: dict[str, Tensor], record: dict[str, Any
         own = (name for name in tensors if name.startswith(owner))
         return {name.removeprefix(owner): tensors[name] for name in own}
 
-    loop.x.copy_(tensors["x"])
+    loop.x.copy_(loop.share.own(tensors["x"]))
     loop.taken = record["taken"]
     loop.diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
+    outputs = {name: loop.share.own(rows) for name, rows in of(SCHEDULER).items()}
     for part, scheduler in zip(loop.parts, loop.schedulers, strict=True):
-        outputs = {name: rows[part].to(loop.denoise.device) for name, rows in of(SCHEDULER).items()}
-        restore_scheduler(scheduler, outputs, record["scheduler"])
+        own = {name: rows[part].to(loop.denoise.device) for name, rows in outputs.items()}
+        restore_scheduler(scheduler, own, record["scheduler"])
     if loop.method is not None:
         loop.method.restore(of(METHOD), record["method"])
 

@@ -1,0 +1,139 @@
+"""Runs that several processes share; started by torchrun, each writes what came of them.
+
+python -m torch.distributed.run --nproc-per-node 2 tests/shared_runs.py OUT [RUN ...]
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import fastrepulse
+from fastrepulse import Bank, Correction, Repulsion, methods
+from fastrepulse.methods.base import Particles
+from fastrepulse.sampling import decode as decoding
+from fastrepulse.sampling.loop import DenoiseLoop
+
+RUNS = {
+    "euler": {},
+    "ddim": {"scheduler": "ddim", "guidance_scale": 1.0},
+    "multistep": {"scheduler": "dpm++", "num_inference_steps": 3},
+    "many": {"num_particles": 33, "num_inference_steps": 1, "guidance_scale": 1.0},
+    "corrections": {"corrections": [Correction(step_size=0.1, window=(9.0, 1.0))]},
+    "one-prompt": {"prompt": "a planet", "num_particles": 3, "negative_prompt": "blue"},
+    "branch": {"shared_until": 2.0},
+    "text": {"repulsion": methods.CADS()},
+    "guidance": {"repulsion": methods.ParticleGuidance(), "guidance_scale": 1.0},
+    "vendi": {"repulsion": methods.VendiGuidance(), "guidance_scale": 1.0},
+    "subset": {"repulsion": Repulsion("random_cnn", subset=3), "guidance_scale": 1.0},
+    "bank": {"repulsion": Repulsion("pooled", bank=Bank()), "guidance_scale": 1.0},
+    "restart": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
+}
+"""Equal to those of one process bit for bit."""
+
+ROUNDED = {
+    "micro-batches": {"micro_batch_size": 3},
+    "spread": {"repulsion": Repulsion("pooled", spread=0.1)},
+}
+"""Equal up to rounding: sums in another order."""
+
+
+def draw(folder, prompt=("a face", "a robot"), num_particles=5, **arguments):
+    how = {"num_inference_steps": 2, "seed": 3, "progress": False, "micro_batch_size": 1}
+    how |= {"height": 32, "width": 32, "device": "cpu", "compile": False}
+    prompt = prompt if isinstance(prompt, str) else list(prompt)
+    return fastrepulse.sample(prompt, num_particles, out=folder, **{**how, **arguments})
+
+
+def on_process(rank, owner, name, error, after=0):
+    """Lets a function fail in one process."""
+    import torch.distributed as dist
+    from faults import failing
+    from pytest import MonkeyPatch
+
+    number = rank if dist.get_rank() == rank else None
+    patch = MonkeyPatch()
+    return failing(patch, owner, name, error, after if number is not None else 10**9)
+
+
+def failure(name, folder, group):
+    """Returns the error that ends a run on this process."""
+    faults = {
+        "predict": (1, DenoiseLoop, "predict", ArithmeticError("injected"), 1),
+        "first-process": (0, DenoiseLoop, "_advance", MemoryError("injected"), 0),
+        "interrupt": (1, DenoiseLoop, "_advance", KeyboardInterrupt(), 0),
+        "embed": (1, Particles, "micro_batches", torch.OutOfMemoryError("injected"), 0),
+        "picture": (1, decoding, "save_picture", OSError(28, "No space left"), 1),
+        "summary": (0, decoding, "save_summary", OSError(28, "No space left"), 0),
+    }
+    refused = {
+        "needs-all-latents": {"repulsion": methods.SVGD()},
+        "no-folder": {},
+        "too-few": {"num_particles": 1},
+        "other-settings": {"guidance_scale": 2.0 + int(os.environ["RANK"])},
+    }
+    out = None if name == "no-folder" else folder
+    try:
+        if name in faults:
+            with on_process(*faults[name]):
+                draw(out, group=group)
+        else:
+            draw(out, group=group, **refused[name])
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+FAILURES = ["predict", "first-process", "interrupt", "embed", "picture", "summary"]
+REFUSED = ["needs-all-latents", "no-folder", "too-few", "other-settings"]
+
+
+def killed(folder, group):
+    """Process 1 is gone in the middle of a run."""
+    real = DenoiseLoop._advance
+
+    def advance(self, *given):
+        if os.environ["RANK"] == "1" and self.taken == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, *given)
+
+    DenoiseLoop._advance = advance
+    draw(folder, group=group, num_inference_steps=5, checkpoint_every=0)
+
+
+def main():
+    import torch.distributed as dist
+
+    out, names = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    group, rank = dist.group.WORLD, dist.get_rank()
+    if names == ["killed"]:
+        try:
+            killed(out / "killed", group)
+        except RuntimeError as error:
+            (out / f"message-{rank}").write_text(str(error), "utf-8")
+        return
+    if names == ["resume"]:
+        fastrepulse.resume(out / "killed", group=group, progress=False)
+        dist.destroy_process_group()
+        return
+    for name, arguments in (RUNS | ROUNDED).items():
+        result = draw(out / name, group=group, **arguments)
+        assert len(result.latents) < len(result.images)
+    errors = {}
+    for name in [*FAILURES, *REFUSED]:
+        start = time.monotonic()
+        error = failure(name, out / "failures" / name, group)
+        errors[name] = [error, time.monotonic() - start]
+        dist.barrier()
+    (out / f"errors-{rank}.json").write_text(json.dumps(errors), "utf-8")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
