@@ -88,7 +88,6 @@ SAMPLE = {
     "attention": lambda v: v in ("auto", "sdpa", "xformers", "math"),
     "long_prompts": lambda v: v in ("cut", "chunks"),
     "checkpoint_every": or_none(lambda v: is_number(v) and v >= 0),
-    "group": lambda v: True,
     "out": or_none(lambda v: isinstance(v, str)),
     "progress": lambda v: isinstance(v, bool),
 }

@@ -1,6 +1,6 @@
 """Tables of the figures that are kept of every run, and of the searches for strengths.
 
-python -m bench.diversity.summary    # writes table.md of n16-methods and n64
+python -m bench.diversity.summary    # writes table.md of n16-methods and n64-methods
 """
 
 import json
@@ -20,7 +20,7 @@ TABLES = {
         "leave more unsaid, which made bare prompts mean the usual more (model card). The default "
         "was `thirds` 0.3, pause 9 to 0.6, no restart.",
     ),
-    "n64": (
+    "n64-methods": (
         "All methods, 64 particles, guidance 5",
         "one calibration seed",
         "An H200, float32. An earlier shipped model and default (`thirds` 0.3, pause 9 to 0.6, no "
