@@ -7,15 +7,31 @@ import pytest
 import single_files
 
 import fastrepulse
-from fastrepulse import models
+from fastrepulse import cli, models
 
 COMMAND = [sys.executable, "-m", "fastrepulse"]
+FEW = ("sample", "a planet", "--height", "32", "--width", "32", "--num-inference-steps", "1")
 
 
 def run(*arguments, cwd):
     return subprocess.run(
         [*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path, capfd):
+    """Runs a command in this process; returns its exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(*arguments):
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["fastrepulse", *arguments])
+            cli.main()
+        output, errors = capfd.readouterr()
+        return ended.value.code, output, errors
+
+    return run_here
 
 
 def test_sample_writes_pictures_and_says_where(tmp_path):
@@ -32,28 +48,24 @@ def test_sample_writes_pictures_and_says_where(tmp_path):
     assert settings["repulsion"]["window"] == [9.0, 1.0]
 
 
-def test_sample_without_repulsion(tmp_path):
-    done = run(
-        *("sample", "a planet", "-n", "1", "--num-inference-steps", "1", "--embedding", "none"),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (
-        json.loads((tmp_path / "out" / "sample.json").read_text())["settings"]["repulsion"] is None
-    )
+def test_sample_without_repulsion(tmp_path, here):
+    code, _, errors = here(*FEW, "-n", "1", "--embedding", "none")
+    assert code == 0, errors
+    settings = json.loads((tmp_path / "out" / "sample.json").read_text())["settings"]
+    assert settings["repulsion"] is None
 
 
-def test_a_checkpoint_is_drawn_from(tmp_path):
+def test_a_checkpoint_is_drawn_from(tmp_path, here):
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(models.DEFAULT_MODEL)
     single_files.write(tmp_path / "x.safetensors", single_files.checkpoint_weights(pipe, "sd2"))
-    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "2", "--seed", "0")
+    few = (*FEW, "-n", "2", "--seed", "0")
     config = ("--model", "x.safetensors", "--config", str(models.DEFAULT_MODEL))
-    refused = run(*few, *config, "--out", "refused", cwd=tmp_path)
-    assert refused.returncode == 2 and "--prediction-type" in refused.stderr
-    done = run(*few, *config, "--prediction-type", "v_prediction", "--out", "one", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, _, errors = here(*few, *config, "--out", "refused")
+    assert code == 2 and "--prediction-type" in errors
+    code, _, errors = here(*few, *config, "--prediction-type", "v_prediction", "--out", "one")
+    assert code == 0, errors
     settings = json.loads((tmp_path / "one" / "sample.json").read_text())["settings"]
     assert settings["model"].endswith("x.safetensors")
     assert settings["prediction_type"] == "v_prediction"
@@ -70,36 +82,36 @@ def kill_after_a_step(*arguments, cwd, out):
     process.wait()
 
 
-def test_a_run_that_was_killed_goes_on(tmp_path):
+def test_a_run_that_was_killed_goes_on(tmp_path, here):
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(models.DEFAULT_MODEL)
     single_files.write(tmp_path / "x.safetensors", single_files.checkpoint_weights(pipe, "sd2"))
     config = ("--config", str(models.DEFAULT_MODEL))
-    few = ("sample", "a planet", "-n", "8", "--num-inference-steps", "20", "--seed", "0")
+    few = ("sample", "a planet", "-n", "8", "--num-inference-steps", "9", "--seed", "0")
     few += ("--model", "x.safetensors", *config, "--prediction-type", "v_prediction")
     kill_after_a_step(*few, "--bank", "b", "--out", "killed", cwd=tmp_path, out=tmp_path / "killed")
-    refused = run(*few, "--out", "killed", cwd=tmp_path)
-    assert refused.returncode == 2 and "fastrepulse resume killed" in refused.stderr
-    done = run("resume", "killed", "--bank", "b", *config, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "8 pictures" in done.stdout
+    code, _, errors = here(*few, "--out", "killed")
+    assert code == 2 and "fastrepulse resume killed" in errors
+    code, output, errors = here("resume", "killed", "--bank", "b", *config)
+    assert code == 0, errors
+    assert "8 pictures" in output
     assert len(fastrepulse.Bank.load(tmp_path / "b")) == 8
-    again = run("resume", "killed", cwd=tmp_path)
-    assert again.returncode == 2 and "no checkpoint" in again.stderr
+    code, _, errors = here("resume", "killed")
+    assert code == 2 and "no checkpoint" in errors
 
 
-def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):
-    few = ("sample", "a planet", "-n", "2", "--num-inference-steps", "5", "--seed", "0")
+def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path, here):
+    few = (*FEW[:-1], "5", "-n", "2", "--seed", "0")
     held = []
     for _ in range(2):
-        done = run(*few, "--bank", "bank.safetensors", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        code, _, errors = here(*few, "--bank", "bank.safetensors")
+        assert code == 0, errors
         held.append(len(fastrepulse.Bank.load(tmp_path / "bank.safetensors")))
     assert held == [2, 4]
-    alone = run(*few, "--out", "alone", cwd=tmp_path)
-    done = run(*few, "--out", "unlike", "--unlike", "alone", cwd=tmp_path)
-    assert alone.returncode == done.returncode == 0, done.stderr
+    for more in (("alone",), ("unlike", "--unlike", "alone")):
+        code, _, errors = here(*few, "--out", *more)
+        assert code == 0, errors
     first, second = (tmp_path / folder / "00000.png" for folder in ("alone", "unlike"))
     assert first.read_bytes() != second.read_bytes()
 
@@ -122,33 +134,32 @@ def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path):
         (("--no-such-option",), "--no-such-option"),
     ],
 )
-def test_bad_arguments_are_one_line_and_exit_code_2(arguments, named, tmp_path):
-    done = run("sample", "a planet", *arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error:") and named in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_arguments_are_one_line_and_exit_code_2(arguments, named, tmp_path, here):
+    code, _, errors = here("sample", "a planet", *arguments)
+    assert code == 2
+    assert errors.startswith("error:") and named in errors
+    assert errors.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_the_first_step(tmp_path, here):
     (tmp_path / "out").write_text("a file")
-    done = run("sample", "a planet", "-n", "1", "--out", "out", cwd=tmp_path)
-    assert done.returncode == 2 and "out" in done.stderr
-    assert "denoise" not in done.stderr
+    code, _, errors = here("sample", "a planet", "-n", "1", "--out", "out")
+    assert code == 2 and "out" in errors
+    assert "denoise" not in errors
 
 
-def test_each_run_has_a_folder_of_its_own(tmp_path):
-    few = ("sample", "a planet", "-n", "1", "--num-inference-steps", "1")
+def test_each_run_has_a_folder_of_its_own(tmp_path, here):
     for folder in ("out", "out-2"):
-        done = run(*few, cwd=tmp_path)
-        assert done.returncode == 0 and folder in done.stdout, done.stderr
+        code, output, errors = here(*FEW, "-n", "1")
+        assert code == 0 and folder in output, errors
         assert (tmp_path / folder / "00000.png").exists()
-    done = run(*few, "--out", "out", cwd=tmp_path)
-    assert done.returncode == 2 and "pictures of another run" in done.stderr
+    code, _, errors = here(*FEW, "-n", "1", "--out", "out")
+    assert code == 2 and "pictures of another run" in errors
 
 
-def test_info_names_versions_and_embeddings(tmp_path):
-    done = run("info", cwd=tmp_path)
-    assert done.returncode == 0
+def test_info_names_versions_and_embeddings(here):
+    code, output, _ = here("info")
+    assert code == 0
     for word in ("fastrepulse", "torch", "thirds", "euler", "cpu: yes"):
-        assert word in done.stdout
+        assert word in output

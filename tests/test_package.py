@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from compilers import failing_nvcc
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastrepulse"
@@ -148,6 +149,8 @@ def test_nothing_is_unpickled():
 
 
 def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
+    """Built beside an nvcc that fails, which costs the CUDA kernels alone."""
+    asked = failing_nvcc(tmp_path)
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "*.egg-info", "demo", "out", "*.so")
     shutil.copytree(ROOT, source, ignore=ignored)
@@ -163,8 +166,9 @@ def test_the_wheel_holds_the_model_and_no_stray_package(tmp_path):
         [sys.executable, "-m", "pip", *build],
         check=True,
         capture_output=True,
-        env={**os.environ, "FASTREPULSE_CUDA": "0"},
+        env={**os.environ, "CUDA_HOME": str(tmp_path), "FASTREPULSE_CUDA": "auto"},
     )
+    assert asked.exists()
     (wheel,) = tmp_path.glob("*.whl")
     assert "-cp310-abi3-" in wheel.name
     names = set(zipfile.ZipFile(wheel).namelist())

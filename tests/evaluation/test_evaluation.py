@@ -1,27 +1,20 @@
 """`fastrepulse evaluate`: what is run, kept, measured and shown, on a tiny run."""
 
-import base64
-import csv
-import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
+from evaluated import FEW, PROGRAM, PROTOCOL, SEEDS, STEPS, TINY, N
 from PIL import Image
-
-pytest.importorskip("matplotlib")
 
 import fastrepulse
 from fastrepulse.default_model.figures import PROMPTS, Figures
@@ -29,38 +22,14 @@ from fastrepulse.default_model.judge import features_of, judge_backbone, load_cl
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.evaluation import Setting, evaluate
-from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row, better_than, rendered_vendi
-from fastrepulse.evaluation.plots import strength_grid
-from fastrepulse.evaluation.report import verdict
-from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, Protocol, RunLog, full_captions
-from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
-from fastrepulse.methods import CADS
+from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, rendered_vendi
+from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, RunLog, full_captions
+from fastrepulse.evaluation.settings import DEFAULT, INDEPENDENT
 from fastrepulse.metrics import (
-    Distance,
     frechet_distance,
-    kernel_distance,
     to_pictures,
     vendi_score,
 )
-
-N, STEPS, SEEDS = 3, 2, 2
-PROTOCOL = Protocol(N, STEPS)
-TINY = {"num_seeds": SEEDS, "num_particles": N, "num_inference_steps": STEPS, "compile": False}
-FEW = [INDEPENDENT, DEFAULT, Setting("CADS", "0.5", {"repulsion": CADS(0.5)})]
-PROGRAM = f"""
-import sys
-from fastrepulse.evaluation import Setting, evaluate
-from fastrepulse.evaluation.settings import DEFAULT, INDEPENDENT
-from fastrepulse.methods import CADS
-few = [INDEPENDENT, DEFAULT, Setting("CADS", "0.5", {{"repulsion": CADS(0.5)}})]
-evaluate(sys.argv[1], few, **{TINY})
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluation")
-    return folder, evaluate(folder, FEW, **TINY, progress=False)
 
 
 def test_full_captions_name_every_attribute():
@@ -142,57 +111,6 @@ def test_figures_are_those_of_the_pictures(finished):
     assert set(rows["independent"].to_diverse) == {"content", "location", "style"}
 
 
-def test_nearer_is_paired_by_seed(finished):
-    log = RunLog(finished[0], PROTOCOL)
-    rows = {row.setting.title: row for row in finished[1]}
-    for space, nearer in rows[DEFAULT.title].nearer.items():
-        gains = []
-        for seed in range(SEEDS):
-            ours, independent, diverse = (
-                log.find(setting, seed).features()[space]
-                for setting in (DEFAULT, INDEPENDENT, FULL_CAPTIONS)
-            )
-            gains.append(kernel_distance(independent, diverse) - kernel_distance(ours, diverse))
-        assert nearer == Estimate.of(gains)
-    assert all(by == Estimate(0, 0, 0) for by in rows["independent"].nearer.values())
-
-
-def test_tables_say_the_same(finished):
-    folder, rows = finished
-    records = json.loads((folder / "table.json").read_text())
-    with (folder / "table.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    for name in PER_PROMPT:
-        assert [r[name] for r in records] == [getattr(row, name).mean for row in rows]
-        lows = [float(line[f"{name}_low"]) for line in lines]
-        assert lows == [getattr(row, name).low for row in rows]
-    assert lines[0]["content_frechet"] == "" and float(lines[1]["content_frechet"]) > 0
-    text = (folder / "table.md").read_text()
-    assert text.count("\n| CADS | 0.5 |") == 2 and text.count("\n| full captions |") == 1
-
-
-def test_plots_name_every_method(finished):
-    folder, _ = finished
-    for name in ("quality", "spaces"):
-        text = " ".join(ElementTree.parse(folder / f"{name}.svg").getroot().itertext())
-        for method in ("independent", "default", "CADS", "the default", "attribute Vendi score"):
-            assert method in text
-        with Image.open(folder / f"{name}.png") as image:
-            assert min(image.size) > 400
-
-
-def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
-    log = RunLog(finished[0], PROTOCOL)
-    runs = [log.find(setting, 0) for setting in FEW]
-    grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
-    assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
-    for row, run in enumerate(runs):
-        sheet = np.asarray(run.sheet())
-        assert sheet.shape == (64 * len(PROMPTS), 64 * N, 3)
-        shown = grid[row * 66 : row * 66 + 64, 90 + 66 : 90 + 66 + 64]
-        assert (shown == sheet[128:192, 64:128]).all()
-
-
 def test_what_is_finished_is_not_sampled_again(finished):
     folder, rows = finished
     before = {f: f.stat().st_mtime_ns for f in (folder / "runs").iterdir()}
@@ -235,7 +153,8 @@ def test_runs_of_another_protocol_are_others(finished, other):
 
 def test_guidance_and_dtype_reach_the_model(tmp_path):
     own = Setting("independent", "guidance 1.5", {"guidance_scale": 1.5})
-    how = {**TINY, "num_seeds": 1, "guidance_scale": 2.5, "dtype": torch.bfloat16}
+    how = {**TINY, "num_seeds": 1, "num_particles": 2, "num_inference_steps": 1}
+    how |= {"guidance_scale": 2.5, "dtype": torch.bfloat16}
     rows = evaluate(tmp_path, [own], **how, progress=False)
     text = (tmp_path / "table.md").read_text()
     assert "guidance 2.5" in text and "weights in bfloat16" in text
@@ -243,18 +162,18 @@ def test_guidance_and_dtype_reach_the_model(tmp_path):
     for title, guidance_scale in ((INDEPENDENT.title, 2.5), (own.title, 1.5)):
         result = fastrepulse.sample(
             list(PROMPTS),
-            N,
+            2,
             repulsion=None,
             guidance_scale=guidance_scale,
             dtype=torch.bfloat16,
             seed=0,
-            num_inference_steps=STEPS,
+            num_inference_steps=1,
             micro_batch_size=MICRO_BATCH_SIZE["cpu"],
             compile=False,
             progress=False,
         )
         figures = [
-            Figures.of(result.images[i * N : i * N + N], subject)
+            Figures.of(result.images[i * 2 : i * 2 + 2], subject)
             for i, subject in enumerate(PROMPTS.values())
         ]
         assert pairs[title] == pytest.approx([f.attribute_vendi for f in figures])
@@ -263,10 +182,14 @@ def test_guidance_and_dtype_reach_the_model(tmp_path):
 def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
     folder, _ = finished
     log = tmp_path / "runs.jsonl"
+    # Some were done before
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    done_before = (folder / "runs.jsonl").read_text().splitlines(keepends=True)[:-4]
+    log.write_text("".join(done_before))
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (log.exists() and log.read_text().count("\n") >= 2):
+    while not (log.exists() and log.read_text().count("\n") >= len(done_before) + 2):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -281,103 +204,6 @@ def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
     assert log.read_text().count("\n") == SEEDS * (len(FEW) + 1)
     for name in ("table.csv", "table.json"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
-
-
-def row(method, strength, vendi, accuracy, frechet=1.0):
-    """A setting with three pairs around a Vendi score."""
-    pairs = [vendi - 0.1, vendi, vendi + 0.1]
-    estimate, share = Estimate.of(pairs), Estimate.of([accuracy])
-    distance = {"content": Distance(frechet, frechet)}
-    setting = DEFAULT if method == "default" else Setting(method, strength)
-    return Row(
-        setting,
-        attribute_vendi=estimate,
-        coverage=share,
-        most_common=share,
-        accuracy=share,
-        off_data=share,
-        vendi=estimate,
-        similarity=share,
-        gain=estimate,
-        cleanliness=1.0,
-        frechet=1.0,
-        kernel=1.0,
-        recall=1.0,
-        covered=1.0,
-        to_diverse=distance,
-        nearer={"content": Estimate.of([1 - frechet])},
-        pairs=pairs,
-    )
-
-
-@pytest.mark.parametrize(
-    ("other", "is_better"),
-    [
-        pytest.param(row("SVGD", "1", 5.2, 1.0), True, id="more-diverse"),
-        pytest.param(row("SVGD", "1", 5.2, 0.995), True, id="within-one-point"),
-        pytest.param(row("SVGD", "1", 5.2, 0.98), False, id="less-accurate"),
-        pytest.param(row("SVGD", "1", 5.0, 1.0), False, id="the-same"),
-        pytest.param(row("SVGD", "1", 4.0, 1.0), False, id="less-diverse"),
-        pytest.param(row("repulsion", "9", 6.0, 1.0), False, id="its-own-method"),
-    ],
-)
-def test_which_settings_are_better_than_the_default(other, is_better):
-    default = row("default", "", 5.0, 1.0, frechet=0.5)
-    rows = [row("independent", "", 4.0, 1.0), default, other]
-    assert better_than(default, rows) == ([other] if is_better else [])
-    lines = verdict(rows)
-    assert lines[1].startswith("At an accuracy" if is_better else "No other method")
-    assert lines[2].endswith("in 1 of 1 spaces: content.")
-
-
-IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')
-
-
-def test_report_holds_all_that_it_shows(finished):
-    page = (finished[0] / "report.html").read_text()
-    assert "<script" not in page and "<link" not in page and "url(" not in page
-    sources = IMAGE.findall(page)
-    # Two plots, and for each prompt a grid a method
-    assert len(sources) == 2 + 3 * len(PROMPTS) == page.count("src=")
-    for source in sources:
-        kind, _, content = source.partition(";base64,")
-        data = base64.b64decode(content, validate=True)
-        if kind == "data:image/svg+xml":
-            ElementTree.fromstring(data)
-        else:
-            assert kind == "data:image/jpeg" and Image.open(BytesIO(data)).size[0] > 64 * N
-
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_report_opens_in_a_browser_from_disk(finished, tmp_path):
-    page = (finished[0] / "report.html").read_text()
-    ask = """<script>window.onload = () => { document.body.innerHTML = JSON.stringify({
-        images: [...document.images].map(i => i.complete && i.naturalWidth > 0),
-        fetched: performance.getEntriesByType("resource").map(r => r.name)
-            .filter(name => !name.startsWith("data:")),
-        overflow: document.documentElement.scrollWidth - window.innerWidth,
-        rows: document.querySelectorAll("tr").length}) }</script></body>"""
-    (tmp_path / "asked.html").write_text(page.replace("</body>", ask))
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--window-size=1280,1000", "--dump-dom", f"file://{tmp_path}/asked.html"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    said = json.loads(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1])
-    assert said["images"] == [True] * len(IMAGE.findall(page))
-    assert said["fetched"] == [] and said["overflow"] <= 0
-    # Two heads, four settings in the first table and three in the second
-    assert said["rows"] == 2 + 4 + 3
 
 
 @pytest.mark.parametrize(

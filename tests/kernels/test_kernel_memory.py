@@ -120,6 +120,7 @@ def test_a_convolutions_memory_does_not_grow_with_the_picture():
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_particles_in_two_gigabytes():
     program = (
         "import resource, torch\n"

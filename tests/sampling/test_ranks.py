@@ -155,6 +155,7 @@ def test_a_group_is_one_of_torch():
         Ranks(2)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_processes_hold_all_particles(tmp_path):
     done = torchrun(2, str(JOB), str(tmp_path), "killed")
     assert done.returncode != 0

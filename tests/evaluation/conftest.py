@@ -1,0 +1,15 @@
+"""What the tests of the evaluation share."""
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from evaluated import FEW, TINY
+
+from fastrepulse.evaluation import evaluate
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    return folder, evaluate(folder, FEW, **TINY, progress=False)

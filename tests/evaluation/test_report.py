@@ -1,0 +1,169 @@
+"""What an evaluation shows: tables, plots, grids, the report and its verdict."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+import subprocess
+from io import BytesIO
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from evaluated import FEW, PROTOCOL, SEEDS, N
+from PIL import Image
+
+from fastrepulse.default_model.figures import PROMPTS
+from fastrepulse.evaluation import Setting
+from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row, better_than
+from fastrepulse.evaluation.plots import strength_grid
+from fastrepulse.evaluation.report import verdict
+from fastrepulse.evaluation.runs import RunLog
+from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.metrics import Distance, kernel_distance
+
+IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def test_nearer_is_paired_by_seed(finished):
+    log = RunLog(finished[0], PROTOCOL)
+    rows = {row.setting.title: row for row in finished[1]}
+    for space, nearer in rows[DEFAULT.title].nearer.items():
+        gains = []
+        for seed in range(SEEDS):
+            ours, independent, diverse = (
+                log.find(setting, seed).features()[space]
+                for setting in (DEFAULT, INDEPENDENT, FULL_CAPTIONS)
+            )
+            gains.append(kernel_distance(independent, diverse) - kernel_distance(ours, diverse))
+        assert nearer == Estimate.of(gains)
+    assert all(by == Estimate(0, 0, 0) for by in rows["independent"].nearer.values())
+
+
+def test_tables_say_the_same(finished):
+    folder, rows = finished
+    records = json.loads((folder / "table.json").read_text())
+    with (folder / "table.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for name in PER_PROMPT:
+        assert [r[name] for r in records] == [getattr(row, name).mean for row in rows]
+        lows = [float(line[f"{name}_low"]) for line in lines]
+        assert lows == [getattr(row, name).low for row in rows]
+    assert lines[0]["content_frechet"] == "" and float(lines[1]["content_frechet"]) > 0
+    text = (folder / "table.md").read_text()
+    assert text.count("\n| CADS | 0.5 |") == 2 and text.count("\n| full captions |") == 1
+
+
+def test_plots_name_every_method(finished):
+    folder, _ = finished
+    for name in ("quality", "spaces"):
+        text = " ".join(ElementTree.parse(folder / f"{name}.svg").getroot().itertext())
+        for method in ("independent", "default", "CADS", "the default", "attribute Vendi score"):
+            assert method in text
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 400
+
+
+def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
+    log = RunLog(finished[0], PROTOCOL)
+    runs = [log.find(setting, 0) for setting in FEW]
+    grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
+    assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
+    for row, run in enumerate(runs):
+        sheet = np.asarray(run.sheet())
+        assert sheet.shape == (64 * len(PROMPTS), 64 * N, 3)
+        shown = grid[row * 66 : row * 66 + 64, 90 + 66 : 90 + 66 + 64]
+        assert (shown == sheet[128:192, 64:128]).all()
+
+
+def row(method, strength, vendi, accuracy, frechet=1.0):
+    """A setting with three pairs around a Vendi score."""
+    pairs = [vendi - 0.1, vendi, vendi + 0.1]
+    estimate, share = Estimate.of(pairs), Estimate.of([accuracy])
+    distance = {"content": Distance(frechet, frechet)}
+    setting = DEFAULT if method == "default" else Setting(method, strength)
+    return Row(
+        setting,
+        attribute_vendi=estimate,
+        coverage=share,
+        most_common=share,
+        accuracy=share,
+        off_data=share,
+        vendi=estimate,
+        similarity=share,
+        gain=estimate,
+        cleanliness=1.0,
+        frechet=1.0,
+        kernel=1.0,
+        recall=1.0,
+        covered=1.0,
+        to_diverse=distance,
+        nearer={"content": Estimate.of([1 - frechet])},
+        pairs=pairs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "is_better"),
+    [
+        pytest.param(row("SVGD", "1", 5.2, 1.0), True, id="more-diverse"),
+        pytest.param(row("SVGD", "1", 5.2, 0.995), True, id="within-one-point"),
+        pytest.param(row("SVGD", "1", 5.2, 0.98), False, id="less-accurate"),
+        pytest.param(row("SVGD", "1", 5.0, 1.0), False, id="the-same"),
+        pytest.param(row("SVGD", "1", 4.0, 1.0), False, id="less-diverse"),
+        pytest.param(row("repulsion", "9", 6.0, 1.0), False, id="its-own-method"),
+    ],
+)
+def test_which_settings_are_better_than_the_default(other, is_better):
+    default = row("default", "", 5.0, 1.0, frechet=0.5)
+    rows = [row("independent", "", 4.0, 1.0), default, other]
+    assert better_than(default, rows) == ([other] if is_better else [])
+    lines = verdict(rows)
+    assert lines[1].startswith("At an accuracy" if is_better else "No other method")
+    assert lines[2].endswith("in 1 of 1 spaces: content.")
+
+
+def test_report_holds_all_that_it_shows(finished):
+    page = (finished[0] / "report.html").read_text()
+    assert "<script" not in page and "<link" not in page and "url(" not in page
+    sources = IMAGE.findall(page)
+    # Two plots, and for each prompt a grid a method
+    assert len(sources) == 2 + 3 * len(PROMPTS) == page.count("src=")
+    for source in sources:
+        kind, _, content = source.partition(";base64,")
+        data = base64.b64decode(content, validate=True)
+        if kind == "data:image/svg+xml":
+            ElementTree.fromstring(data)
+        else:
+            assert kind == "data:image/jpeg" and Image.open(BytesIO(data)).size[0] > 64 * N
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_report_opens_in_a_browser_from_disk(finished, tmp_path):
+    page = (finished[0] / "report.html").read_text()
+    ask = """<script>window.onload = () => { document.body.innerHTML = JSON.stringify({
+        images: [...document.images].map(i => i.complete && i.naturalWidth > 0),
+        fetched: performance.getEntriesByType("resource").map(r => r.name)
+            .filter(name => !name.startsWith("data:")),
+        overflow: document.documentElement.scrollWidth - window.innerWidth,
+        rows: document.querySelectorAll("tr").length}) }</script></body>"""
+    (tmp_path / "asked.html").write_text(page.replace("</body>", ask))
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--window-size=1280,1000", "--dump-dom", f"file://{tmp_path}/asked.html"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    said = json.loads(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1])
+    assert said["images"] == [True] * len(IMAGE.findall(page))
+    assert said["fetched"] == [] and said["overflow"] <= 0
+    # Two heads, four settings in the first table and three in the second
+    assert said["rows"] == 2 + 4 + 3
