@@ -14,7 +14,7 @@ log = logging.getLogger("fastrepulse")
 
 
 def tokenize(
-    tokenizer: Any, prompts: Sequence[str], longest: int, chunks: int = 1
+    tokenizer: Any, prompts: Sequence[str], longest: int, chunks: int = 1, warns: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Returns tokens and their mask; warns of what does not fit and is cut off.
 
@@ -24,6 +24,7 @@ def tokenize(
         longest: How many tokens the text encoder takes; fewer if the tokenizer says so.
         chunks: How many chunks of that many tokens each prompt has, each between the marks of its
             own beginning and end; those that a prompt does not fill are empty.
+        warns: Whether to say what is cut off.
 
     Returns:
         Both [len(prompts), chunks, longest].
@@ -33,7 +34,7 @@ def tokenize(
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     rows, kept = [], []
     for words in _words(tokenizer, prompts):
-        if len(words) > chunks * room:
+        if warns and len(words) > chunks * room:
             log.warning(
                 "a prompt has %d tokens and the text encoder takes %d: cut off is %r",
                 len(words) + 2 * chunks,

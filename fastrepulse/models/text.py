@@ -71,7 +71,8 @@ def encode_xl(
     hidden: list[Tensor] = []
     pooled: Tensor | None = None
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
-        ids, _ = _tokens(tokenizer, encoder, prompts, chunks)
+        # Both cut alike: one warning is enough
+        ids, _ = _tokens(tokenizer, encoder, prompts, chunks, warns=not hidden)
         output = encoder(ids, output_hidden_states=True)
         hidden.append(_joined(output.hidden_states[-2], len(prompts)))
         pooled = output[0][::chunks]
@@ -79,11 +80,11 @@ def encode_xl(
 
 
 def _tokens(
-    tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int, warns: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Returns tokens and their mask, [prompts * chunks, longest], where the encoder lies."""
     longest = encoder.config.max_position_embeddings
-    ids, mask = tokenize(tokenizer, prompts, longest, chunks)
+    ids, mask = tokenize(tokenizer, prompts, longest, chunks, warns)
     return ids.flatten(0, 1).to(encoder.device), mask.flatten(0, 1).to(encoder.device)
 
 

@@ -9,6 +9,7 @@ from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
+from fastrepulse.methods.base import Share
 from fastrepulse.metrics import to_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.decode import decode
@@ -118,9 +119,14 @@ def test_a_decoder_that_would_overflow_is_float32(pipe):
         expected = model.decode(initial_noise(0, 1, (4, 8, 12)))
         model.vae.half()
         result = SampleResult([], initial_noise(0, 1, (4, 8, 12)), [], {})
-        (picture,) = decode(model, result, None, False).images
+        (picture,) = decode(model, result, Share.whole(1), None, False).images
     assert model.vae.dtype == torch.float16
     torch.testing.assert_close(to_pictures([picture]), expected, rtol=0, atol=1e-2)
+
+
+def test_what_is_cut_off_is_said_once(pipe, caplog):
+    sampled(pipe, "a planet " + "blue " * 90, initial_noise(0, 2, (4, 8, 12)))
+    assert caplog.text.count("cut off is") == 1
 
 
 def test_long_prompts_in_chunks(pipe):
