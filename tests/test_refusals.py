@@ -132,6 +132,7 @@ DEFAULTS = {
     "long_prompts": "cut",
     "checkpoint_every": 60.0,
     "group": None,
+    "memory": None,
     "out": None,
     "device": None,
     "dtype": None,

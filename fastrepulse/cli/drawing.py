@@ -81,6 +81,9 @@ def sample(
     micro_batch_size: Annotated[
         int | None, typer.Option(help="Particles in the model at once; left out: by free memory.")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="The most to take, such as 6GB; left out: by free memory.")
+    ] = None,
     compile: Annotated[
         Literal["auto", "yes", "no"], typer.Option(help="Run the model through torch.compile.")
     ] = "auto",
@@ -133,6 +136,7 @@ def sample(
         width=width,
         seed=seed,
         micro_batch_size=micro_batch_size,
+        memory=memory,
         compile="auto" if compile == "auto" else compile == "yes",
         long_prompts=long_prompts,
         device=device,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fastrepulse.layers import accelerated
 from fastrepulse.methods.base import Share
 from fastrepulse.models import Model
-from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
+from fastrepulse.sampling.memory import Budget, ran_out
 from fastrepulse.sampling.output import (
     SavedImages,
     picture_path,
@@ -30,7 +30,12 @@ log = logging.getLogger("fastrepulse")
 
 
 def decode(
-    sd: Model, result: SampleResult, share: Share, folder: Path | None, progress: bool
+    sd: Model,
+    result: SampleResult,
+    share: Share,
+    folder: Path | None,
+    budget: Budget,
+    progress: bool,
 ) -> SampleResult:
     """Returns the result with its pictures, which go straight to the folder if there is one.
 
@@ -41,16 +46,17 @@ def decode(
         result: Latents, diagnostics and settings.
         share: Which the latents are among all particles of the run.
         folder: Where pictures, grid and summary go.
+        budget: Of memory.
         progress: Whether to show a progress bar.
     """
     if folder is None:
-        with closing(_images(sd, result.latents, progress)) as images:
+        with closing(_images(sd, result.latents, budget, progress)) as images:
             return replace(result, images=list(images))
     folder.mkdir(parents=True, exist_ok=True)
     paths = [picture_path(folder, row) for row in range(share.count)]
     missing = [i for i, row in enumerate(share.rows) if not paths[row].exists()]
     writing: list[Future[Path]] = []
-    drawing = _images(sd, result.latents[missing], progress)
+    drawing = _images(sd, result.latents[missing], budget, progress)
     # Closed at once when writing fails: it holds the decoder
     with closing(drawing) as images, ThreadPoolExecutor() as pool:
         for i, image in zip(missing, images, strict=True):
@@ -69,9 +75,11 @@ def decode(
     return saved
 
 
-def _images(sd: Model, latents: Tensor, progress: bool) -> Generator[Image.Image, None, None]:
+def _images(
+    sd: Model, latents: Tensor, budget: Budget, progress: bool
+) -> Generator[Image.Image, None, None]:
     """Yields the pictures of latents; a batch that does not fit in memory is halved, for good."""
-    size = choose_decode_batch_size(sd.vae, latents.shape[1:])
+    size = budget.decode_batch_size()
     done = 0
     with (
         accelerated(sd.vae),

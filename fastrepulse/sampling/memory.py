@@ -1,39 +1,109 @@
 """How much fits: the micro-batch that a device can take, and where all latents lie."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+MARGIN = 1.5
+"""What a pass may take over what it is reckoned at, where somebody relies on it."""
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+UNITS |= {f"{unit}i": 1024**i for i, unit in enumerate("kmgt", start=1)}
 
-def choose_micro_batch_size(unet: Any, latent_shape: Sequence[int]) -> int:
-    """Returns how many particles go through a UNet at once, by the memory that is free.
 
-    A guided particle is reckoned at 60 times the activations of the UNet's first layer.
+def bytes_of(memory: int | str) -> int:
+    """Returns the bytes of a number, or of a text such as "6GB", "1.5 GiB" or "500M".
+
+    Raises:
+        ValueError: If it is no such text, or not above 0.
+        TypeError: If it is neither.
     """
-    _, height, width = latent_shape
-    activations = height * width * unet.config.block_out_channels[0]
-    particle = 60 * activations * torch.finfo(unet.dtype).bits // 8
-    return _fitting(particle, unet.device)
+    if isinstance(memory, bool) or not isinstance(memory, (int, str)):
+        raise TypeError(f"memory must be None, bytes or a text such as '6GB', got {memory!r}")
+    given = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?i?)b?", str(memory).strip().lower())
+    if given is None or given[2] not in UNITS or float(given[1]) == 0:
+        raise ValueError(f"memory must be above 0, in bytes or such as '6GB', got {memory!r}")
+    return int(float(given[1]) * UNITS[given[2]])
 
 
-def choose_decode_batch_size(vae: Any, latent_shape: Sequence[int]) -> int:
-    """Returns how many latents are decoded at once, by the memory that is free.
+class Budget:
+    """What a run may take of a device's memory: what it is given, or a part of what is free.
 
-    A picture is reckoned at 8 times the activations of the decoder's last layers.
+    Args:
+        model: The model of the run, whose weights count.
+        count: How many latents there are.
+        latent_shape: [C, H, W] of one.
+        memory: Bytes that weights, latents and passes take together at most; None for a quarter of
+            what is free for the passes, and latents in host memory if they crowd a GPU.
+
+    Raises:
+        ValueError: If not even one particle would go through the model.
     """
-    _, height, width = latent_shape
-    channels = vae.config.block_out_channels
-    activations = height * width * 4 ** (len(channels) - 1) * channels[0]
-    picture = 8 * activations * torch.finfo(vae.dtype).bits // 8
-    return _fitting(picture, vae.device)
+
+    def __init__(self, model: Any, count: int, latent_shape: Sequence[int], memory: int | None):
+        self.device = model.device
+        self.memory = memory
+        # The loop holds four sets of them at most, in up to four bytes a number
+        latents = 16 * count * math.prod(latent_shape)
+        crowded = latents > (free_memory(self.device) if memory is None else memory) // 4
+        on_host = self.device.type == "cuda" and crowded
+        self.storage = "cpu" if on_host else str(self.device)
+        self._taken = weights_of(model) + (0 if on_host else latents)
+        self._unet, self._vae, self._shape = model.unet, model.vae, latent_shape
+        needed = self._taken + MARGIN * max(self._particle(), self._picture())
+        if memory is not None and memory < needed:
+            raise ValueError(
+                f"memory must be at least {math.ceil(needed / 1e6)} MB for this model, size and "
+                f"number of particles, got {memory / 1e6:.0f} MB"
+            )
+
+    def micro_batch_size(self) -> int:
+        """Returns how many particles go through the UNet at once."""
+        return self._fitting(self._particle())
+
+    def decode_batch_size(self) -> int:
+        """Returns how many latents are decoded at once."""
+        return self._fitting(self._picture())
+
+    def _particle(self) -> int:
+        """Returns the bytes of a guided particle in the UNet.
+
+        It is reckoned at 60 times the activations of the first layer.
+        """
+        _, height, width = self._shape
+        activations = height * width * self._unet.config.block_out_channels[0]
+        return 60 * activations * torch.finfo(self._unet.dtype).bits // 8
+
+    def _picture(self) -> int:
+        """Returns the bytes of a picture in the decoder.
+
+        It is reckoned at 8 times the activations of the last layers.
+        """
+        _, height, width = self._shape
+        channels = self._vae.config.block_out_channels
+        activations = height * width * 4 ** (len(channels) - 1) * channels[0]
+        return 8 * activations * torch.finfo(self._vae.dtype).bits // 8
+
+    def _fitting(self, size: int) -> int:
+        """Returns how many of a size fit: 1, 2, 4, ... 32."""
+        room = free_memory(self.device) / 4
+        if self.memory is not None:
+            room = (self.memory - self._taken) / MARGIN
+        return 2 ** min(5, int(math.log2(max(1, room / size))))
 
 
-def _fitting(size: int, device: torch.device) -> int:
-    """Returns how many of a size in bytes fit in a quarter of the free memory: 1, 2, 4, ... 32."""
-    return 2 ** min(5, int(math.log2(max(1, free_memory(device) // 4 // size))))
+def weights_of(model: Any) -> int:
+    """Returns the bytes of a model's weights."""
+    parts = (model.unet, model.vae, model.text_encoder, model.text_encoder_2)
+    return sum(
+        weight.numel() * weight.element_size()
+        for part in parts
+        if part is not None
+        for weight in part.parameters()
+    )
 
 
 def ran_out(error: BaseException) -> bool:
@@ -41,16 +111,6 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def choose_storage(device: torch.device, count: int, latent_shape: Sequence[int]) -> str:
-    """Returns where all latents lie: on the device, or on the host if they crowd the device.
-
-    The loop holds four sets of them at most, in up to four bytes a number.
-    """
-    size = 16 * count * math.prod(latent_shape)
-    crowded = device.type == "cuda" and size > free_memory(device) // 4
-    return "cpu" if crowded else str(device)
 
 
 def free_memory(device: torch.device) -> int:

@@ -10,7 +10,7 @@ from fastrepulse.models import Model
 from fastrepulse.models.text import Text
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 from fastrepulse.sampling.loop import DenoiseLoop
-from fastrepulse.sampling.memory import choose_micro_batch_size, choose_storage
+from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.request import Request
 
 PROMPTS_AT_ONCE = 64
@@ -30,11 +30,11 @@ def prepare(
         start: The number of the step to begin with.
     """
     stepper = model.scheduler(request.scheduler, request.num_inference_steps)
-    denoise = denoiser(request, model, noise.shape)
+    budget = budget_of(request, model, noise)
+    denoise = denoiser(request, model, noise.shape, budget)
     dtype = torch.promote_types(model.dtype, torch.float32)
-    storage = choose_storage(model.device, len(noise), noise.shape[1:])
     return DenoiseLoop(
-        noise.to(storage, dtype) * stepper.init_noise_sigma,
+        noise.to(budget.storage, dtype) * stepper.init_noise_sigma,
         denoise,
         stepper,
         request.acting_method,
@@ -48,10 +48,15 @@ def prepare(
     )
 
 
-def denoiser(request: Request, model: Model, shape: Sequence[int]) -> Denoiser:
+def budget_of(request: Request, model: Model, latents: Tensor) -> Budget:
+    """Returns what the run of some latents [n, C, H, W] may take of the memory."""
+    return Budget(model, len(latents), latents.shape[1:], request.memory_bytes)
+
+
+def denoiser(request: Request, model: Model, shape: Sequence[int], budget: Budget) -> Denoiser:
     """Returns the model's UNet with the prompts, for latents of a shape [n, C, H, W]."""
     count, _, height, width = shape
-    size = request.micro_batch_size or choose_micro_batch_size(model.unet, shape[1:])
+    size = request.micro_batch_size or budget.micro_batch_size()
     size = min(size, count)
     compiled = request.compile
     if compiled == "auto":

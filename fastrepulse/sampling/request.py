@@ -29,6 +29,7 @@ from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SCHEDULERS, Model
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
+from fastrepulse.sampling.memory import bytes_of
 from fastrepulse.sampling.output import check_space, check_unused, check_writable
 from fastrepulse.sampling.ranks import Ranks
 
@@ -60,6 +61,7 @@ class Request:
     corrections: Sequence[Correction]
     shared_until: float | None
     micro_batch_size: int | None
+    memory: int | str | None
     compile: bool | Literal["auto"]
     attention: Literal["auto", "sdpa", "xformers", "math"]
     long_prompts: Literal["cut", "chunks"]
@@ -79,8 +81,8 @@ class Request:
         check_choice("attention", self.attention, ATTENTIONS)
         check_choice("scheduler", self.scheduler, SCHEDULERS)
         check_choice("long_prompts", self.long_prompts, ("cut", "chunks"))
-        for worked_out_once in ("method", "noise_seed"):
-            # Here, so that an unknown name and a wrong seed are refused before any work
+        for worked_out_once in ("method", "noise_seed", "memory_bytes"):
+            # Here, so that what is wrong is refused before any work
             getattr(self, worked_out_once)
         if self.folder is not None:
             check_writable(self.folder)
@@ -131,6 +133,10 @@ class Request:
             return self.seed
         device = self.generator.device if self.generator is not None else None
         return int(torch.randint(2**31, (), generator=self.generator, device=device))
+
+    @cached_property
+    def memory_bytes(self) -> int | None:
+        return None if self.memory is None else bytes_of(self.memory)
 
     def agreed(self, ranks: Ranks) -> "Request":
         """Returns the request that all processes have, with one seed and one progress bar.

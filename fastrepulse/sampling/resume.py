@@ -15,7 +15,7 @@ from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import load_model
 from fastrepulse.sampling.checkpoint import Checkpoints, last_checkpoint, made_with
 from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.prepare import prepare
+from fastrepulse.sampling.prepare import budget_of, prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
@@ -37,6 +37,7 @@ def resume(
     bank: Bank | None = None,
     checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
     group: Any = None,
+    memory: int | str | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
 ) -> SampleResult:
@@ -54,6 +55,7 @@ def resume(
         bank: That of the run, as it was when the run began, so that the run is added to it.
         checkpoint_every: As `sample` takes it.
         group: As `sample` takes it; of any number of processes, whatever the run had before.
+        memory: As `sample` takes it, for decoding; the micro-batch is that of the run.
         device: Where it goes on; by default a CUDA GPU if there is one, else the CPU.
         progress: Whether to show a progress bar.
 
@@ -75,6 +77,7 @@ def resume(
             settings,
             repulsion=_method(settings["repulsion"], repulsion, bank),
             model=model,
+            memory=memory,
             device=device,
             progress=progress and ranks.rank == 0,
             group=group,
@@ -96,8 +99,9 @@ def resume(
         with accelerated(sd.unet, request.attention):
             diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
         result = SampleResult([], loop.x, diagnostics, settings)
+        budget = budget_of(request, sd, loop.x)
         with checkpoints.guarding(loop):
-            return decode(sd, result, share, folder, request.progress)
+            return decode(sd, result, share, folder, budget, request.progress)
 
 
 def _method(

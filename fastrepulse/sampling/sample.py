@@ -16,7 +16,7 @@ from fastrepulse.sampling.branch import branch
 from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.prepare import prepare
+from fastrepulse.sampling.prepare import budget_of, prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
@@ -51,6 +51,7 @@ def sample(
     corrections: Sequence[Correction] = (),
     shared_until: float | None = None,
     micro_batch_size: int | None = None,
+    memory: int | str | None = None,
     compile: bool | Literal["auto"] = "auto",
     attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
     long_prompts: Literal["cut", "chunks"] = "cut",
@@ -94,6 +95,8 @@ def sample(
             first particle; there its predicted picture is given to all, each with its own noise.
         micro_batch_size: How many particles go through the model at once, by default by the memory
             that is free; the result does not depend on it beyond rounding.
+        memory: The most that weights, latents and passes of the model take together on its device,
+            in bytes or as "6GB"; by default a quarter of what is free serves for the passes.
         compile: Whether to run the model through `torch.compile`, which takes a minute the first
             time; "auto" does where the run is long enough to repay it.
         attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
@@ -147,5 +150,6 @@ def sample(
             checkpoints = Checkpoints.of(request, sd, settings, loop)
             diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
         result = SampleResult([], loop.x, diagnostics, settings)
+        budget = budget_of(request, sd, loop.x)
         with checkpoints.guarding(loop):
-            return decode(sd, result, share, request.folder, request.progress)
+            return decode(sd, result, share, request.folder, budget, request.progress)

@@ -14,6 +14,7 @@ from fastrepulse.metrics import to_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.decode import decode
 from fastrepulse.sampling.denoiser import Denoiser
+from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.results import SampleResult
 
 RTOL, ATOL = SAME_COMPUTATION
@@ -119,7 +120,8 @@ def test_a_decoder_that_would_overflow_is_float32(pipe):
         expected = model.decode(initial_noise(0, 1, (4, 8, 12)))
         model.vae.half()
         result = SampleResult([], initial_noise(0, 1, (4, 8, 12)), [], {})
-        (picture,) = decode(model, result, Share.whole(1), None, False).images
+        budget = Budget(model, 1, (4, 8, 12), None)
+        (picture,) = decode(model, result, Share.whole(1), None, budget, False).images
     assert model.vae.dtype == torch.float16
     torch.testing.assert_close(to_pictures([picture]), expected, rtol=0, atol=1e-2)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import fastrepulse
 from fastrepulse.models import Model
 from fastrepulse.sampling import decode as decoding
-from fastrepulse.sampling.memory import choose_decode_batch_size, ran_out
+from fastrepulse.sampling.memory import Budget, ran_out
 from fastrepulse.sampling.output import CHECKPOINTS
 
 
@@ -40,7 +40,7 @@ def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp
     expected = pictures_in(draw(tmp_path / "whole").save(tmp_path / "saved"))
     folder = tmp_path / "stopped"
     # Batches of two
-    monkeypatch.setattr(decoding, "choose_decode_batch_size", lambda *_: 2)
+    monkeypatch.setattr(Budget, "decode_batch_size", lambda _: 2)
     after = 0 if name == "save_summary" else after
     with (
         failing(monkeypatch, owner, name, error, after),
@@ -117,13 +117,6 @@ def test_out_of_memory_is_told_from_other_errors():
     assert ran_out(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"))
     assert ran_out(torch.OutOfMemoryError()) and ran_out(MemoryError())
     assert not ran_out(RuntimeError("shapes do not match")) and not ran_out(ValueError())
-
-
-def test_the_batch_follows_the_memory_that_is_free(monkeypatch):
-    vae = fastrepulse.load_model().vae
-    for free, expected in ((2**34, 32), (2**25, 2), (0, 1)):
-        monkeypatch.setattr("fastrepulse.sampling.memory.free_memory", lambda _, free=free: free)
-        assert choose_decode_batch_size(vae, (4, 16, 16)) == expected
 
 
 def test_a_picture_carries_its_own_prompts_alone(tmp_path):

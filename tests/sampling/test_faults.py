@@ -12,6 +12,7 @@ from fastrepulse.methods import repulsion
 from fastrepulse.models.text import Text
 from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.denoiser import Denoiser
+from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import CHECKPOINTS
 
 RTOL, ATOL = SAME_COMPUTATION
@@ -83,7 +84,7 @@ def test_a_run_that_is_stopped_can_be_run_again(owner, function, after, monkeypa
 def test_what_was_sampled_is_kept(owner, function, after, monkeypatch, tmp_path):
     whole = draw(out=tmp_path / "whole")
     before = state_of(models.load_model())
-    monkeypatch.setattr(decoding, "choose_decode_batch_size", lambda *_: 1)
+    monkeypatch.setattr(Budget, "decode_batch_size", lambda _: 1)
     folder = tmp_path / "stopped"
     with (
         failing(monkeypatch, owner(), function, ERRORS[0], after),

@@ -1,0 +1,112 @@
+"""How much a run takes: by what is free, or by what it is given."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastrepulse
+from fastrepulse.sampling import memory
+from fastrepulse.sampling.memory import Budget, bytes_of, free_memory, weights_of
+
+MB = 10**6
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (123, 123),
+        ("6GB", 6 * 10**9),
+        ("6 gb", 6 * 10**9),
+        ("1.5GiB", 3 * 2**29),
+        ("500M", 500 * MB),
+        ("2KiB", 2048),
+        ("1000", 1000),
+        ("1000 B", 1000),
+    ],
+)
+def test_sizes_are_read(given, expected):
+    assert bytes_of(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        *(
+            (wrong, ValueError)
+            for wrong in ("", "GB", "six GB", "-6GB", "6 TiBs", "0", "1e9", 0, -1)
+        ),
+        *((wrong, TypeError) for wrong in (1.5, True, [6])),
+    ],
+)
+def test_what_is_no_size_is_refused(given, error):
+    with pytest.raises(error, match="memory must be"):
+        fastrepulse.sample("a robot", 2, memory=given)
+
+
+def test_by_default_it_is_what_is_free_that_counts(monkeypatch):
+    model = fastrepulse.load_model()
+    for free, micro_batch, decoded in ((2**34, 32, 32), (2**25, 2, 2), (0, 1, 1)):
+        monkeypatch.setattr(memory, "free_memory", lambda _, free=free: free)
+        budget = Budget(model, 8, (4, 16, 16), None)
+        assert (budget.micro_batch_size(), budget.decode_batch_size()) == (micro_batch, decoded)
+
+
+def test_a_budget_is_what_counts_whatever_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda _: 2**40)
+    model = fastrepulse.load_model()
+    weights = weights_of(model)
+    sizes = []
+    for more in (10, 40, 160, 640):
+        budget = Budget(model, 8, (4, 16, 16), weights + more * MB)
+        sizes.append((budget.micro_batch_size(), budget.decode_batch_size()))
+    assert sizes == sorted(sizes) and sizes[0][0] < sizes[1][0] < sizes[2][0]
+    # Latents take their part
+    crowd = Budget(model, 2000, (4, 16, 16), weights + 40 * MB)
+    assert crowd.micro_batch_size() < sizes[1][0]
+
+
+def test_less_than_one_particle_needs_is_refused_before_any_step(capsys):
+    with pytest.raises(ValueError, match=r"memory must be at least 3\d MB .* got 20 MB"):
+        fastrepulse.sample("a robot", 2, memory="20MB", progress=True)
+    assert "denoise" not in capsys.readouterr().err
+
+
+def test_memory_that_pytorch_only_caches_is_free(monkeypatch):
+    sizes = {"mem_get_info": (3, 80), "memory_reserved": 20, "memory_allocated": 12}
+    for name, size in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    assert free_memory(torch.device("cuda")) == 3 + 20 - 12
+
+
+PROGRAM = """
+import sys, torch, fastrepulse
+from fastrepulse.sampling.memory import weights_of
+
+def status(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+torch.set_num_threads(1)
+how = {"num_inference_steps": 1, "height": 256, "width": 256, "compile": False, "progress": False}
+model = fastrepulse.load_model()
+# What Python and the libraries take once
+fastrepulse.sample("a robot", 1, micro_batch_size=1, **how)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+fastrepulse.sample("a robot", 8, memory=int(sys.argv[1]), out=sys.argv[2], **how)
+print(status("VmHWM") - before + weights_of(model))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("promised", [250 * MB, 500 * MB])
+def test_the_peak_keeps_to_the_promise(promised, tmp_path):
+    command = [sys.executable, "-c", PROGRAM, str(promised), str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout)
+    assert 0.2 * promised < peak <= promised, peak
