@@ -9,7 +9,13 @@
 namespace fastrepulse {
 namespace {
 
-constexpr int kRows = kBytes == 64 ? 8 : 4;
+// With two vectors to the row as many sums as the registers hold beside what is multiplied: 32 of
+// them with AVX-512, else 16.
+constexpr int kRows = kBytes == 64 ? 8 : 6;
+
+// How much of the depth is multiplied at once: its part of a block's columns stays in the cache that
+// is next to the processor while all rows meet it.
+constexpr int kDepth = 256;
 
 // Taylor coefficients of 2^r = exp(r ln 2), highest first; |r| <= 1/2 leaves one rounding.
 constexpr float kExp2Single[] = {1.5252734e-5f, 1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
@@ -44,16 +50,16 @@ inline Values<T> exp2_of(Values<T> t) {
   return t < V::kSmallest ? Values<T>{} : result;
 }
 
-// One block of kRows x (kVectors * lanes) sums stays in registers over the whole depth.
-template <class T, int kVectors>
+// One block of kHeight x (kVectors * lanes) sums stays in registers over the whole depth.
+template <class T, int kHeight, int kVectors>
 inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t a_row,
                                                           ptrdiff_t a_k, const T* b,
                                                           ptrdiff_t b_row, T* c, ptrdiff_t c_row,
                                                           int depth, bool accumulate) {
   constexpr int W = kLanes<T>;
-  Values<T> sum[kRows][kVectors];
+  Values<T> sum[kHeight][kVectors];
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
+  for (int i = 0; i < kHeight; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       sum[i][v] = accumulate ? load(c + i * c_row + v * W) : Values<T>{};
@@ -63,8 +69,8 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
     if (k % W == 0) {
       // The rows that come next
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        __builtin_prefetch(a + (kRows + i) * a_row + k * a_k);
+      for (int i = 0; i < kHeight; ++i) {
+        __builtin_prefetch(a + (kHeight + i) * a_row + k * a_k);
       }
     }
     Values<T> row[kVectors];
@@ -73,7 +79,7 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
       row[v] = load(b + k * b_row + v * W);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kHeight; ++i) {
       const Values<T> factor = splat(a[i * a_row + k * a_k]);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
@@ -82,7 +88,7 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
     }
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i) {
+  for (int i = 0; i < kHeight; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       store(c + i * c_row + v * W, sum[i][v]);
@@ -90,21 +96,43 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
   }
 }
 
+// All rows of `kVectors` vectors of columns; what is left of them comes in blocks of four and two.
+template <class T, int kVectors>
+inline void multiply_columns(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b,
+                             ptrdiff_t b_row, T* c, ptrdiff_t c_row, int rows, int depth,
+                             bool accumulate) {
+  int i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    multiply_block<T, kRows, kVectors>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row,
+                                       depth, accumulate);
+  }
+  if (i + 4 <= rows) {
+    multiply_block<T, 4, kVectors>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth,
+                                   accumulate);
+    i += 4;
+  }
+  if (i + 2 <= rows) {
+    multiply_block<T, 2, kVectors>(a + i * a_row, a_row, a_k, b, b_row, c + i * c_row, c_row, depth,
+                                   accumulate);
+  }
+}
+
 template <class T>
 void multiply(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b, ptrdiff_t b_row, T* c,
               ptrdiff_t c_row, int rows, int depth, int cols, bool accumulate) {
   constexpr int W = kLanes<T>;
-  int j = 0;
-  for (; j + 2 * W <= cols; j += 2 * W) {
-    for (int i = 0; i < rows; i += kRows) {
-      multiply_block<T, 2>(a + i * a_row, a_row, a_k, b + j, b_row, c + i * c_row + j, c_row, depth,
-                           accumulate);
+  for (int k = 0; k < depth; k += kDepth) {
+    const int deep = depth - k < kDepth ? depth - k : kDepth;
+    const T* from = a + k * a_k;
+    const T* with = b + k * b_row;
+    int j = 0;
+    for (; j + 2 * W <= cols; j += 2 * W) {
+      multiply_columns<T, 2>(from, a_row, a_k, with + j, b_row, c + j, c_row, rows, deep,
+                             accumulate || k > 0);
     }
-  }
-  for (; j < cols; j += W) {
-    for (int i = 0; i < rows; i += kRows) {
-      multiply_block<T, 1>(a + i * a_row, a_row, a_k, b + j, b_row, c + i * c_row + j, c_row, depth,
-                           accumulate);
+    for (; j < cols; j += W) {
+      multiply_columns<T, 1>(from, a_row, a_k, with + j, b_row, c + j, c_row, rows, deep,
+                             accumulate || k > 0);
     }
   }
 }

@@ -57,7 +57,8 @@ inline void store(T* p, Values<T> v) {
 
 template <class T>
 inline Values<T> splat(T value) {
-  return Values<T>{} + value;
+  // Not plus: a sum with zero is an instruction, since it makes -0 a zero
+  return value - Values<T>{};
 }
 
 }  // namespace
