@@ -23,3 +23,12 @@ def undisturbed() -> Iterator[None]:
         if torch.get_default_device() != CPU:
             aside.enter_context(CPU)
         yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Convolves in float32 where cuDNN would round to TF32: a GPU's embeddings are the CPU's."""
+    cudnn = torch.backends.cudnn
+    same = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False, **same):
+        yield

@@ -24,22 +24,32 @@ class RandomCNN(Embedding):
     widths = (32, 64, 64)
 
     def __init__(self) -> None:
-        self._draw = (0, 0)
+        self.prepare(0, 0, 0.0)
 
     def prepare(self, seed: int, step: int, sigma: float) -> None:
         self._draw = (seed, step)
+        self._weights: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
 
     def __call__(self, latents: Tensor) -> Tensor:
         return self.feature_map(latents).mean(dim=(2, 3))
 
     def feature_map(self, latents: Tensor) -> Tensor:
         """Returns the features [N, 64, H / 8, W / 8] before they are averaged over positions."""
-        generator = step_generator(*self._draw)
         features = latents
-        for width in self.widths:
-            fan_in = features.shape[1] * 9
-            shape = width, features.shape[1], 3, 3
-            weight = torch.randn(shape, generator=generator, dtype=torch.float32)
-            weight = weight.to(latents) * math.sqrt(2 / fan_in)
+        for weight in self._weights_for(latents):
             features = leaky_relu(conv2d(features, weight, stride=2, padding=1), 0.2)
         return features
+
+    def _weights_for(self, latents: Tensor) -> list[Tensor]:
+        """Returns the step's weights, drawn at its first micro-batch and kept on its device."""
+        channels = latents.shape[1]
+        key = channels, latents.device, latents.dtype
+        if key not in self._weights:
+            generator, weights = step_generator(*self._draw), []
+            for width in self.widths:
+                shape = width, channels, 3, 3
+                weight = torch.randn(shape, generator=generator, dtype=torch.float32)
+                weights.append(weight.to(latents) * math.sqrt(2 / (channels * 9)))
+                channels = width
+            self._weights[key] = weights
+        return self._weights[key]

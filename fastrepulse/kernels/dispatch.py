@@ -1,6 +1,7 @@
 """What can compute the pairwise operations here, and why the rest cannot."""
 
 import os
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -33,6 +34,8 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
         return "torch sees no GPU"
     if device_type == "cuda" and backend != "reference" and not _has_tensor_cores():
         return "its GPU kernels need sm_80 or later"
+    if device_type == "cuda" and backend == "native":
+        return _why_no_launch(torch.cuda.current_device())
     if backend == "triton":
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         if find_spec("triton") is None:
@@ -47,6 +50,21 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
 def _has_tensor_cores() -> bool:
     """Says whether the GPU is one that the kernels are written and built for."""
     return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
+
+
+@cache
+def _why_no_launch(device: int) -> str | None:
+    """Launches a kernel of the native library on a GPU, once; returns why that cannot be done.
+
+    A library that was built for other GPUs, or beside another driver, is there and fails.
+    """
+    x = torch.zeros(2, 1, device=f"cuda:{device}")
+    try:
+        torch.ops.fastrepulse.rbf_repulsion_kernel(x, x.new_ones(()), None, None)
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return f"its kernels do not run on this GPU: {' '.join(str(error).split())[:100]}"
+    return None
 
 
 def describe(backend: str, device_type: str) -> str:

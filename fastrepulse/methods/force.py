@@ -11,6 +11,7 @@ from fastrepulse.checks import check_choice, check_finite, check_number, check_w
 from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods.base import Particles, PromptForce
+from fastrepulse.surroundings import full_precision
 
 ForceLaw: TypeAlias = Callable[[Tensor, int], tuple[Tensor, PromptForce]]
 """From the embeddings [N, d] of one prompt, and its number, to the force on each [N, d]."""
@@ -45,7 +46,8 @@ def embed_together(
     embedded = []
     for part in particles.micro_batches():
         own = latents(part).to(particles.device).float()
-        rows = embedding(own)
+        with full_precision():
+            rows = embedding(own)
         if rows.ndim != 2 or len(rows) != len(own):
             raise ValueError(
                 f"the embedding of {len(own)} latents must be [{len(own)}, d], "
@@ -89,7 +91,8 @@ def pull_back_forces(
     together = particles.share.own(torch.cat(forces))
 
     def pull_back(part: slice) -> Tensor:
-        change = embedding.pull_back(latents(part).to(particles.device), together[part])
+        with full_precision():
+            change = embedding.pull_back(latents(part).to(particles.device), together[part])
         check_finite(change, "the repulsion", particles.step, particles.share.rows[part])
         return change
 

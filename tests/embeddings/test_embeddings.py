@@ -318,3 +318,22 @@ def test_efficientnet_lite0_knows_a_uniform(tmp_path):
 def test_bad_arguments_are_named(make, error, named):
     with pytest.raises(error, match=named):
         make()
+
+
+def test_random_weights_are_drawn_once_a_step(monkeypatch):
+    drawn, real = [], torch.randn
+
+    def randn(*how, **more):
+        drawn.append(how)
+        return real(*how, **more)
+
+    latents = real(6, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch, "randn", randn)
+    for step in range(2):
+        drawn.clear()
+        network, other = build("random_cnn"), build("random_cnn")
+        for each in (network, other):
+            each.prepare(3, step, 1.0)
+        parts = torch.cat([network(part) for part in latents.split(2)])
+        assert len(drawn) == 3
+        torch.testing.assert_close(parts, other(latents))

@@ -279,3 +279,16 @@ def test_backends_that_cannot_serve_say_why():
     with pytest.raises(ValueError, match="backend 'triton' cannot serve"):
         rbf_repulsion(X.double(), 1.0, backend="triton")
     assert "without kernels for xpu" in why_not("native", "xpu", torch.float32)
+
+
+def test_a_library_that_was_built_for_other_gpus_says_so_and_is_not_used(monkeypatch):
+    def no_image(_):
+        raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(torch.cuda, "synchronize", no_image)
+    reason = dispatch._why_no_launch.__wrapped__(0)
+    assert "do not run on this GPU: CUDA error: no kernel image is available for" in reason
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert dispatch._why_no_launch.__wrapped__(0) is None
