@@ -41,7 +41,8 @@ def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
             list(PROMPTS),
             batch,
             repulsion=repulsion,
-            seed=seed,
+            # Another in every batch, for the noise that a restart draws
+            seed=seed + 1000 * start,
             latents=noise[start : start + batch].repeat(len(PROMPTS), 1, 1, 1),
             dtype=torch.float32,
             progress=False,
