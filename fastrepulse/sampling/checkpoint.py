@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,10 @@ class Checkpoints:
 
 def made_with(model: Model) -> dict[str, str]:
     """Returns what has to be the same where a run goes on, beside its settings."""
-    return {"fastrepulse": version("fastrepulse"), "weights": model.fingerprint()}
+    # Not from the metadata, which a checkout that is not installed has not
+    from fastrepulse import __version__
+
+    return {"fastrepulse": __version__, "weights": model.fingerprint()}
 
 
 def last_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
