@@ -69,14 +69,15 @@ class Launch {
         values);
   }
 
-  // How many blocks of a kernel the device holds at once; lets them have that shared memory.
+  // How many blocks of a kernel the device holds at once; lets them have that shared memory. The
+  // limit is always the device's own: another thread may be about to launch with more.
   template <typename... Parameters>
   int64_t capacity(void (*kernel)(Parameters...), unsigned threads, size_t shared_size) {
-    int device, processors, blocks;
+    int device, processors, blocks, most;
     check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_size)));
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most));
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads),
                                                         shared_size));
     return static_cast<int64_t>(processors) * blocks;

@@ -10,6 +10,8 @@ import torch
 
 MARGIN = 1.5
 """What a pass may take over what it is reckoned at, where somebody relies on it."""
+OUTPUTS_KEPT = {"dpm++": 2}
+"""How many of the model's past outputs a scheduler remembers, of those that do."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 1024**i for i, unit in enumerate("kmgt", start=1)}
 
@@ -38,20 +40,31 @@ class Budget:
         latent_shape: [C, H, W] of one.
         memory: Bytes that weights, latents and passes take together at most; None for a quarter of
             what is free for the passes, and latents in host memory if they crowd a GPU.
+        scheduler: One of `models.SCHEDULERS`.
 
     Raises:
         ValueError: If not even one particle would go through the model.
     """
 
-    def __init__(self, model: Any, count: int, latent_shape: Sequence[int], memory: int | None):
+    def __init__(
+        self,
+        model: Any,
+        count: int,
+        latent_shape: Sequence[int],
+        memory: int | None,
+        scheduler: str = "euler",
+    ):
         self.device = model.device
         self.memory = memory
         # The loop holds four sets of them at most, in up to four bytes a number
-        latents = 16 * count * math.prod(latent_shape)
+        set_of_latents = 4 * count * math.prod(latent_shape)
+        latents = 4 * set_of_latents
         crowded = latents > (free_memory(self.device) if memory is None else memory) // 4
         on_host = self.device.type == "cuda" and crowded
         self.storage = "cpu" if on_host else str(self.device)
         self._taken = weights_of(model) + (0 if on_host else latents)
+        # Schedulers keep them where they take their steps, on the device
+        self._taken += OUTPUTS_KEPT.get(scheduler, 0) * set_of_latents
         self._unet, self._vae, self._shape = model.unet, model.vae, latent_shape
         needed = self._taken + MARGIN * max(self._particle(), self._picture())
         if memory is not None and memory < needed:

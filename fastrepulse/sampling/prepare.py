@@ -50,7 +50,8 @@ def prepare(
 
 def budget_of(request: Request, model: Model, latents: Tensor) -> Budget:
     """Returns what the run of some latents [n, C, H, W] may take of the memory."""
-    return Budget(model, len(latents), latents.shape[1:], request.memory_bytes)
+    shape = latents.shape[1:]
+    return Budget(model, len(latents), shape, request.memory_bytes, request.scheduler)
 
 
 def denoiser(request: Request, model: Model, shape: Sequence[int], budget: Budget) -> Denoiser:

@@ -9,7 +9,7 @@ import torch
 
 import fastrepulse
 from fastrepulse.sampling import memory
-from fastrepulse.sampling.memory import Budget, bytes_of, free_memory, weights_of
+from fastrepulse.sampling.memory import OUTPUTS_KEPT, Budget, bytes_of, free_memory, weights_of
 
 MB = 10**6
 
@@ -66,6 +66,19 @@ def test_a_budget_is_what_counts_whatever_is_free(monkeypatch):
     # Latents take their part
     crowd = Budget(model, 2000, (4, 16, 16), weights + 40 * MB)
     assert crowd.micro_batch_size() < sizes[1][0]
+
+
+def test_what_a_multistep_scheduler_remembers_counts():
+    model = fastrepulse.load_model()
+    budget = weights_of(model) + 60 * MB
+    euler, multistep = (
+        Budget(model, 2000, (4, 16, 16), budget, name).micro_batch_size()
+        for name in ("euler", "dpm++")
+    )
+    assert multistep < euler
+    # As many outputs as diffusers' scheduler really keeps
+    stepper = model.scheduler("dpm++", 5)
+    assert len(stepper.model_outputs) == OUTPUTS_KEPT["dpm++"]
 
 
 def test_less_than_one_particle_needs_is_refused_before_any_step(capsys):
