@@ -19,7 +19,8 @@ from fastrepulse.sampling.output import CHECKPOINTS
 from fastrepulse.sampling.ranks import Ranks
 
 JOB = Path(shared_runs.__file__)
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(JOB.parent)}
+PATHS = [str(JOB.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
 
 
 def torchrun(processes, *arguments, cwd=None):
