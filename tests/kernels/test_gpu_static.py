@@ -5,7 +5,8 @@ The analysis lives in bench/, which makes the table of it: no part of the packag
 
 import pytest
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
+import triton
 from triton.backends.compiler import GPUTarget
 
 from bench.kernels.static_analysis import TARGETS, analyse, entries
