@@ -22,6 +22,7 @@ RUNS = {
     "euler": {},
     "ddim": {"scheduler": "ddim", "guidance_scale": 1.0},
     "multistep": {"scheduler": "dpm++", "num_inference_steps": 3},
+    "corrector": {"scheduler": "unipc", "num_inference_steps": 3, "guidance_scale": 1.0},
     "many": {"num_particles": 33, "num_inference_steps": 1, "guidance_scale": 1.0},
     "corrections": {"corrections": [Correction(step_size=0.1, window=(9.0, 1.0))]},
     "one-prompt": {"prompt": "a planet", "num_particles": 3, "negative_prompt": "blue"},

@@ -67,7 +67,7 @@ def sample(
         float, typer.Option(help="1 and below switches it off.")
     ] = DEFAULT_GUIDANCE_SCALE,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    scheduler: Annotated[Literal["euler", "ddim", "dpm++"], typer.Option()] = "euler",
+    scheduler: Annotated[Literal["euler", "ddim", "dpm++", "unipc"], typer.Option()] = "euler",
     height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
     seed: Annotated[int | None, typer.Option(help="For a repeatable result.")] = None,

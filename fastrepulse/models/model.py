@@ -15,6 +15,7 @@ SCHEDULERS = {
     "euler": "EulerDiscreteScheduler",
     "ddim": "DDIMScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
 }
 
 

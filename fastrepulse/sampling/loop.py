@@ -226,7 +226,10 @@ class DenoiseLoop:
         """Goes one noise level down."""
         timestep = self.scheduler.timesteps[step]
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
-            sample, output = (a[part].to(self.denoise.device) for a in (self.x, predicted.output))
+            # Copies: some schedulers remember what they are given, and this is written over
+            sample, output = (
+                a[part].to(self.denoise.device, copy=True) for a in (self.x, predicted.output)
+            )
             if push.change is not None:
                 output = self.schedule.add_to_score(output, push.change(part), step)
             self.x[part] = scheduler.step(output, timestep, sample).prev_sample

@@ -10,8 +10,8 @@ import torch
 
 MARGIN = 1.5
 """What a pass may take over what it is reckoned at, where somebody relies on it."""
-OUTPUTS_KEPT = {"dpm++": 2}
-"""How many of the model's past outputs a scheduler remembers, of those that do."""
+OUTPUTS_KEPT = {"dpm++": 2, "unipc": 3}
+"""How many past outputs and samples a scheduler remembers, of those that do."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 1024**i for i, unit in enumerate("kmgt", start=1)}
 

@@ -84,7 +84,7 @@ def sample(
         negative_prompt: What guidance leads away from: one for all prompts, or one for each.
         height: In pixels; by default the model's own.
         width: In pixels; by default the model's own.
-        scheduler: "euler", "ddim" or "dpm++".
+        scheduler: "euler", "ddim", "dpm++" or "unipc".
         seed: The noise of particle i depends on (seed, i) alone; drawn at random by default.
         generator: Draws the seed, where none is given.
         latents: Initial noise of unit variance [prompts * N, C, H, W], in place of the seed's.

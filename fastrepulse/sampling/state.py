@@ -26,7 +26,7 @@ def state_of(loop: DenoiseLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {
         "x": gather(loop.x),
         **{METHOD + name: tensor for name, tensor in remembered.items()},
-        **{SCHEDULER + name: gather(tensor) for name, tensor in outputs.items()},
+        **{SCHEDULER + name: gather(kept) if kept.ndim else kept for name, kept in outputs.items()},
     }
     record = {
         "start": loop.start,
@@ -48,10 +48,13 @@ def restore(loop: DenoiseLoop, tensors: dict[str, Tensor], record: dict[str, Any
     loop.x.copy_(loop.share.own(tensors["x"]))
     loop.taken = record["taken"]
     loop.diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
-    outputs = {name: loop.share.own(rows) for name, rows in of(SCHEDULER).items()}
+    outputs = {
+        name: loop.share.own(kept) if kept.ndim else kept for name, kept in of(SCHEDULER).items()
+    }
     for part, scheduler in zip(loop.parts, loop.schedulers, strict=True):
-        own = {name: rows[part].to(loop.denoise.device) for name, rows in outputs.items()}
-        restore_scheduler(scheduler, own, record["scheduler"])
+        own = {name: kept[part] if kept.ndim else kept for name, kept in outputs.items()}
+        on_device = {name: kept.to(loop.denoise.device) for name, kept in own.items()}
+        restore_scheduler(scheduler, on_device, record["scheduler"])
     if loop.method is not None:
         loop.method.restore(of(METHOD), record["method"])
 
@@ -66,21 +69,27 @@ def scheduler_state(
         untouched: One that has taken no step.
 
     Returns:
-        What they keep of each particle, [prompts * N, ...], a list of such under numbered names;
-        and what is the same for all of them.
+        Tensors by name: what they keep of each particle, [prompts * N, ...], and what has no
+        dimension and is the same for all; numbered where they are in a list. And what is no tensor.
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
+
+    def keep(name: str, kept: list[Any]) -> Any:
+        if not isinstance(kept[0], Tensor):
+            return kept[0]
+        tensors[name] = torch.cat(kept) if kept[0].ndim else kept[0]
+        return None
+
     for name, value in vars(schedulers[0]).items():
         if _alike(value, vars(untouched).get(name)):
             continue
-        if not isinstance(value, list):
-            values[name] = value
-            continue
-        for i, kept in enumerate(value):
-            if kept is not None:
-                tensors[f"{name}.{i}"] = torch.cat([getattr(own, name)[i] for own in schedulers])
-        values[name] = [None] * len(value)
+        held = [getattr(own, name) for own in schedulers]
+        if isinstance(value, list):
+            columns = enumerate(zip(*held, strict=True))
+            values[name] = [keep(f"{name}.{i}", list(column)) for i, column in columns]
+        else:
+            values[name] = keep(name, held)
     return tensors, values
 
 
@@ -88,9 +97,12 @@ def restore_scheduler(scheduler: Any, tensors: dict[str, Tensor], values: dict[s
     """Gives a scheduler what `scheduler_state` found, of the particles of its micro-batch."""
     for name, value in values.items():
         setattr(scheduler, name, list(value) if isinstance(value, list) else value)
-    for key, rows in tensors.items():
-        name, _, i = key.rpartition(".")
-        getattr(scheduler, name)[int(i)] = rows
+    for key, kept in tensors.items():
+        name, _, i = key.partition(".")
+        if i:
+            getattr(scheduler, name)[int(i)] = kept
+        else:
+            setattr(scheduler, name, kept)
 
 
 def _alike(one: Any, other: Any) -> bool:

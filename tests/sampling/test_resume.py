@@ -60,6 +60,7 @@ RUNS = {
     "default": {},
     "ddim": {"scheduler": "ddim"},
     "multistep": {"scheduler": "dpm++"},
+    "corrector": {"scheduler": "unipc"},
     "multistep-restart": {
         "scheduler": "dpm++",
         "repulsion": Repulsion("pooled", window=(math.inf, 5.0), restart=(5.0, 1.0)),
