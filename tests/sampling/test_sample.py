@@ -1,5 +1,6 @@
 """The sampler on the shipped model: equal to diffusers without repulsion, and as promised with."""
 
+import copy
 import math
 
 import pytest
@@ -59,6 +60,22 @@ def test_without_repulsion_it_is_diffusers_pipeline(pipeline, scheduler, guidanc
     )
     rtol, atol = SAME_COMPUTATION
     torch.testing.assert_close(result.latents, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
+def test_what_a_scheduler_remembers_stays_as_it_was_given(pipeline, scheduler):
+    # Of the clean latents it keeps the output itself, where others are converted first
+    predicts = copy.copy(pipeline)
+    config = {**pipeline.scheduler.config, "prediction_type": "sample"}
+    predicts.scheduler = type(pipeline.scheduler).from_config(config)
+    latents = initial_noise(2, 2, (4, 16, 16))
+    result = draw(
+        model=predicts, latents=latents, num_particles=2, scheduler=scheduler, repulsion=None
+    )
+    expected = as_diffusers(predicts, latents.clone(), scheduler)
+    # What the model never learnt to predict is large: rounding too
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(result.latents, expected, rtol=rtol, atol=50 * atol)
 
 
 def test_a_negative_prompt_and_another_size_are_diffusers_too(pipeline):
