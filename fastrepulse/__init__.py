@@ -7,8 +7,8 @@ from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.results import SampleResult, StepDiagnostics
 from fastrepulse.sampling.resume import resume
 from fastrepulse.sampling.sample import sample
+from fastrepulse.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Bank",
     "Correction",
@@ -16,6 +16,7 @@ __all__ = [
     "Repulsion",
     "SampleResult",
     "StepDiagnostics",
+    "__version__",
     "load_model",
     "resume",
     "sample",

@@ -17,6 +17,7 @@ from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.output import CHECKPOINTS
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.state import state_of
+from fastrepulse.version import __version__
 
 KEPT = 2
 """How many there are: should the newest be damaged, the one before it is used."""
@@ -113,9 +114,6 @@ class Checkpoints:
 
 def made_with(model: Model) -> dict[str, str]:
     """Returns what has to be the same where a run goes on, beside its settings."""
-    # Not from the metadata, which a checkout that is not installed has not
-    from fastrepulse import __version__
-
     return {"fastrepulse": __version__, "weights": model.fingerprint()}
 
 
