@@ -16,9 +16,7 @@ TABLES = {
     "n16-methods": (
         "All methods, 16 particles, guidance 7.5",
         "two calibration seeds",
-        "An H100, float32. The shipped model's UNet and autoencoder before its text side learnt to "
-        "leave more unsaid, which made bare prompts mean the usual more (model card). The default "
-        "was `thirds` 0.3, pause 9 to 0.6, no restart.",
+        "Two cores of a CPU (AVX-512), float32, the UNet compiled. The shipped model and default.",
     ),
     "n64-methods": (
         "All methods, 64 particles, guidance 5",
