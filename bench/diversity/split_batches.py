@@ -31,6 +31,11 @@ WAYS: dict[str, tuple[int, Callable[[], Repulsion | None]]] = {
     "one batch of 16": (N, lambda: REPULSION),
 }
 
+EXPLANATION = """\
+With the default a push has one length whatever the number of particles, and the pause of guidance parts
+all of them, so that batches of four are nearly as varied as one of sixteen: a bank closes what is left.
+Every batch needs a seed of its own: particles of the same number share what a restart draws anew."""
+
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
     """Returns N pictures of every sparse prompt, drawn in batches from the same noise."""
@@ -95,6 +100,10 @@ def main() -> None:
         f"steps, guidance 5, the same noise in every row. {environment()}",
         "",
         *table(figures),
+        "",
+        EXPLANATION,
+        "",
+        "![Different pictures in four ways](split-batches.png)",
     ]
     (args.docs / "split-batches.md").write_text("\n".join(lines) + "\n", "utf-8")
     estimates = [Estimate.of([each.attribute_vendi for each in own]) for own in figures.values()]
