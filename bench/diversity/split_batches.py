@@ -32,9 +32,10 @@ WAYS: dict[str, tuple[int, Callable[[], Repulsion | None]]] = {
 }
 
 EXPLANATION = """\
-With the default a push has one length whatever the number of particles, and the pause of guidance parts
-all of them, so that batches of four are nearly as varied as one of sixteen: a bank closes what is left.
-Every batch needs a seed of its own: particles of the same number share what a restart draws anew."""
+With the default a push has one length whatever the number of particles, and the pause of guidance
+parts all of them, so that batches of four are nearly as varied as one of sixteen: a bank closes
+what is left. Every batch needs a seed of its own: particles of the same number share what a restart
+draws anew."""
 
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
