@@ -50,7 +50,7 @@ def main() -> None:
         some = list(images[:: max(1, args.num_particles // 200)])
         small = [image.resize((SIDE, SIDE), Image.Resampling.BOX) for image in images]
     small.sort(key=hue)
-    image_grid(small, columns=ACROSS, gap=0).save(args.out, quality=85)
+    image_grid(small, columns=ACROSS, gap=0).save(args.out, quality=75, optimize=True)
     figures = Figures.of(some, PROMPTS[PROMPT])
     print(
         f"{args.num_particles} particles, {args.steps} steps: {minutes:.1f} min, {peak / 1024:.0f} "
