@@ -1,7 +1,8 @@
-"""What tests draw: rows of embeddings, and particles at one step."""
+"""What tests draw: rows of embeddings, particles at one step, and a few small pictures."""
 
 import torch
 
+import fastrepulse
 from fastrepulse.methods.base import Particles
 
 
@@ -34,3 +35,10 @@ def particles_of(
         seed,
         micro_batch_size=3,
     )
+
+
+def draw(**arguments):
+    """Six pictures of the shipped model, a quarter of its size, in six steps."""
+    settings = {"num_particles": 6, "num_inference_steps": 6, "seed": 0, "progress": False}
+    settings |= {"prompt": "a potted plant", "height": 32, "width": 32}
+    return fastrepulse.sample(**{**settings, **arguments})

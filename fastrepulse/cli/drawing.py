@@ -22,6 +22,11 @@ from fastrepulse.sampling.sample import (
     DEFAULT_STEPS,
 )
 
+Config = Annotated[
+    Path | None, typer.Option(help="Folder with the configurations and tokenizers of a checkpoint.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
+
 
 @app.command()
 def sample(
@@ -42,10 +47,7 @@ def sample(
         Literal["epsilon", "v_prediction"] | None,
         typer.Option(help="What the model predicts; left out: what it says itself."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the configurations and tokenizers of a checkpoint."),
-    ] = None,
+    config: Config = None,
     embedding: Annotated[
         str, typer.Option(help=f"Where particles repel: {', '.join(embeddings.names())}, or none.")
     ] = str(DEFAULT_REPULSION.embedding),
@@ -93,7 +95,7 @@ def sample(
     checkpoint_every: Annotated[
         float, typer.Option(help="Seconds between checkpoints for `resume`; 0: after every step.")
     ] = DEFAULT_CHECKPOINT_EVERY,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: Device = None,
 ) -> None:
     """Draws pictures of a prompt that differ from each other; under `torchrun` by all processes."""
     group = context.with_resource(joined())
@@ -165,14 +167,11 @@ def resume(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="That of the run.")],
     model: Annotated[str | None, typer.Option(help="Left out: the one that the run names.")] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Folder with the configurations and tokenizers of a checkpoint."),
-    ] = None,
+    config: Config = None,
     bank: Annotated[
         Path | None, typer.Option(help="File of earlier runs, if the run had one.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    device: Device = None,
 ) -> None:
     """Goes on with a run of `sample` that was stopped, from its last checkpoint."""
     group = context.with_resource(joined())

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 
-from fastrepulse.layers import accelerated
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.from_settings import method_from_settings
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import load_model
 from fastrepulse.sampling.checkpoint import Checkpoints, last_checkpoint, made_with
-from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.prepare import budget_of, prepare
+from fastrepulse.sampling.finish import finish
+from fastrepulse.sampling.prepare import prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
@@ -96,12 +95,7 @@ def resume(
         restore(loop, tensors, record["loop"])
         about = {name: value for name, value in record.items() if name != "loop"}
         checkpoints = Checkpoints(folder, checkpoint_every, about)
-        with accelerated(sd.unet, request.attention):
-            diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
-        result = SampleResult([], loop.x, diagnostics, settings)
-        budget = budget_of(request, sd, loop.x)
-        with checkpoints.guarding(loop):
-            return decode(sd, result, share, folder, budget, request.progress)
+        return finish(request, sd, loop, checkpoints, settings, folder)
 
 
 def _method(

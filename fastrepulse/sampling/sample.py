@@ -15,8 +15,8 @@ from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.branch import branch
 from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.corrections import Correction
-from fastrepulse.sampling.decode import decode
-from fastrepulse.sampling.prepare import budget_of, prepare
+from fastrepulse.sampling.finish import finish
+from fastrepulse.sampling.prepare import prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
@@ -143,13 +143,9 @@ def sample(
         settings = request.settings(sd)
         ranks.check_same(settings)
         loop = prepare(request, sd, noise, share)
-        with accelerated(sd.unet, request.attention):
-            if request.shared_until is not None:
-                first = request.initial_noise(sd, range(0, request.count, num_particles))
+        if request.shared_until is not None:
+            first = request.initial_noise(sd, range(0, request.count, num_particles))
+            with accelerated(sd.unet, request.attention):
                 loop = branch(loop, request.shared_until, first, noise)
-            checkpoints = Checkpoints.of(request, sd, settings, loop)
-            diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
-        result = SampleResult([], loop.x, diagnostics, settings)
-        budget = budget_of(request, sd, loop.x)
-        with checkpoints.guarding(loop):
-            return decode(sd, result, share, request.folder, budget, request.progress)
+        checkpoints = Checkpoints.of(request, sd, settings, loop)
+        return finish(request, sd, loop, checkpoints, settings, request.folder)

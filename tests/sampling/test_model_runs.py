@@ -8,23 +8,14 @@ import numpy as np
 import pytest
 import small_pipelines
 import torch
+from drawn import draw
 from tolerances import SAME_COMPUTATION
 
-import fastrepulse
 from fastrepulse import Repulsion, models
 from fastrepulse.methods.base import Particles
 from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
-
-PROMPT = "a potted plant"
-STEPS = 6
-
-
-def draw(**arguments):
-    settings = {"num_particles": 6, "num_inference_steps": STEPS, "seed": 0, "progress": False}
-    settings |= {"height": 32, "width": 32}
-    return fastrepulse.sample(PROMPT, **{**settings, **arguments})
 
 
 def test_the_micro_batch_size_does_not_matter():

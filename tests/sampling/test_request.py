@@ -7,20 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from drawn import draw
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion
 from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method
-
-PROMPT = "a potted plant"
-STEPS = 6
-
-
-def draw(**arguments):
-    settings = {"num_particles": 6, "num_inference_steps": STEPS, "seed": 0, "progress": False}
-    settings |= {"height": 32, "width": 32}
-    return fastrepulse.sample(PROMPT, **{**settings, **arguments})
 
 
 def test_pictures_go_straight_to_a_folder(tmp_path):
@@ -113,6 +105,6 @@ def test_pictures_of_another_run_are_not_written_over(tmp_path):
     ],
 )
 def test_bad_arguments_are_named(arguments, error, named):
-    arguments = {"prompt": PROMPT, "num_particles": 6, **arguments}
+    arguments = {"prompt": "a potted plant", "num_particles": 6, **arguments}
     with pytest.raises(error, match=named):
         fastrepulse.sample(**arguments, progress=False)
