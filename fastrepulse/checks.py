@@ -119,24 +119,48 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=number))
 
 
-def check_finite(
-    values: Tensor, what: str, step: int, particles: Sequence[int] | None = None
-) -> None:
-    """Raises if a value is NaN or infinite.
+class Watch:
+    """What a step works out on a device and the host has to know, read in one go.
+
+    Reading it number by number would make the host wait for the device as often.
 
     Args:
-        values: One row a particle, [N, ...].
-        what: What the values are, for the message.
-        step: At which step.
-        particles: The number of each row's particle; by default from 0 on.
-
-    Raises:
-        FloatingPointError: Names the step and the first such particle.
+        step: The number of the step, for the messages.
     """
-    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        particle = row if particles is None else particles[row]
-        raise FloatingPointError(
-            f"{what} is not finite at step {step}, particle {particle} ({int(bad.sum())} in all)"
-        )
+
+    def __init__(self, step: int):
+        self.step = step
+        self._seen: list[tuple[str, Sequence[int] | None, Tensor]] = []
+
+    def finite(self, values: Tensor, what: str, particles: Sequence[int] | None = None) -> None:
+        """Notes whether values are finite.
+
+        Args:
+            values: One row a particle, [N, ...].
+            what: What the values are, for the message.
+            particles: The number of each row's particle; by default from 0 on.
+        """
+        self._seen.append((what, particles, values.isfinite().flatten(1).all(dim=1)))
+
+    def read(self, *numbers: Tensor) -> list[float]:
+        """Returns the numbers in tensors of any shapes.
+
+        Raises:
+            FloatingPointError: If values were NaN or infinite; names the first of them, the step
+                and the first such particle.
+        """
+        verdicts = [finite.all().float().reshape(1) for _, _, finite in self._seen]
+        there = [*verdicts, *(each.detach().float().flatten() for each in numbers)]
+        if not there:
+            return []
+        device = there[0].device
+        read = torch.cat([each.to(device) for each in there]).tolist()
+        for verdict, (what, particles, finite) in zip(read, self._seen, strict=False):
+            if not verdict:
+                bad = (~finite).nonzero().flatten().tolist()
+                first = bad[0] if particles is None else particles[bad[0]]
+                raise FloatingPointError(
+                    f"{what} is not finite at step {self.step}, particle {first} "
+                    f"({len(bad)} in all)"
+                )
+        return read[len(verdicts) :]

@@ -41,22 +41,20 @@ class Embedding:
         """
         return (embedded,)
 
-    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
-        """Returns J^T F [N, C, H, W] of a force [N, d], J the Jacobian at the latents.
+    def vjp(self, latents: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Returns the embeddings [N, d] and the function from a force [N, d] to J^T F [N, C, H, W].
 
-        Source: the chain rule, by one vector-Jacobian product for all the latents given; linear
-        embeddings have their adjoint instead.
+        J is the Jacobian at the latents. The function holds what its backward pass needs, and
+        serves once; what it returns is float32.
         """
-        return vector_jacobian_product(self, latents, force)
+        with torch.enable_grad():
+            leaf = latents.detach().float().requires_grad_()
+            embedded = self(leaf)
 
+        def pull_back(force: Tensor) -> Tensor:
+            return torch.autograd.grad(embedded, leaf, force.to(embedded.dtype))[0]
 
-def vector_jacobian_product(embed: Embed, latents: Tensor, force: Tensor) -> Tensor:
-    """Returns J^T F [N, C, H, W], in float32, by propagating a force [N, d] back."""
-    with torch.enable_grad():
-        leaf = latents.detach().float().requires_grad_()
-        embedded = embed(leaf)
-        (change,) = torch.autograd.grad(embedded, leaf, force.to(embedded.dtype))
-    return change
+        return embedded.detach(), pull_back
 
 
 def feature_map(embed: Embed, latents: Tensor) -> Tensor:

@@ -66,11 +66,6 @@ class DecodedMean(Embedding):
         weight, bias = self._map(latents)
         return latents.mean(dim=(2, 3)) @ weight.mT + bias
 
-    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
-        weight, _ = self._map(force.new_empty(latents.shape[:2]))
-        change = force @ weight / latents[0, 0].numel()
-        return change[:, :, None, None].expand(latents.shape)
-
     def _map(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the weight [3, C] and the bias [3], of the latents' dtype and device."""
         channels = self.rgb.shape[1] - 1

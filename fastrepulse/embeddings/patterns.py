@@ -10,26 +10,27 @@ class Patterns(Embedding):
     """The product of every latent channel with F patterns over its positions, d = F C.
 
     A subclass has a grid of `cells` x `cells` averages and a matrix `mix` [F, cells^2] of what is
-    added up of them. The map is linear, so that its pull-back is its adjoint.
+    added up of them.
     """
 
     cells: int
     mix: tuple[tuple[float, ...], ...]
 
+    def __init__(self) -> None:
+        self._made: dict[tuple[torch.Size, torch.device, torch.dtype], Tensor] = {}
+
     def __call__(self, latents: Tensor) -> Tensor:
         return (latents.flatten(2) @ self._patterns(latents).flatten(1).T).flatten(1)
 
-    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
-        patterns = self._patterns(latents).to(force.dtype)
-        per_channel = force.view(len(latents), latents.shape[1], len(patterns))
-        return (per_channel @ patterns.flatten(1)).view(latents.shape)
-
     def _patterns(self, latents: Tensor) -> Tensor:
-        """Returns the patterns [F, H, W] for latents of that size."""
-        rows, columns = (averages(side, self.cells) for side in latents.shape[2:])
-        cells = torch.einsum("rh,cw->rchw", rows, columns).flatten(0, 1)  # [cells^2, H, W]
-        mix = torch.tensor(self.mix, dtype=cells.dtype)
-        return torch.einsum("fk,khw->fhw", mix, cells).to(latents)
+        """Returns the patterns [F, H, W] for latents of that size, made at the first of them."""
+        key = latents.shape[2:], latents.device, latents.dtype
+        if key not in self._made:
+            rows, columns = (averages(side, self.cells) for side in latents.shape[2:])
+            cells = torch.einsum("rh,cw->rchw", rows, columns).flatten(0, 1)  # [cells^2, H, W]
+            mix = torch.tensor(self.mix, dtype=cells.dtype)
+            self._made[key] = torch.einsum("fk,khw->fhw", mix, cells).to(latents)
+        return self._made[key]
 
 
 def averages(length: int, cells: int) -> Tensor:
@@ -103,9 +104,6 @@ class Mean(Embedding):
     def __call__(self, latents: Tensor) -> Tensor:
         return latents.mean(dim=(1, 2, 3))[:, None]
 
-    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
-        return (force / latents[0].numel())[:, :, None, None].expand(latents.shape)
-
 
 @register
 class Latent(Embedding):
@@ -123,6 +121,3 @@ class Latent(Embedding):
     def feature_map(self, latents: Tensor) -> Tensor:
         """Returns the latents [N, C, H, W] as they are."""
         return latents
-
-    def pull_back(self, latents: Tensor, force: Tensor) -> Tensor:
-        return force.view(latents.shape)

@@ -83,7 +83,9 @@ def repulsive_force(
         push = repulsion.push(particles)
         if push.change is None:
             return torch.zeros_like(x0)
-        return torch.cat([push.change(part) for part in particles.micro_batches()])
+        force = torch.cat([push.change(part) for part in particles.micro_batches()])
+        particles.watch.read()
+        return force
 
 
 def corrected_epsilon(

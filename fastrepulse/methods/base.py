@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrepulse.checks import Watch
+
 
 @dataclass(frozen=True)
 class Share:
@@ -62,6 +64,8 @@ class Particles:
         device: Where networks run, whether or not the latents lie there.
         measured: Whether somebody looks at what is measured.
         share: Which they are among all; by default they are all.
+        watch: Notes what has to be finite; whoever made the particles reads it when the step is
+            done. By default a new one.
     """
 
     denoised: Tensor
@@ -76,10 +80,13 @@ class Particles:
     device: torch.device | str = "cpu"
     measured: bool = True
     share: Share = None  # type: ignore[assignment]  # set below
+    watch: Watch = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
         if self.share is None:
             object.__setattr__(self, "share", Share.whole(len(self.denoised)))
+        if self.watch is None:
+            object.__setattr__(self, "watch", Watch(self.step))
 
     def score(self, part: slice) -> Tensor:
         """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""
@@ -103,15 +110,17 @@ class Particles:
 class PromptForce:
     """What is known of the particles of one prompt at one step, in embedding space.
 
+    Scalar tensors, so that nothing waits for a device.
+
     Args:
         mean_distance: Mean of ||phi_i - phi_j|| over pairs.
         bandwidth: h of the kernel.
         force_norm: Root mean square over particles of ||F_i||.
     """
 
-    mean_distance: float
-    bandwidth: float
-    force_norm: float
+    mean_distance: Tensor
+    bandwidth: Tensor
+    force_norm: Tensor
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,13 @@ class Push:
 
     change: Callable[[slice], Tensor] | None = None
     prompts: list[PromptForce] = field(default_factory=list)
+
+    def measured(self) -> Tensor:
+        """Returns the mean over prompts of what was measured, [3], NaN where there are no pairs."""
+        if not self.prompts:
+            return torch.full((3,), torch.nan, dtype=torch.float32)
+        rows = [torch.stack([x.float() for x in vars(each).values()]) for each in self.prompts]
+        return torch.stack(rows).mean(dim=0)
 
 
 class Method:

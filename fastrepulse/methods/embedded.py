@@ -42,7 +42,7 @@ class EmbeddedMethod(Method):
     def __post_init__(self) -> None:
         check_settings(self.embedding, self.strength, self.on, self.window)
 
-    def gradient(self, embedded: Tensor) -> tuple[Tensor, float]:
+    def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Returns what pushes the embeddings [N, d] of a prompt apart, and the bandwidth."""
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class EmbeddedMethod(Method):
         """Returns J^T G as a function of a slice of the particles, and what was measured."""
 
         def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
-            force, bandwidth = self.gradient(part_duplicates(own, "median", particles.seed))
+            force, bandwidth = self.gradient(part_duplicates(own, particles.seed))
             return force, PromptForce(mean_distance(own), bandwidth, root_mean_square(force))
 
         embedding = embeddings.build(self.embedding)

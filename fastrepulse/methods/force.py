@@ -1,17 +1,20 @@
 """What all methods share that act in an embedding: embed the particles, pull a force back."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from fastrepulse.checks import check_choice, check_finite, check_number, check_window
+from fastrepulse.checks import check_choice, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
-from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods.base import Particles, PromptForce
 from fastrepulse.surroundings import full_precision
+
+KEPT = 2**28
+"""The most bytes that wait, beside the particles, between a step's forward and backward passes."""
 
 ForceLaw: TypeAlias = Callable[[Tensor, int], tuple[Tensor, PromptForce]]
 """From the embeddings [N, d] of one prompt, and its number, to the force on each [N, d]."""
@@ -31,23 +34,43 @@ def check_settings(
 
 
 def embed_together(
-    embedding: Embedding, on: Literal["noisy", "denoised"], particles: Particles, seed: int
-) -> tuple[Callable[[slice], Tensor], Tensor]:
-    """Returns what is embedded, as a function of a slice, and all embeddings [prompts * N, d].
+    embedding: Embedding,
+    on: Literal["noisy", "denoised"],
+    particles: Particles,
+    seed: int,
+    differentiable: bool = True,
+) -> tuple[Tensor, Callable[[slice, Tensor], Tensor]]:
+    """Embeds all particles, and returns the way back.
 
-    Those of other processes are among the latter.
+    Args:
+        embedding: phi, a map from latents to [n, d].
+        on: What is embedded.
+        particles: At this step.
+        seed: From which the embedding draws.
+        differentiable: Whether there will be a way back.
+
+    Returns:
+        All embeddings [prompts * N, d], those of other processes among them; and the function from
+        a slice of the particles and the force [n, d] on them to J^T F. It serves once for a slice.
 
     Raises:
         ValueError: If the embedding does not return [n, d].
-        FloatingPointError: If an embedding is not finite.
     """
     latents = particles.noisy if on == "noisy" else particles.denoised.__getitem__
     embedding.prepare(seed, particles.step, particles.sigma if on == "noisy" else 0.0)
-    embedded = []
+    embedded, graphs, spent = [], {}, 0 if differentiable else KEPT
     for part in particles.micro_batches():
         own = latents(part).to(particles.device).float()
         with full_precision():
-            rows = embedding(own)
+            if spent < KEPT:
+                with counting_saved() as saved:
+                    # A copy: noisy latents may be written over before the backward pass
+                    rows, graph = embedding.vjp(own.clone() if on == "noisy" else own)
+                spent += own.nbytes + sum(saved.values())
+                if spent <= KEPT:
+                    graphs[part.start, part.stop] = graph
+            else:
+                rows = embedding(own)
         if rows.ndim != 2 or len(rows) != len(own):
             raise ValueError(
                 f"the embedding of {len(own)} latents must be [{len(own)}, d], "
@@ -55,8 +78,31 @@ def embed_together(
             )
         embedded.append(rows.detach().to(torch.promote_types(rows.dtype, torch.float32)))
     together = particles.share.gather(torch.cat(embedded))
-    check_finite(together, "the embedding", particles.step)
-    return latents, together
+    particles.watch.finite(together, "the embedding")
+
+    def back(part: slice, force: Tensor) -> Tensor:
+        graph = graphs.pop((part.start, part.stop), None)
+        with full_precision():
+            if graph is None:
+                _, graph = embedding.vjp(latents(part).to(particles.device))
+            return graph(force)
+
+    return together, back
+
+
+@contextmanager
+def counting_saved() -> Iterator[dict[int, int]]:
+    """Yields the bytes of every tensor that is kept for a backward pass inside, by its address."""
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        # Itself would be a circle, which only the garbage collector frees
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield saved
 
 
 def pull_back_forces(
@@ -65,10 +111,13 @@ def pull_back_forces(
     particles: Particles,
     law: ForceLaw,
     seed: int | None = None,
+    acts: bool = True,
 ) -> tuple[Callable[[slice], Tensor], list[PromptForce]]:
     """Embeds the particles, lets those of each prompt act on each other, and pulls the force back.
 
-    Where it is the denoised latents that are embedded the denoiser's Jacobian is left out.
+    Where it is the denoised latents that are embedded the denoiser's Jacobian is left out. The
+    graphs of the forward passes are kept for the backward ones as far as `KEPT` goes; beyond that
+    a micro-batch is embedded again.
 
     Args:
         embedding: phi, a map from latents to [n, d].
@@ -76,13 +125,13 @@ def pull_back_forces(
         particles: At this step.
         law: From embeddings to forces.
         seed: From which the embedding draws; by default that of the particles.
+        acts: Whether the force is pulled back, or only measured.
 
     Returns:
         J^T F as a function of a slice of the particles, and what was measured for each prompt.
     """
-    latents, embedded = embed_together(
-        embedding, on, particles, particles.seed if seed is None else seed
-    )
+    seed = particles.seed if seed is None else seed
+    embedded, back = embed_together(embedding, on, particles, seed, acts)
     forces, measured = [], []
     for number, of_one in enumerate(embedded.split(particles.num_particles)):
         force, of_prompt = law(of_one, number)
@@ -91,46 +140,65 @@ def pull_back_forces(
     together = particles.share.own(torch.cat(forces))
 
     def pull_back(part: slice) -> Tensor:
-        with full_precision():
-            change = embedding.pull_back(latents(part).to(particles.device), together[part])
-        check_finite(change, "the repulsion", particles.step, particles.share.rows[part])
+        change = back(part, together[part])
+        particles.watch.finite(change, "the repulsion", particles.share.rows[part])
         return change
 
     return pull_back, measured
 
 
-def mean_distance(embedded: Tensor, rows: int = 1024) -> float:
+def mean_distance(embedded: Tensor, rows: int = 1024) -> Tensor:
     """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
     if len(embedded) <= rows:
-        return torch.pdist(embedded).mean().item()
+        return torch.pdist(embedded).mean()
     # Near the origin, where products of many rows cancel least
     embedded = embedded - embedded.mean(dim=0)
-    total = sum(torch.cdist(part, embedded).sum().item() for part in embedded.split(rows))
-    return total / (len(embedded) * (len(embedded) - 1))
+    sums = torch.stack([torch.cdist(part, embedded).sum() for part in embedded.split(rows)])
+    return sums.double().sum() / (len(embedded) * (len(embedded) - 1))
 
 
-def root_mean_square(force: Tensor) -> float:
+def root_mean_square(force: Tensor) -> Tensor:
     """Returns the root mean square over particles of the norm of a force [N, d]."""
-    return force.square().sum(dim=1).mean().sqrt().item()
+    return force.square().sum(dim=1).mean().sqrt()
 
 
-def part_duplicates(embedded: Tensor, bandwidth: float | Literal["median"], seed: int) -> Tensor:
+def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | None = None) -> Tensor:
     """Moves embeddings that coincide exactly apart, by a tenth of the kernel's width.
 
     The force between exact duplicates is zero, so they would stay together for ever. The direction
-    is drawn from the seed; embeddings that are unlike all others are left alone. Where all are
-    alike, and the kernel has next to no width, it is a thousandth of their norm.
+    is drawn from the seed; embeddings that are unlike all others are left alone.
+
+    Args:
+        embedded: Embeddings [N, d].
+        seed: From which directions are drawn.
+        bandwidth: h of the kernel; by default about that of the median heuristic. Where all are
+            alike, and it is next to nothing, the move is a thousandth of their norm.
     """
-    _, group, sizes = torch.unique(embedded, dim=0, return_inverse=True, return_counts=True)
-    duplicate = sizes[group] > 1
-    if not duplicate.any():
-        return embedded
-    if bandwidth == "median":
-        norms = embedded.square().sum(dim=1)
-        h = max(median_bandwidth(embedded).item(), 1e-4 * norms.mean().item())
+    duplicate = have_a_double(embedded)
+    if bandwidth is None:
+        # The mean squared distance is twice the variance, and about the median
+        variance = embedded.var(dim=0, correction=0).sum()
+        norm = embedded.square().sum(dim=1).mean()
+        bandwidth = torch.maximum(2 * variance / math.log(max(len(embedded), 2)), 1e-4 * norm)
     else:
-        h = bandwidth
+        bandwidth = torch.as_tensor(bandwidth)
     generator = torch.Generator().manual_seed(seed % 2**63)
     direction = torch.randn(embedded.shape, generator=generator, dtype=torch.float32).to(embedded)
-    nudge = direction * (0.1 * math.sqrt(h / embedded.shape[1]))
+    nudge = direction * (0.1 * (bandwidth / embedded.shape[1]).sqrt())
     return torch.where(duplicate[:, None], embedded + nudge, embedded)
+
+
+def have_a_double(rows: Tensor) -> Tensor:
+    """Says of each row [N, d] whether another has exactly its numbers, [N], nothing being read.
+
+    Rows are told apart by a 64-bit hash: a sum, in whole numbers, of their bits times odd numbers.
+    """
+    # A zero below zero is one
+    kind = torch.int64 if rows.dtype == torch.float64 else torch.int32
+    bits = (rows + 0.0).contiguous().view(kind).to(torch.int64)
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(2**62, (rows.shape[1],), generator=generator, dtype=torch.int64) * 2 + 1
+    hashes, order = (bits * odd.to(rows.device)).sum(dim=1).sort()
+    none, same = hashes.new_zeros(1, dtype=torch.bool), hashes[1:] == hashes[:-1]
+    double = torch.cat([none, same]) | torch.cat([same, none])
+    return torch.empty_like(double).scatter_(0, order, double)

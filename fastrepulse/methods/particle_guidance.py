@@ -20,6 +20,6 @@ class ParticleGuidance(EmbeddedMethod):
 
     strength: float = 30.0
 
-    def gradient(self, embedded: Tensor) -> tuple[Tensor, float]:
+    def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         force, _, h = median_rbf_repulsion(embedded)
-        return force, h.item()
+        return force, h

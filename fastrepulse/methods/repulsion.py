@@ -174,10 +174,11 @@ class Repulsion(Method):
                 bank.remember(prompt, particles.step, own)
             everyone = own if earlier is None else torch.cat([own, earlier])
             if len(everyone) == 1:
-                return torch.zeros_like(own), PromptForce(math.nan, math.nan, 0.0)
+                no_pairs = own.new_full((), math.nan)
+                return torch.zeros_like(own), PromptForce(no_pairs, no_pairs, own.new_zeros(()))
             kernels = [self._force(part, len(own), particles) for part in embedding.split(everyone)]
             force = torch.cat([force for force, _ in kernels], dim=1)
-            bandwidth = sum(h for _, h in kernels) / len(kernels)
+            bandwidth = torch.stack([h for _, h in kernels]).mean()
             distance = mean_distance(own[: self.subset])
             return force, PromptForce(distance, bandwidth, root_mean_square(force))
 
@@ -185,7 +186,7 @@ class Repulsion(Method):
         pushes: list[tuple[float, Callable[[slice], Tensor]]] = []
         prompts: list[PromptForce] = []
         if acts or particles.measured or bank is not None:
-            pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed)
+            pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed, acts)
             pushes = [(self.strength, pull_back)] if acts else []
         if self.bank is not None and particles.last:
             self.bank.close()
@@ -215,23 +216,24 @@ class Repulsion(Method):
             "subset": self.subset,
         }
 
-    def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, float]:
+    def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, Tensor]:
         """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""
-        apart = part_duplicates(everyone, self.bandwidth, particles.seed)
+        known = None if self.bandwidth == "median" else self.bandwidth
+        apart = part_duplicates(everyone, particles.seed, known)
         others = self._draw(apart, particles)
         if others is apart and len(apart) == n and self.bandwidth == "median":
             force, _, h = median_rbf_repulsion(apart)
-            return force, h.item()
+            return force, h
         bandwidth = self._bandwidth(others, len(apart))
         force, _ = rbf_repulsion(apart[:n], bandwidth, others)
         # What the others drawn stand for
         return force * (len(apart) / len(others)), bandwidth
 
-    def _bandwidth(self, drawn: Tensor, count: int) -> float:
+    def _bandwidth(self, drawn: Tensor, count: int) -> Tensor:
         """Returns h for `count` particles, of which some are drawn."""
-        if self.bandwidth != "median":
-            return self.bandwidth
-        return median_bandwidth(drawn).item() * math.log(len(drawn)) / math.log(count)
+        if isinstance(self.bandwidth, str):
+            return median_bandwidth(drawn) * (math.log(len(drawn)) / math.log(count))
+        return drawn.new_full((), self.bandwidth)
 
     def _draw(self, everyone: Tensor, particles: Particles) -> Tensor:
         """Returns those to repel from: all, or a subset drawn anew at each step."""

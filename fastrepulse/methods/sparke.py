@@ -21,8 +21,8 @@ class SPARKE(EmbeddedMethod):
 
     strength: float = 30.0
 
-    def gradient(self, embedded: Tensor) -> tuple[Tensor, float]:
-        h = median_bandwidth(embedded).item()
+    def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        h = median_bandwidth(embedded)
         force, similarity = rbf_repulsion(embedded, h / 2)
         # The pair (i, j) is in the sum twice
         return 2 * len(embedded) * force / similarity.sum(), h

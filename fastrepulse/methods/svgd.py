@@ -36,26 +36,30 @@ class SVGD(EmbeddedMethod):
         if not in_window(particles.sigma, self.window):
             return Push()
         embedding = embeddings.build(self.embedding)
-        latents, embedded = embed_together(embedding, self.on, particles, particles.seed)
+        embedded, back = embed_together(embedding, self.on, particles, particles.seed)
         change = torch.empty_like(particles.denoised, dtype=torch.float32)
         measured = []
         for own in particles.prompts():
-            x = part_duplicates(embedded[own], "median", particles.seed)
+            x = part_duplicates(embedded[own], particles.seed)
             force, similarity, h = median_rbf_repulsion(x)
             scores = particles.score(own)
-            pulled = embedding.pull_back(
-                latents(own).to(particles.device), force / similarity[:, None]
+            force_of_share = force / similarity[:, None]
+            pulled = torch.cat(
+                [
+                    back(part, force_of_share[part.start - own.start : part.stop - own.start])
+                    for part in particles.micro_batches(own)
+                ]
             )
-            averaged = weighted_mean(x, scores.flatten(1), h.item(), similarity)
+            averaged = weighted_mean(x, scores.flatten(1), h, similarity)
             change[own] = averaged.view_as(scores) - scores + self.strength * pulled
-            measured.append(PromptForce(mean_distance(x), h.item(), root_mean_square(force)))
+            measured.append(PromptForce(mean_distance(x), h, root_mean_square(force)))
         return Push(lambda part: change[part].to(particles.device), measured)
 
 
 def weighted_mean(
     x: Tensor,  # [N, d]
     values: Tensor,  # [N, D]
-    bandwidth: float,
+    bandwidth: Tensor,
     similarity: Tensor,  # [N]
     rows: int = 1024,
 ) -> Tensor:  # [N, D]

@@ -22,8 +22,8 @@ class VendiGuidance(EmbeddedMethod):
 
     strength: float = 30.0
 
-    def gradient(self, embedded: Tensor) -> tuple[Tensor, float]:
-        n, h = len(embedded), median_bandwidth(embedded).item()
+    def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        n, h = len(embedded), median_bandwidth(embedded)
         x = embedded.double()
         kernel = torch.exp(-torch.cdist(x, x).square() / h)
         values, vectors = torch.linalg.eigh(kernel / n)

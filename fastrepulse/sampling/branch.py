@@ -44,7 +44,9 @@ def branch(loop: DenoiseLoop, sigma: float, first: Tensor, noise: Tensor) -> Den
         **settings,
     )
     single.run(stop=start)
-    denoised = single.predict(start).denoised[loop.prompts.to(first.device)]
+    predicted = single.predict(start)
+    predicted.watch.read()
+    denoised = predicted.denoised[loop.prompts.to(first.device)]
     noisy = denoised + schedule.sigmas[start] * noise.to(loop.x)
     return DenoiseLoop(
         schedule.scheduler_sample(noisy, start),

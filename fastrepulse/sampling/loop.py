@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastrepulse.checks import check_finite, in_window
+from fastrepulse.checks import Watch, in_window
 from fastrepulse.methods.base import Method, Particles, Push, Share
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
@@ -26,12 +26,14 @@ class Prediction:
     Args:
         output: The model's output, [prompts * N, C, H, W].
         denoised: The clean latents x0 that it means, of the same shape.
-        score_norm: Root mean square over particles of the score's norm.
+        square_score: The sum of the squares of all particles' scores, and their number, [2].
+        watch: Notes what has to be finite at the step.
     """
 
     output: Tensor
     denoised: Tensor
-    score_norm: float
+    square_score: Tensor
+    watch: Watch
 
 
 class DenoiseLoop:
@@ -84,6 +86,7 @@ class DenoiseLoop:
         self.start = start
         self.share = Share.whole(len(x)) if share is None else share
         self.schedule = NoiseSchedule.of(scheduler)
+        self.times = (scheduler.timesteps / scheduler.config.num_train_timesteps).tolist()
         starts = range(0, len(x), micro_batch_size)
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
         self.schedulers = self._schedulers_at(start)
@@ -126,13 +129,16 @@ class DenoiseLoop:
                     if correction.pushes():
                         push = self._push(step, predicted, ends=False)
                     self._correct(step, number, correction, predicted, push, again)
+                    predicted.watch.read()
                 predicted = self.predict(step, bar)
                 ends = step == len(self.scheduler.timesteps) - 1
                 push = self._push(step, predicted, ends)
-                sigma = self.schedule.sigmas[step]
-                happened = StepDiagnostics.of(sigma, predicted.score_norm, push)
                 self._advance(step, predicted, push)
-                self.diagnostics.append(happened)
+                self.diagnostics.append(
+                    StepDiagnostics.of(
+                        self.schedule.sigmas[step], predicted.square_score, push, predicted.watch
+                    )
+                )
                 self.taken += 1
                 after_step(self)
         return self.diagnostics
@@ -148,26 +154,29 @@ class DenoiseLoop:
         guided = in_window(sigma, self.guidance_window) and (
             self.method is None or self.method.guides(sigma)
         )
-        time = float(timestep) / self.scheduler.config.num_train_timesteps
-        square_score = torch.zeros(2, dtype=torch.float64)
+        square_score = torch.zeros(2, dtype=torch.float32, device=self.denoise.device)
+        square_score[1] = len(self.x)
+        watch = Watch(step)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
             sample = self.x[part].to(self.denoise.device)
             prompts = self.prompts[part]
             text = self.denoise.text.tokens[prompts]
             if self.method is not None:
-                text = self.method.perturb_text(text, self._numbers(part), time, step, self.seed)
+                text = self.method.perturb_text(
+                    text, self._numbers(part), self.times[step], step, self.seed
+                )
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self.denoise(model_input, timestep, text, prompts, guided)
-            check_finite(output, "the model's output", step, self.share.rows[part])
+            watch.finite(output, "the model's output", self.share.rows[part])
             z = self.schedule.noisy(sample, step)
             denoised = self.schedule.denoised(z, output, step)
             score = self.schedule.score(z, denoised, step)
-            square_score += torch.tensor([score.float().square().sum().item(), len(sample)])
+            square_score[0] += score.float().square().sum()
             self._output[part], self._denoised[part] = output, denoised
             if bar is not None:
                 bar.update(part.stop - part.start)
-        total, count = self.share.total(square_score).tolist()
-        return Prediction(self._output, self._denoised, math.sqrt(total / count))
+        square_score = self.share.total(square_score)
+        return Prediction(self._output, self._denoised, square_score, watch)
 
     def _path(self, stop: int) -> list[int]:
         """Returns the steps in the order in which they are taken: some twice, if the method says.
@@ -219,6 +228,7 @@ class DenoiseLoop:
             micro_batch_size=self.micro_batch_size,
             device=self.denoise.device,
             share=self.share,
+            watch=predicted.watch,
         )
         return self.method.push(particles)
 

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from fastrepulse.checks import Watch
 from fastrepulse.methods.base import Push
 from fastrepulse.sampling.output import image_grid, save_picture, save_summary
 
@@ -32,16 +33,20 @@ class StepDiagnostics:
     force_norm: float
 
     @classmethod
-    def of(cls, sigma: float, score_norm: float, push: Push) -> "StepDiagnostics":
-        """Summarises a step from its score's norm and the push within each prompt."""
-        prompts = push.prompts
-        return cls(
-            sigma,
-            score_norm,
-            _mean([prompt.mean_distance for prompt in prompts]),
-            _mean([prompt.bandwidth for prompt in prompts]),
-            _mean([prompt.force_norm for prompt in prompts]),
-        )
+    def of(cls, sigma: float, square_score: Tensor, push: Push, watch: Watch) -> "StepDiagnostics":
+        """Summarises a step: the one time that the host waits for the device.
+
+        Args:
+            sigma: The noise level.
+            square_score: The sum of the squares of all particles' scores, and their number.
+            push: What they did to each other.
+            watch: What noted whether all was finite.
+
+        Raises:
+            FloatingPointError: If something was not.
+        """
+        total, count, *measured = watch.read(square_score, push.measured())
+        return cls(sigma, math.sqrt(total / count), *measured)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,3 @@ class SampleResult:
             save_picture(image, folder, i, self.settings)
         save_summary(folder, self.images, self.settings, self.diagnostics)
         return folder
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan

@@ -80,7 +80,7 @@ def test_composed_embeddings_have_their_width_and_treat_rows_alone(name, sides):
 def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(name):
     embed, latents, direction = COMPOSED[name](), draw(3, 8, 8) / 4, draw(3, 8, 8, seed=1)
     force = torch.randn(embed(latents).shape, generator=torch.Generator().manual_seed(2))
-    change = embed.pull_back(latents, force)
+    change = embed.vjp(latents)[1](force)
     # Short: a network with kinks has a slope of its own on each side of one
     step = 2.5e-4
     ahead, behind = (embed(latents + sign * step * direction).detach() for sign in (1, -1))
@@ -103,7 +103,7 @@ def test_pull_back_against_float64(name):
     embedded = precise(latents)
     force = torch.randn(embedded.shape, generator=torch.Generator().manual_seed(2)).double()
     (expected,) = torch.autograd.grad(embedded, latents, force)
-    change = embed.pull_back(latents.detach().float(), force.float())
+    change = embed.vjp(latents.detach().float())[1](force.float())
     rtol, atol = SAME_COMPUTATION
     torch.testing.assert_close(change, expected.float(), rtol=rtol, atol=atol)
 
@@ -160,7 +160,7 @@ def test_the_forces_of_a_sum_of_kernels_add_up():
     expected = 0
     for name in names:
         embed = build(name)
-        expected = expected + embed.pull_back(latents, median_rbf_repulsion(embed(latents))[0])
+        expected = expected + embed.vjp(latents)[1](median_rbf_repulsion(embed(latents))[0])
     cosine = torch.cosine_similarity(push.change(slice(0, 7)).flatten(1), expected.flatten(1))
     torch.testing.assert_close(cosine, torch.ones(7))
 

@@ -1,6 +1,7 @@
 """How the model is run matters to the time and the memory alone."""
 
 import math
+import sys
 import weakref
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from fastrepulse.methods.base import Particles
 from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
+from fastrepulse.sampling.loop import DenoiseLoop
 
 
 def test_the_micro_batch_size_does_not_matter():
@@ -116,6 +118,63 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
     output = denoise(latents, torch.tensor(1.0), text[prompts], prompts)
     torch.testing.assert_close(output, latents * (prompts + 1)[:, None, None, None])
     assert denoise.micro_batch_size == 2
+
+
+@pytest.mark.parametrize("name", ["thirds", "random_cnn", "style_thirds"])
+def test_the_host_reads_once_a_step(name, monkeypatch):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waits = [
+        "_local_scalar_dense",
+        "nonzero",
+        "_unique2",
+        "unique_dim",
+        "masked_select",
+        "equal",
+        "is_nonzero",
+    ]
+    read = []
+
+    def noting(what):
+        frame = sys._getframe(2)
+        while frame is not None and "diffusers" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        # diffusers' schedulers keep their numbers in host memory
+        if frame is None:
+            read.append(what)
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), named=None):
+            if function.__name__.split(".")[0] in waits:
+                noting(function.__name__)
+            return function(*arguments, **(named or {}))
+
+    def counted(way):
+        def call(tensor, *arguments, **named):
+            noting(way.__name__)
+            return way(tensor, *arguments, **named)
+
+        return call
+
+    steps = []
+
+    def after_step(loop):
+        steps.append(list(read))
+        read.clear()
+
+    run = DenoiseLoop.run
+
+    def watched_run(loop, **arguments):
+        for way in ("tolist", "cpu", "numpy"):
+            monkeypatch.setattr(torch.Tensor, way, counted(getattr(torch.Tensor, way)))
+        with Watching():
+            happened = run(loop, **arguments | {"after_step": after_step})
+        monkeypatch.undo()
+        return happened
+
+    monkeypatch.setattr(DenoiseLoop, "run", watched_run)
+    draw(repulsion=Repulsion(name), micro_batch_size=2, attention="sdpa")
+    assert len(steps) > 6 and steps == [["tolist"]] * len(steps)
 
 
 def test_operator_calls_do_not_grow_with_particles():
