@@ -4,7 +4,7 @@ from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.corrections import Correction
-from fastrepulse.sampling.results import SampleResult, StepDiagnostics
+from fastrepulse.sampling.results import SampleResult, StepDiagnostics, StepEnd
 from fastrepulse.sampling.resume import resume
 from fastrepulse.sampling.sample import sample
 from fastrepulse.version import __version__
@@ -16,6 +16,7 @@ __all__ = [
     "Repulsion",
     "SampleResult",
     "StepDiagnostics",
+    "StepEnd",
     "__version__",
     "load_model",
     "resume",

@@ -112,15 +112,17 @@ def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path, here):
     for more in (("alone",), ("unlike", "--unlike", "alone")):
         code, _, errors = here(*few, "--out", *more)
         assert code == 0, errors
-    first, second = (tmp_path / folder / "00000.png" for folder in ("alone", "unlike"))
-    assert first.read_bytes() != second.read_bytes()
+    code, _, errors = here(*few, "--out", "both", "--unlike", "alone", "--like", "unlike")
+    assert code == 0, errors
+    paths = (tmp_path / folder / "00000.png" for folder in ("alone", "unlike", "both"))
+    assert len({path.read_bytes() for path in paths}) == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--bank", "b", "--unlike", "c"), "bank and unlike"),
-        (("--bank", "b", "--embedding", "none"), "bank and unlike"),
+        (("--bank", "b", "--unlike", "c"), "bank must be without unlike"),
+        (("--bank", "b", "--embedding", "none"), "with an embedding"),
         (("--unlike", "/no/such/folder"), "/no/such/folder"),
         (("-n", "0"), "num_particles"),
         (("--embedding", "colour"), "'colour'"),

@@ -131,6 +131,7 @@ DEFAULTS = {
     "attention": "auto",
     "long_prompts": "cut",
     "checkpoint_every": 60.0,
+    "callback_on_step_end": None,
     "group": None,
     "memory": None,
     "out": None,

@@ -212,6 +212,6 @@ def test_the_memory_of_a_model_is_freed():
 @pytest.mark.parametrize("count", [8, 1100], ids=["few", "more-than-a-block"])
 def test_distances_far_from_the_origin(count):
     near = noise(0, count, 4, 2, 2).flatten(1)
-    expected = mean_distance(near.double())
+    expected = mean_distance(near.double()).item()
     far = (1000 + 0.01 * near.double()).float()
-    assert mean_distance(far) == pytest.approx(0.01 * expected, rel=1e-2)
+    assert mean_distance(far).item() == pytest.approx(0.01 * expected, rel=1e-2)

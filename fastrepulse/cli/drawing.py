@@ -80,6 +80,9 @@ def sample(
     unlike: Annotated[
         Path | None, typer.Option(help="Folder of pictures to repel from; not with --bank.")
     ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to be drawn to; not with --bank.")
+    ] = None,
     micro_batch_size: Annotated[
         int | None, typer.Option(help="Particles in the model at once; left out: by free memory.")
     ] = None,
@@ -110,19 +113,25 @@ def sample(
     used: str | models.Model | None = model
     if prediction_type is not None or config is not None:
         used = models.load_model(model, device, prediction_type=prediction_type, config=config)
-    if bank is not None or unlike is not None:
-        if repulsion is None or (bank is not None and unlike is not None):
+    folders = {"pictures": unlike, "like": like}
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    if bank is not None or given:
+        if repulsion is None or (bank is not None and given):
             raise ValueError(
-                "bank and unlike must be one of them alone, with an embedding, got "
-                f"embedding {embedding}, bank {bank} and unlike {unlike}"
+                "bank must be without unlike and like, and all of them with an embedding, got "
+                f"embedding {embedding}, bank {bank}, unlike {unlike} and like {like}"
             )
         if bank is not None:
             known = _open_bank(bank)
         else:
-            assert unlike is not None
-            # For its pictures, and then for the run
-            used = models.load_model(used, device)
-            known = fastrepulse.Bank(models.encode_folder(unlike, used, height, width))
+            # For the pictures, and then for the run
+            loaded = used = models.load_model(used, device)
+            known = fastrepulse.Bank(
+                **{
+                    name: models.encode_folder(folder, loaded, height, width)
+                    for name, folder in given.items()
+                }
+            )
         repulsion = replace(repulsion, bank=known)
     start = time.perf_counter()
     result = fastrepulse.sample(

@@ -1,4 +1,4 @@
-"""What particles of earlier runs, and pictures, were like: to be repelled from."""
+"""What particles of earlier runs, and pictures, were like: to be repelled from, or drawn to."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ from fastrepulse.records import load_record, save_record
 
 VERSION = 2
 """Of a bank's file."""
+ATTRACTION = 1.0
+"""How much all pictures to be like weigh together, in units of all particles of a prompt."""
 RUN = "run."
 """Before the keys of the run that goes on."""
 
@@ -50,18 +52,26 @@ class Bank:
     Args:
         pictures: Clean latents [M, C, H, W] to repel from in every run, such as
             `fastrepulse.models.encode_folder` makes of a folder.
+        like: Clean latents [M, C, H, W] that particles are drawn to in every run, while they go on
+            repelling each other. All of them together weigh as much as the particles of a prompt.
+
+    Raises:
+        ValueError: If one of them is not [M >= 1, C, H, W].
     """
 
-    def __init__(self, pictures: Tensor | None = None):
-        if pictures is not None and (pictures.ndim != 4 or len(pictures) == 0):
-            raise ValueError(f"pictures must be [M, C, H, W], got {tuple(pictures.shape)}")
+    def __init__(self, pictures: Tensor | None = None, like: Tensor | None = None):
+        for name, given in (("pictures", pictures), ("like", like)):
+            if given is not None and (given.ndim != 4 or len(given) == 0):
+                raise ValueError(f"{name} must be [M, C, H, W], got {tuple(given.shape)}")
         self.pictures = pictures
+        self.like = like
         self.seed: int | None = None
         self._kind: dict[str, Any] | None = None
         self._sigmas: dict[int, float] = {}
         self._levels: dict[str, Tensor] = {}
         self._run: _Run | None = None
-        self._embedded_pictures: Tensor | None = None
+        # Of what is to be unlike, and of what is to be like
+        self._embedded: list[Tensor | None] = [None, None]
 
     def __len__(self) -> int:
         """How many earlier particles of each prompt there are, at most."""
@@ -92,18 +102,29 @@ class Bank:
                 f"bank must be of the same noise levels, got one of {level:.4g} at step "
                 f"{particles.step} and a run of {particles.sigma:.4g}"
             )
-        if self.pictures is not None:
+        if self.pictures is not None or self.like is not None:
             self._embed_pictures(particles, on, embedding)
         # A step back, another seed or another kind of run: the run before was stopped
         if self._run is None or not self._run.goes_on(kind, particles.seed, particles.step):
             self._run = _Run(kind, particles.seed)
         self._run.sigmas[particles.step] = particles.sigma
 
-    def recall(self, prompt: int, step: int, like: Tensor) -> Tensor | None:
-        """Returns the earlier embeddings [M, d] at a step, where `like` is; None if none are."""
-        rows = [self._levels.get(_key(prompt, step)), self._embedded_pictures]
-        there = [part.to(like) for part in rows if part is not None]
-        return torch.cat(there) if there else None
+    def recall(self, prompt: int, step: int, own: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Returns what there is beside a prompt's own embeddings [N, d] at a step; None if nothing.
+
+        Those are embeddings [M, d] and how much each weighs, [M]: 1, or below 0 if it attracts.
+        """
+        unlike, like = self._embedded
+        rows, weights = [], []
+        for part, weight in (
+            (self._levels.get(_key(prompt, step)), 1.0),
+            (unlike, 1.0),
+            (like, -ATTRACTION * len(own) / (1 if like is None else len(like))),
+        ):
+            if part is not None:
+                rows.append(part.to(own))
+                weights.append(own.new_full(part.shape[:1], weight))
+        return (torch.cat(rows), torch.cat(weights)) if rows else None
 
     def remember(self, prompt: int, step: int, embedded: Tensor) -> None:
         """Keeps embeddings [N, d] of the run that goes on."""
@@ -154,9 +175,10 @@ class Bank:
         """Becomes what `state` returned."""
         self._levels = {key: rows for key, rows in tensors.items() if not key.startswith(RUN)}
         self.pictures = self._levels.pop("pictures", None)
+        self.like = self._levels.pop("like", None)
         self._kind, self.seed = record["kind"], record["seed"]
         self._sigmas = _by_step(record["sigmas"])
-        self._run = self._embedded_pictures = None
+        self._run, self._embedded = None, [None, None]
         if "run" in record:
             run = record["run"]
             keys = (key for key in tensors if key.startswith(RUN))
@@ -165,23 +187,25 @@ class Bank:
 
     def _kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Returns what earlier runs left, and the pictures."""
-        pictures = {} if self.pictures is None else {"pictures": self.pictures}
+        given = {"pictures": self.pictures, "like": self.like}
+        pictures = {name: kept for name, kept in given.items() if kept is not None}
         record = {"bank": VERSION, "kind": self._kind, "seed": self.seed, "sigmas": self._sigmas}
         return {**self._levels, **pictures}, record
 
     def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:
-        pictures = self.pictures
-        assert pictures is not None
         if on != "denoised":
             raise ValueError("a bank with pictures needs on='denoised', got 'noisy'")
-        if pictures.shape[1:] != particles.denoised.shape[1:]:
-            raise ValueError(
-                f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
-                f"latents, got {list(pictures.shape[1:])}"
-            )
         embedding.prepare(particles.seed if self.seed is None else self.seed, particles.step, 0.0)
-        parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
-        self._embedded_pictures = torch.cat([embedding(part) for part in parts]).detach()
+        for place, pictures in enumerate((self.pictures, self.like)):
+            if pictures is None:
+                continue
+            if pictures.shape[1:] != particles.denoised.shape[1:]:
+                raise ValueError(
+                    f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
+                    f"latents, got {list(pictures.shape[1:])}"
+                )
+            parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
+            self._embedded[place] = torch.cat([embedding(part) for part in parts]).detach()
 
 
 def _by_step(sigmas: dict[Any, float]) -> dict[int, float]:

@@ -63,6 +63,7 @@ class Particles:
         micro_batch_size: How many latents go through a network at once.
         device: Where networks run, whether or not the latents lie there.
         measured: Whether somebody looks at what is measured.
+        first: Whether the run begins with it, out of nothing but noise.
         share: Which they are among all; by default they are all.
         watch: Notes what has to be finite; whoever made the particles reads it when the step is
             done. By default a new one.
@@ -79,6 +80,7 @@ class Particles:
     micro_batch_size: int = 32
     device: torch.device | str = "cpu"
     measured: bool = True
+    first: bool = False
     share: Share = None  # type: ignore[assignment]  # set below
     watch: Watch = None  # type: ignore[assignment]  # set below
 
@@ -158,8 +160,13 @@ class Method:
         """Whether it does something where a prompt has a single particle."""
         return False
 
-    def guides(self, sigma: float) -> bool:
-        """Says whether there is guidance at a noise level, in a run that has any."""
+    def guides(self, sigma: float, first: bool) -> bool:
+        """Says whether there is guidance at a noise level, in a run that has any.
+
+        Args:
+            sigma: The noise level.
+            first: Whether the run begins with it, out of nothing but noise.
+        """
         return True
 
     def restarts(self) -> tuple[float, float] | None:

@@ -154,7 +154,7 @@ def mean_distance(embedded: Tensor, rows: int = 1024) -> Tensor:
     # Near the origin, where products of many rows cancel least
     embedded = embedded - embedded.mean(dim=0)
     sums = torch.stack([torch.cdist(part, embedded).sum() for part in embedded.split(rows)])
-    return sums.double().sum() / (len(embedded) * (len(embedded) - 1))
+    return sums.sum() / (len(embedded) * (len(embedded) - 1))
 
 
 def root_mean_square(force: Tensor) -> Tensor:

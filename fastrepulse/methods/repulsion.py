@@ -59,7 +59,8 @@ class Repulsion(Method):
     towards the usual, and so makes near-copies of particles that were pushed apart; at the highest
     noise levels it still decides on the subject, and below the pause it draws the details clean
     (after the limited interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without
-    guidance takes half the time.
+    guidance takes half the time. With few steps the first is at a noise level inside the pause:
+    there the pause waits for the second step, and the push with it.
 
     When the push has done its work the particles go back up once: at the lower noise level of
     `restart` new noise takes them to the higher one, and the steps between are taken again without
@@ -82,8 +83,9 @@ class Repulsion(Method):
             backward pass through the model.
         window: Noise levels (from, to) inside which particles repel, from the higher one down.
         pause: Noise levels (from, to) inside which there is no guidance, if `strength` is above 0;
-            None for guidance throughout. It is `sample`'s to obey: the integrations, which do not
-            run the model, leave guidance to the pipeline.
+            None for guidance throughout; from infinity on the first step has none either. It is
+            `sample`'s to obey: the integrations, which do not run the model, leave guidance to the
+            pipeline.
         restart: Noise levels (from, to): at the latter particles go back to the former, once, if
             `strength` is above 0 and the window is over by then; None for the straight way down.
             `sample`'s to obey, as the pause.
@@ -143,9 +145,15 @@ class Repulsion(Method):
         """Says whether it has to see a step: where it acts, and with a bank the last one too."""
         return self.acts_at(sigma) or self.spreads or self.bank is not None
 
-    def guides(self, sigma: float) -> bool:
+    def guides(self, sigma: float, first: bool) -> bool:
         """Says whether there is guidance at a noise level."""
-        return self.strength <= 0 or self.pause is None or not in_window(sigma, self.pause)
+        if self.strength <= 0 or self.pause is None or self._waits(first):
+            return True
+        return not in_window(sigma, self.pause)
+
+    def _waits(self, first: bool) -> bool:
+        """Says whether a step is left to guidance, to decide on the subject."""
+        return first and self.pause is not None and math.isfinite(self.pause[0])
 
     def restarts(self) -> tuple[float, float] | None:
         """Returns the noise levels between which particles go down twice."""
@@ -162,7 +170,7 @@ class Repulsion(Method):
         Outside the window, or without strength, they are measured only, if somebody looks.
         """
         embedding = embeddings.build(self.embedding)
-        acts = self.acts_at(particles.sigma)
+        acts = self.acts_at(particles.sigma) and not self._waits(particles.first)
         # Without strength too: what is only measured can be repelled from later
         bank = self.bank if in_window(particles.sigma, self.window) else None
         if bank is not None:
@@ -172,11 +180,17 @@ class Repulsion(Method):
             earlier = None if bank is None else bank.recall(prompt, particles.step, own)
             if bank is not None:
                 bank.remember(prompt, particles.step, own)
-            everyone = own if earlier is None else torch.cat([own, earlier])
+            everyone, weights = own, None
+            if earlier is not None:
+                everyone = torch.cat([own, earlier[0]])
+                weights = torch.cat([own.new_ones(len(own)), earlier[1]])
             if len(everyone) == 1:
                 no_pairs = own.new_full((), math.nan)
                 return torch.zeros_like(own), PromptForce(no_pairs, no_pairs, own.new_zeros(()))
-            kernels = [self._force(part, len(own), particles) for part in embedding.split(everyone)]
+            kernels = [
+                self._force(part, len(own), weights, particles)
+                for part in embedding.split(everyone)
+            ]
             force = torch.cat([force for force, _ in kernels], dim=1)
             bandwidth = torch.stack([h for _, h in kernels]).mean()
             distance = mean_distance(own[: self.subset])
@@ -216,16 +230,21 @@ class Repulsion(Method):
             "subset": self.subset,
         }
 
-    def _force(self, everyone: Tensor, n: int, particles: Particles) -> tuple[Tensor, Tensor]:
+    def _force(
+        self, everyone: Tensor, n: int, weights: Tensor | None, particles: Particles
+    ) -> tuple[Tensor, Tensor]:
         """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""
         known = None if self.bandwidth == "median" else self.bandwidth
         apart = part_duplicates(everyone, particles.seed, known)
-        others = self._draw(apart, particles)
-        if others is apart and len(apart) == n and self.bandwidth == "median":
+        drawn = self._draw(apart, particles)
+        others = apart if drawn is None else apart[drawn]
+        if drawn is None and len(apart) == n and self.bandwidth == "median":
             force, _, h = median_rbf_repulsion(apart)
             return force, h
         bandwidth = self._bandwidth(others, len(apart))
-        force, _ = rbf_repulsion(apart[:n], bandwidth, others)
+        if drawn is not None and weights is not None:
+            weights = weights[drawn]
+        force, _ = rbf_repulsion(apart[:n], bandwidth, others, weights)
         # What the others drawn stand for
         return force * (len(apart) / len(others)), bandwidth
 
@@ -235,13 +254,13 @@ class Repulsion(Method):
             return median_bandwidth(drawn) * (math.log(len(drawn)) / math.log(count))
         return drawn.new_full((), self.bandwidth)
 
-    def _draw(self, everyone: Tensor, particles: Particles) -> Tensor:
-        """Returns those to repel from: all, or a subset drawn anew at each step."""
+    def _draw(self, everyone: Tensor, particles: Particles) -> Tensor | None:
+        """Returns the places of those to repel from, drawn anew at each step; None for all."""
         if self.subset is None or self.subset >= len(everyone):
-            return everyone
+            return None
         generator = step_generator(particles.seed, particles.step)
         order = torch.randperm(len(everyone), generator=generator)
-        return everyone[order[: self.subset].to(everyone.device)]
+        return order[: self.subset].to(everyone.device)
 
 
 def away_from_mean(particles: Particles) -> Callable[[slice], Tensor]:

@@ -10,7 +10,7 @@ from fastrepulse.sampling.decode import decode
 from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.prepare import budget_of
 from fastrepulse.sampling.request import Request
-from fastrepulse.sampling.results import SampleResult
+from fastrepulse.sampling.results import SampleResult, StepEnd
 
 
 def finish(
@@ -22,8 +22,15 @@ def finish(
     folder: Path | None,
 ) -> SampleResult:
     """Takes the steps that are left, with checkpoints on the way, and draws the pictures."""
+
+    def after_step(loop: DenoiseLoop) -> None:
+        checkpoints.after_step(loop)
+        if request.callback_on_step_end is not None:
+            last = loop.diagnostics[-1]
+            request.callback_on_step_end(StepEnd(loop.taken, loop.of, loop.denoised, last))
+
     with accelerated(model.unet, request.attention):
-        diagnostics = loop.run(progress=request.progress, after_step=checkpoints.after_step)
+        diagnostics = loop.run(progress=request.progress, after_step=after_step)
     result = SampleResult([], loop.x, diagnostics, settings)
     budget = budget_of(request, model, loop.x)
     with checkpoints.guarding(loop):

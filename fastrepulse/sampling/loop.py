@@ -91,11 +91,11 @@ class DenoiseLoop:
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
         self.schedulers = self._schedulers_at(start)
         self.diagnostics: list[StepDiagnostics] = []
-        # How many steps have been taken, those that are taken twice twice
-        self.taken = 0
+        # How many steps have been taken, and how many there are, those that are taken twice twice
+        self.taken = self.of = 0
         self.prompts = torch.tensor(self.share.rows, device=denoise.device) // num_particles
         # Written anew at every prediction
-        self._output, self._denoised = torch.empty_like(x), torch.empty_like(x)
+        self._output, self.denoised = torch.empty_like(x), torch.empty_like(x)
 
     def run(
         self,
@@ -117,6 +117,7 @@ class DenoiseLoop:
             FloatingPointError: If a value stops being finite; names the step and the particle.
         """
         path = self._path(len(self.scheduler.timesteps) if stop is None else stop)
+        self.of = len(path)
         with self._progress_bar(path, progress) as bar:
             while self.taken < len(path):
                 step, before = path[self.taken], path[: self.taken]
@@ -152,9 +153,12 @@ class DenoiseLoop:
         """
         timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
         guided = in_window(sigma, self.guidance_window) and (
-            self.method is None or self.method.guides(sigma)
+            self.method is None or self.method.guides(sigma, first=step == 0)
         )
-        square_score = torch.zeros(2, dtype=torch.float32, device=self.denoise.device)
+        # The same however they are split, but where there is no float64
+        device = self.denoise.device
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        square_score = torch.zeros(2, dtype=precise, device=device)
         square_score[1] = len(self.x)
         watch = Watch(step)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
@@ -172,11 +176,11 @@ class DenoiseLoop:
             denoised = self.schedule.denoised(z, output, step)
             score = self.schedule.score(z, denoised, step)
             square_score[0] += score.float().square().sum()
-            self._output[part], self._denoised[part] = output, denoised
+            self._output[part], self.denoised[part] = output, denoised
             if bar is not None:
                 bar.update(part.stop - part.start)
         square_score = self.share.total(square_score)
-        return Prediction(self._output, self._denoised, square_score, watch)
+        return Prediction(self._output, self.denoised, square_score, watch)
 
     def _path(self, stop: int) -> list[int]:
         """Returns the steps in the order in which they are taken: some twice, if the method says.
@@ -222,6 +226,7 @@ class DenoiseLoop:
             sigma=self.schedule.sigmas[step],
             next_sigma=self.schedule.sigmas[step + 1],
             step=step,
+            first=step == 0,
             last=ends,
             num_particles=self.num_particles,
             seed=self.seed,

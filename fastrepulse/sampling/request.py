@@ -1,7 +1,7 @@
 """What `sample()` is asked for: every argument, checked before any work, and what it comes to."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.memory import bytes_of
 from fastrepulse.sampling.output import check_space, check_unused, check_writable
 from fastrepulse.sampling.ranks import Ranks
+from fastrepulse.sampling.results import StepEnd
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Request:
     long_prompts: Literal["cut", "chunks"]
     out: str | Path | None
     checkpoint_every: float | None
+    callback_on_step_end: Callable[[StepEnd], None] | None
     group: Any
     device: str | torch.device | None
     dtype: torch.dtype | None
@@ -235,6 +237,7 @@ class Request:
             latents=None,
             out=None,
             checkpoint_every=None,
+            callback_on_step_end=None,
             **{name: settings[name] for name in same.split()},
             **others,
         )
@@ -278,6 +281,9 @@ class Request:
             )
         if not isinstance(self.progress, bool):
             raise TypeError(f"progress must be True or False, got {self.progress!r}")
+        callback = self.callback_on_step_end
+        if not (callback is None or callable(callback)):
+            raise TypeError(f"callback_on_step_end must be a function or None, got {callback!r}")
         if self.out is not None:
             check_path("out", self.out)
         if not (self.repulsion is None or isinstance(self.repulsion, (str, Method))):

@@ -50,6 +50,24 @@ class StepDiagnostics:
 
 
 @dataclass(frozen=True)
+class StepEnd:
+    """Where a run is when a step has been taken: what `callback_on_step_end` is told.
+
+    Args:
+        taken: How many steps have been taken.
+        of: How many there are, those that are taken twice counted twice.
+        denoised: The clean latents that the model predicts, [prompts * N, C, H, W]; the next step
+            writes over them.
+        diagnostics: What happened at the step.
+    """
+
+    taken: int
+    of: int
+    denoised: Tensor
+    diagnostics: StepDiagnostics
+
+
+@dataclass(frozen=True)
 class SampleResult:
     """The pictures of one call, in the order of their particles, prompt after prompt.
 

@@ -1,7 +1,7 @@
 """`sample()`: a prompt in, N pictures that differ out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from fastrepulse.sampling.finish import finish
 from fastrepulse.sampling.prepare import prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
-from fastrepulse.sampling.results import SampleResult
+from fastrepulse.sampling.results import SampleResult, StepEnd
 from fastrepulse.surroundings import undisturbed
 
 DEFAULT_REPULSION = Repulsion()
@@ -57,6 +57,7 @@ def sample(
     long_prompts: Literal["cut", "chunks"] = "cut",
     out: str | Path | None = None,
     checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
+    callback_on_step_end: Callable[[StepEnd], None] | None = None,
     group: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
@@ -109,6 +110,8 @@ def sample(
             them goes on by `resume(out)`.
         checkpoint_every: Seconds from one checkpoint in `out` to the next, at least 0, which means
             after every step; None for no checkpoints.
+        callback_on_step_end: Is called after every step with a `StepEnd`: how far the run is and
+            the pictures that it is heading for. What it raises stops the run.
         group: A `torch.distributed` process group whose processes all call this with the same
             arguments: each denoises its part of every prompt's particles, and all repel each other
             as in one process. The pictures of all go to `out`; the latents returned are one's own.

@@ -141,6 +141,29 @@ def test_pictures_repel():
     assert torch.dot((beside - alone)[1].flatten(), away) > 0
 
 
+def test_pictures_attract_and_do_not_stop_the_repulsion(tmp_path):
+    latents, embed = draw(6), embeddings.build("pooled")
+    near = latents[3:4] + 0.1 * draw(1, seed=9)
+    by_itself = change_of(Repulsion("pooled", WEAK, window=EVERYWHERE), latents)
+    bank = Bank(like=near)
+    drawn = change_of(Repulsion("pooled", WEAK, window=EVERYWHERE, bank=bank), latents)
+    moved = embed(latents + 0.1 * latents.norm() * drawn / drawn.norm())
+    target = embed(near)
+    closer = torch.cdist(moved, target) < torch.cdist(embed(latents), target)
+    # One is there already
+    assert closer[[0, 1, 2, 4, 5]].all()
+    # A repelling picture in the same place does the opposite to the particle that is nearest
+    unlike = change_of(
+        Repulsion("pooled", WEAK, window=EVERYWHERE, bank=Bank(pictures=near)), latents
+    )
+    assert torch.dot((drawn - by_itself)[3].flatten(), (unlike - by_itself)[3].flatten()) < 0
+    bank.save(tmp_path / "bank")
+    again = Bank.load(tmp_path / "bank")
+    torch.testing.assert_close(
+        change_of(Repulsion("pooled", WEAK, window=EVERYWHERE, bank=again), latents), drawn
+    )
+
+
 def test_split_batches_differ_more_with_a_bank_on_the_shipped_model():
     embed = embeddings.build("pooled")
 
@@ -186,6 +209,8 @@ def test_bad_banks_are_named(tmp_path):
         Repulsion(bank=True)
     with pytest.raises(ValueError, match=r"pictures must be \[M, C, H, W\], got \(3, 3\)"):
         Bank(torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"like must be \[M, C, H, W\], got \(0, 4, 8, 8\)"):
+        Bank(like=torch.zeros(0, 4, 8, 8))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Bank.load(tmp_path / "none")
     save_file({"a": torch.zeros(1)}, tmp_path / "other")

@@ -13,6 +13,7 @@ from drawn import draw
 from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, models
+from fastrepulse.methods import repulsion as repulsion_module
 from fastrepulse.methods.base import Particles
 from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
@@ -91,8 +92,35 @@ def test_guidance_pauses_where_the_repulsion_says_so():
     torch.testing.assert_close(paused, unguided, rtol=rtol, atol=10 * atol)
     assert not torch.allclose(paused, plain)
     # Nothing pauses where there is no push, or one that attracts
-    assert all(Repulsion(strength=s).guides(5.0) for s in (0.0, -1.0))
-    assert not Repulsion().guides(5.0) and Repulsion().guides(11.0) and Repulsion().guides(0.2)
+    assert all(Repulsion(strength=s).guides(5.0, False) for s in (0.0, -1.0))
+    levels = (5.0, 11.0, 0.2)
+    assert [Repulsion().guides(sigma, first=False) for sigma in levels] == [False, True, True]
+
+
+def test_the_first_of_few_steps_is_left_to_guidance(monkeypatch):
+    told, pushed = [], []
+    guides, bounded = Repulsion.guides, repulsion_module.bounded
+
+    def noting(self, sigma, first):
+        told.append((sigma, guides(self, sigma, first)))
+        return told[-1][1]
+
+    def noting_push(pushes, particles):
+        pushed.append(particles.sigma)
+        return bounded(pushes, particles)
+
+    monkeypatch.setattr(Repulsion, "guides", noting)
+    monkeypatch.setattr(repulsion_module, "bounded", noting_push)
+    draw(repulsion=Repulsion(restart=None), num_inference_steps=8)
+    levels = [sigma for sigma, _ in told]
+    assert levels[0] < 9.0
+    assert [guided for _, guided in told] == [True, *[sigma < 0.3 for sigma in levels[1:]]]
+    assert pushed == [sigma for sigma in levels[1:] if sigma >= 4.0]
+    # Unless somebody wants it otherwise
+    for pause in (None, (math.inf, 0.0)):
+        pushed.clear()
+        draw(repulsion=Repulsion(restart=None, pause=pause), num_inference_steps=8)
+        assert pushed == [sigma for sigma in levels if sigma >= 4.0]
 
 
 def test_a_micro_batch_that_runs_out_of_memory_is_halved():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -184,6 +185,28 @@ def test_diagnostics_have_one_entry_a_step():
     assert sigmas == sorted(sigmas, reverse=True)
     assert all(step.score_norm > 0 for step in result.diagnostics)
     assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
+
+
+def test_a_callback_is_told_of_every_step_and_can_stop_the_run():
+    told = []
+    result = draw(callback_on_step_end=lambda end: told.append(replace(end, denoised=None)))
+    assert [end.taken for end in told] == list(range(1, told[0].of + 1))
+    assert [end.diagnostics for end in told] == result.diagnostics
+    assert {end.of for end in told} == {len(result.diagnostics)}
+    seen = []
+    draw(callback_on_step_end=lambda end: seen.append(end.denoised.clone()))
+    # What the run is heading for is where it arrives
+    error = [(denoised - result.latents).square().mean().sqrt() for denoised in seen]
+    assert error[-1] < 0.05 and error[-1] < error[0] / 10
+
+    def stop(end):
+        if end.taken == 3:
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        draw(callback_on_step_end=stop)
+    with pytest.raises(TypeError, match="callback_on_step_end must be a function or None, got 3"):
+        draw(callback_on_step_end=3)
 
 
 def test_an_embedding_has_a_strength_of_its_own():
