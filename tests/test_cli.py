@@ -118,6 +118,12 @@ def test_a_bank_grows_from_run_to_run_and_pictures_are_avoided(tmp_path, here):
     assert len({path.read_bytes() for path in paths}) == 3
 
 
+def test_the_page_says_in_one_line_what_it_needs(here, monkeypatch):
+    monkeypatch.setattr(cli.exploring, "find_spec", lambda name: None)
+    code, _, errors = here("ui")
+    assert code == 2 and errors.count("\n") == 1 and "pip install 'fastrepulse[ui]'" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -77,7 +77,7 @@ LAYERS = [
     {"embeddings", "models"},
     {"methods"},
     {"sampling"},
-    {"demo", "evaluation", "integrations"},
+    {"demo", "evaluation", "integrations", "ui"},
     {"cli", "__init__"},
     {"__main__"},
 ]

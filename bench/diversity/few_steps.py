@@ -14,7 +14,7 @@ from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.search import mean
 from fastrepulse.evaluation.settings import INDEPENDENT, Setting
 
-STEPS = (6, 8, 12, 16)
+STEPS = (4, 6, 8, 12, 16)
 FIGURES = ("attribute_vendi", "coverage", "accuracy", "off_data")
 AT_ONCE = Setting(
     "repulsion",

@@ -1,4 +1,4 @@
-"""The command line: `fastrepulse sample`, `resume`, `demo`, `evaluate`, `info`."""
+"""The command line: `fastrepulse sample`, `resume`, `ui`, `demo`, `evaluate`, `info`."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from fastrepulse.cli import drawing, measuring
+from fastrepulse.cli import drawing, exploring, measuring
 from fastrepulse.cli.app import app
 
-__all__ = ["app", "drawing", "main", "measuring"]
+__all__ = ["app", "drawing", "exploring", "main", "measuring"]
 
 
 def main() -> None:

@@ -60,7 +60,7 @@ class Repulsion(Method):
     noise levels it still decides on the subject, and below the pause it draws the details clean
     (after the limited interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without
     guidance takes half the time. With few steps the first is at a noise level inside the pause:
-    there the pause waits for the second step, and the push with it.
+    there the pause waits for the second step, and so does the push if that is inside its window.
 
     When the push has done its work the particles go back up once: at the lower noise level of
     `restart` new noise takes them to the higher one, and the steps between are taken again without
@@ -170,7 +170,8 @@ class Repulsion(Method):
         Outside the window, or without strength, they are measured only, if somebody looks.
         """
         embedding = embeddings.build(self.embedding)
-        acts = self.acts_at(particles.sigma) and not self._waits(particles.first)
+        waits = self._waits(particles.first) and particles.next_sigma >= self.window[1]
+        acts = self.acts_at(particles.sigma) and not waits
         # Without strength too: what is only measured can be repelled from later
         bank = self.bank if in_window(particles.sigma, self.window) else None
         if bank is not None:

@@ -116,6 +116,10 @@ def test_the_first_of_few_steps_is_left_to_guidance(monkeypatch):
     assert levels[0] < 9.0
     assert [guided for _, guided in told] == [True, *[sigma < 0.3 for sigma in levels[1:]]]
     assert pushed == [sigma for sigma in levels[1:] if sigma >= 4.0]
+    # With so few that it would never come to the push, it comes at once
+    pushed.clear()
+    draw(repulsion=Repulsion(restart=None), num_inference_steps=4)
+    assert len(pushed) == 1
     # Unless somebody wants it otherwise
     for pause in (None, (math.inf, 0.0)):
         pushed.clear()

@@ -1,0 +1,39 @@
+"""`fastrepulse ui`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastrepulse import models
+from fastrepulse.cli.app import app, console
+from fastrepulse.cli.drawing import Device
+from fastrepulse.sampling.output import check_writable
+
+
+@app.command()
+def ui(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped "
+            "one."
+        ),
+    ] = None,
+    prompt: Annotated[str, typer.Option(help="What stands in the field at first.")] = "a robot",
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explored"),
+    port: Annotated[
+        int | None, typer.Option(help="Where to listen; left out: the first free one from 7860.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    device: Device = None,
+) -> None:
+    """Opens a page to draw, compare and point at pictures; it listens on this machine alone."""
+    if find_spec("gradio") is None:
+        raise ValueError("fastrepulse ui needs Gradio: pip install 'fastrepulse[ui]'")
+    check_writable(out)
+    from fastrepulse.ui import launch
+
+    console.print("loading the model and the page ...")
+    launch(models.load_model(model, device), model, out, prompt, port, browser)

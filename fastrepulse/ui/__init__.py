@@ -1,0 +1,5 @@
+"""A page for a browser: draw, compare, point at pictures, go on."""
+
+from fastrepulse.ui.page import launch
+
+__all__ = ["launch"]
