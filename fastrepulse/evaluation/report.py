@@ -34,7 +34,45 @@ tr.default { background: #e8f1fa; font-weight: 600; }
 img { max-width: 100%; }
 details { border-top: 1px solid #ddd; padding: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 2px solid #d95f02; }
+th[aria-sort=ascending] button::after { content: " ▲"; }
+th[aria-sort=descending] button::after { content: " ▼"; }
+tr[data-method]:hover td, tr[data-method]:focus td { background: #fdf3ea; }
+#shown { position: fixed; right: 1rem; bottom: 1rem; max-width: 40vw; max-height: 60vh;
+         padding: .5rem; background: white; border-radius: 6px; box-shadow: 0 2px 14px #0004; display: none; }
 .grids { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
+"""
+
+SCRIPT = """
+// A click on a column's title sorts by it: numbers from the largest on, words by the alphabet
+for (const button of document.querySelectorAll("th button")) button.onclick = () => {
+  const th = button.parentElement, table = th.closest("table");
+  const column = [...th.parentElement.children].indexOf(th);
+  const cell = row => row.children[column].textContent;
+  const rows = [...table.rows].slice(1), number = row => parseFloat(cell(row));
+  const words = rows.every(row => isNaN(number(row)));
+  const down = th.ariaSort ? th.ariaSort !== "descending" : !words;
+  rows.sort((a, b) => (down ? -1 : 1) * (words ? cell(a).localeCompare(cell(b))
+    : (isNaN(number(a)) ? -1e9 : number(a)) - (isNaN(number(b)) ? -1e9 : number(b))));
+  for (const other of th.parentElement.children) other.ariaSort = null;
+  th.ariaSort = down ? "descending" : "ascending";
+  table.append(...rows);
+};
+// A row under the pointer shows its method's pictures
+const shown = document.createElement("img");
+Object.assign(shown, { id: "shown", alt: "Pictures of the method under the pointer" });
+document.body.append(shown);
+for (const row of document.querySelectorAll("tr[data-method]")) {
+  const show = () => {
+    const grids = [...document.querySelectorAll(".grids img")];
+    const grid = grids.find(image => image.alt === row.dataset.method);
+    shown.style.display = grid ? "block" : "none";
+    if (grid) shown.src = grid.src;
+  };
+  const hide = () => { shown.style.display = "none"; };
+  Object.assign(row, { onmouseenter: show, onfocus: show, onmouseleave: hide, onblur: hide });
+}
 """
 
 
@@ -77,6 +115,7 @@ with its 95% interval.</p>
 <h2>Pictures</h2>
 <p>A row a strength; pictures under each other start from the same noise.</p>
 {"".join(grids)}
+<script>{SCRIPT}</script>
 </body>
 </html>
 """
@@ -140,8 +179,9 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
         ]
         before = row.setting.method
         cells = "".join(f"<td>{escape(cell(row))}</td>" for _, cell in columns)
-        lines.append(f'<tr class="{" ".join(kinds)}">{cells}</tr>')
-    head = "".join(f"<th>{escape(title)}</th>" for title, _ in columns)
+        method = f'data-method="{escape(row.setting.method)}" tabindex="0"'
+        lines.append(f'<tr class="{" ".join(kinds)}" {method}>{cells}</tr>')
+    head = "".join(f"<th><button>{escape(title)}</button></th>" for title, _ in columns)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 

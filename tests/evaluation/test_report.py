@@ -4,13 +4,12 @@ import base64
 import csv
 import json
 import re
-import shutil
-import subprocess
 from io import BytesIO
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from browsers import needs_browser, open_browser
 from evaluated import FEW, PROTOCOL, SEEDS, N
 from PIL import Image
 
@@ -24,8 +23,6 @@ from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.metrics import Distance, kernel_distance
 
 IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def test_nearer_is_paired_by_seed(finished):
@@ -128,7 +125,7 @@ def test_which_settings_are_better_than_the_default(other, is_better):
 
 def test_report_holds_all_that_it_shows(finished):
     page = (finished[0] / "report.html").read_text()
-    assert "<script" not in page and "<link" not in page and "url(" not in page
+    assert "<script src" not in page and "<link" not in page and "url(" not in page
     sources = IMAGE.findall(page)
     # Two plots, and for each prompt a grid a method
     assert len(sources) == 2 + 3 * len(PROMPTS) == page.count("src=")
@@ -141,29 +138,40 @@ def test_report_holds_all_that_it_shows(finished):
             assert kind == "data:image/jpeg" and Image.open(BytesIO(data)).size[0] > 64 * N
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_report_opens_in_a_browser_from_disk(finished, tmp_path):
-    page = (finished[0] / "report.html").read_text()
-    ask = """<script>window.onload = () => { document.body.innerHTML = JSON.stringify({
-        images: [...document.images].map(i => i.complete && i.naturalWidth > 0),
-        fetched: performance.getEntriesByType("resource").map(r => r.name)
-            .filter(name => !name.startsWith("data:")),
-        overflow: document.documentElement.scrollWidth - window.innerWidth,
-        rows: document.querySelectorAll("tr").length}) }</script></body>"""
-    (tmp_path / "asked.html").write_text(page.replace("</body>", ask))
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"),
-            *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--window-size=1280,1000", "--dump-dom", f"file://{tmp_path}/asked.html"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    said = json.loads(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1])
-    assert said["images"] == [True] * len(IMAGE.findall(page))
-    assert said["fetched"] == [] and said["overflow"] <= 0
-    # Two heads, four settings in the first table and three in the second
-    assert said["rows"] == 2 + 4 + 3
+@needs_browser
+def test_report_opens_from_disk_sorts_and_shows_pictures(finished):
+    path = finished[0] / "report.html"
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(path.as_uri())
+        assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
+        images = page.evaluate("[...document.images].map(i => !i.src || i.naturalWidth > 0)")
+        # Beside those of the page, the one that the pointer calls up
+        assert images == [True] * (len(IMAGE.findall(path.read_text())) + 1)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        # Two heads, four settings in the first table and three in the second
+        assert page.locator("tr").count() == 2 + 4 + 3
+        table = page.locator("table").first
+
+        def column(number):
+            cells = table.locator(f"td:nth-child({number})").all_inner_texts()
+            return [float(re.match(r"[-+.\d]+", cell)[0]) for cell in cells]
+
+        titles = table.locator("th").all_inner_texts()
+        number = 1 + next(i for i, title in enumerate(titles) if "attribute Vendi" in title)
+        before = column(number)
+        for order, how in ((True, "descending"), (False, "ascending")):
+            table.locator("th button").nth(number - 1).click()
+            assert column(number) == sorted(before, reverse=order)
+            assert table.locator(f"th[aria-sort={how}]").count() == 1
+        table.locator("th button").first.click()
+        names = table.locator("td:first-child").all_inner_texts()
+        assert names == sorted(names, key=str.lower)
+        shown = page.locator("#shown")
+        assert not shown.is_visible()
+        table.locator("tr[data-method=CADS]").first.hover()
+        assert shown.is_visible() and shown.evaluate("i => i.naturalWidth > 0")
+        assert not errors

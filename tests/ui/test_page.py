@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -10,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import needs_browser, open_browser
 from PIL import Image
 
 from fastrepulse import load_model
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+pytestmark = needs_browser
 DRAWN = "different of"
 expect = sync_api.expect
 expect.set_options(timeout=60_000)
@@ -35,10 +34,8 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
