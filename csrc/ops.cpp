@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 
+#include "activations.h"
 #include "attention.h"
 #include "conv3x3.h"
 #include "median_sq_distance.h"
@@ -139,6 +140,44 @@ Tensor conv3x3_kernel(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return out;
 }
 
+Tensor geglu_kernel(Tensor x) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous() && x.scalar_type() == ScalarType::Float &&
+                      x.size(1) % (2 * kTileStep) == 0,
+                  "x must be contiguous [rows, 2 cols] of float32, cols a multiple of 16");
+  const int64_t cols = x.size(1) / 2;
+  Tensor out = torch::stable::new_empty(x, {x.size(0), cols});
+  geglu(static_cast<const float*>(x.const_data_ptr()), x.size(0), cols,
+        static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
+Tensor group_norm_silu_kernel(Tensor x, std::optional<Tensor> shift, Tensor weight, Tensor bias,
+                              int64_t groups, double epsilon) {
+  STD_TORCH_CHECK(x.dim() == 4 && x.is_contiguous() && x.scalar_type() == ScalarType::Float &&
+                      x.numel() > 0,
+                  "x must be contiguous [N, H, W, C] of float32");
+  const NormShape shape{x.size(0), x.size(1) * x.size(2), x.size(3), groups};
+  STD_TORCH_CHECK(groups > 0 && shape.channels % groups == 0 && shape.channels % kTileStep == 0,
+                  "channels must be a multiple of 16 and of the groups");
+  const auto check = [](const Tensor& each, int64_t count) {
+    STD_TORCH_CHECK(each.scalar_type() == ScalarType::Float && each.is_contiguous() &&
+                        each.numel() == count,
+                    "weight and bias must be [C] and shift [N, C], contiguous and of float32");
+  };
+  check(weight, shape.channels);
+  check(bias, shape.channels);
+  if (shift) {
+    check(*shift, shape.batch * shape.channels);
+  }
+  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
+  group_norm_silu(static_cast<const float*>(x.const_data_ptr()),
+                  shift ? static_cast<const float*>(shift->const_data_ptr()) : nullptr,
+                  static_cast<const float*>(weight.const_data_ptr()),
+                  static_cast<const float*>(bias.const_data_ptr()), shape, epsilon,
+                  static_cast<float*>(out.mutable_data_ptr()));
+  return out;
+}
+
 // Which instruction set the CPU kernels run on here.
 std::string cpu_capability() { return instruction_set().name; }
 
@@ -153,6 +192,10 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
   m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
   m.def("attention_kernel(Tensor q, Tensor k, Tensor v, float scale) -> Tensor");
   m.def("conv3x3_kernel(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("geglu_kernel(Tensor x) -> Tensor");
+  m.def(
+      "group_norm_silu_kernel(Tensor x, Tensor? shift, Tensor weight, Tensor bias, int groups,"
+      " float epsilon) -> Tensor");
   m.def("cpu_capability() -> str");
 }
 
@@ -161,6 +204,8 @@ STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
   m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
   m.impl("conv3x3_kernel", TORCH_BOX(&fastrepulse::conv3x3_kernel));
+  m.impl("geglu_kernel", TORCH_BOX(&fastrepulse::geglu_kernel));
+  m.impl("group_norm_silu_kernel", TORCH_BOX(&fastrepulse::group_norm_silu_kernel));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CompositeExplicitAutograd, m) {

@@ -66,11 +66,26 @@ struct WinogradOps {
                  ptrdiff_t ahead, int channels);
 };
 
+// Activations and what goes before them; `cols` is a multiple of `kTileStep`.
+struct ActivationOps {
+  // out[j] = x[j] gelu(gates[j])
+  void (*gate)(const float* x, const float* gates, float* out, int cols);
+
+  // sums[j] += sum_i (x[i][j] - pivots[j]), and squares[j] that of the squares, over contiguous rows.
+  void (*moments)(const float* x, const float* pivots, float* sums, float* squares, int rows,
+                  int cols);
+
+  // out[i][j] = silu(scales[j] x[i][j] + offsets[j]), for contiguous rows.
+  void (*scale_silu)(const float* x, const float* scales, const float* offsets, float* out,
+                     int rows, int cols);
+};
+
 struct InstructionSet {
   const char* name;
   TileOps<float> single;
   TileOps<double> twice;
   WinogradOps winograd;
+  ActivationOps activations;
 };
 
 // The best instruction set that this processor has.

@@ -38,6 +38,7 @@ struct Vector<double> {
 
 template <class T>
 using Values = typename Vector<T>::Values;
+using Floats = Values<float>;
 template <class T>
 using Bits = typename Vector<T>::Bits;
 template <class T>

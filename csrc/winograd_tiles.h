@@ -15,8 +15,6 @@ constexpr float kFar2 = 2.0f;
 constexpr float kNear2 = 0.5f;
 constexpr float kSum2 = kFar2 + kNear2;
 
-using Floats = Values<float>;
-
 // B^T d
 inline void transform_input(const Floats* d, Floats* to) {
   const Floats near_even = d[4] - kFar2 * d[2], near_odd = d[3] - kFar2 * d[1];

@@ -40,7 +40,8 @@ th[aria-sort=ascending] button::after { content: " ▲"; }
 th[aria-sort=descending] button::after { content: " ▼"; }
 tr[data-method]:hover td, tr[data-method]:focus td { background: #fdf3ea; }
 #shown { position: fixed; right: 1rem; bottom: 1rem; max-width: 40vw; max-height: 60vh;
-         padding: .5rem; background: white; border-radius: 6px; box-shadow: 0 2px 14px #0004; display: none; }
+         padding: .5rem; background: white; border-radius: 6px;
+         box-shadow: 0 2px 14px #0004; display: none; }
 .grids { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
 """
 

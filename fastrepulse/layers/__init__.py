@@ -3,9 +3,10 @@
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from fastrepulse.layers.activations import fused_activations
 from fastrepulse.layers.attention import attention_of
 from fastrepulse.layers.convolutions import winograd_convolutions
 from fastrepulse.layers.linears import onednn_linears
@@ -27,9 +28,11 @@ def accelerated(model: Any, attention: str | None = None) -> Iterator[None]:
     Raises:
         ValueError: If that attention is not available here.
     """
-    with _turns.setdefault(model, threading.RLock()), winograd_convolutions(model):
-        if attention is None:
-            yield
-            return
-        with onednn_linears(model), attention_of(model, attention):
-            yield
+    with ExitStack() as acceleration:
+        acceleration.enter_context(_turns.setdefault(model, threading.RLock()))
+        acceleration.enter_context(winograd_convolutions(model))
+        acceleration.enter_context(fused_activations(model))
+        if attention is not None:
+            acceleration.enter_context(onednn_linears(model))
+            acceleration.enter_context(attention_of(model, attention))
+        yield

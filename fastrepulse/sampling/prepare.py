@@ -61,7 +61,8 @@ def denoiser(request: Request, model: Model, shape: Sequence[int], budget: Budge
     size = min(size, count)
     compiled = request.compile
     if compiled == "auto":
-        compiled = repays_compiling(count, request.num_inference_steps, size)
+        steps = request.num_inference_steps
+        compiled = repays_compiling(count, steps, size, model.device.type)
     text, negative = _texts(request, model)
     factor = model.vae_scale_factor
     size_ids = model.size_ids(height * factor, width * factor)
