@@ -18,8 +18,6 @@ using torch::stable::parallel_for;
 
 // Floats that are not negative order as their bits do, so that the bits can be found digit by
 // digit: each pass counts, by the next digit, the distances whose higher digits are those found.
-constexpr int kDigitBits = 16;
-constexpr int kDigits = 1 << kDigitBits;
 
 template <class T>
 struct Radix;
@@ -105,13 +103,14 @@ void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t 
   }
 }
 
-// Counts the pairs of one panel (`same`) or of two.
+// Counts a part of the pairs of one panel (`same`) or of two.
 template <class T>
 void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const Prefix<T>& prefix,
-                  std::vector<int64_t>& histogram) {
+                  const Part& part, int64_t* histogram) {
   std::mutex adding;
   const int64_t tiles = left.blocks() * right.blocks();
-  parallel_for(0, tiles, 1, [&](int64_t begin, int64_t end) {
+  const int64_t first = tiles * part.number / part.of, last = tiles * (part.number + 1) / part.of;
+  parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> counts(kDigits);
     const Buffer<T> tile(left.block * left.block);
     for (int64_t i = begin; i < end; ++i) {
@@ -128,6 +127,24 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const 
       histogram[digit] += counts[digit];
     }
   });
+}
+
+// Counts a part of all pairs.
+template <class T>
+void count_pairs(const Embeddings& x, const T* offset, const Prefix<T>& prefix, const Part& part,
+                 int64_t* histogram) {
+  const int block = 64;
+  const int64_t rows = panel_rows<T>(x.count, x.dim, block, 2, false);
+  Panel<T> left(rows, x.dim, block, false);
+  Panel<T> right(rows < x.count ? rows : 0, x.dim, block, false);
+  for (int64_t first = 0; first < x.count; first += rows) {
+    left.pack(x, offset, first, std::min(rows, x.count - first));
+    count_panels(left, left, true, prefix, part, histogram);
+    for (int64_t second = first + rows; second < x.count; second += rows) {
+      right.pack(x, offset, second, std::min(rows, x.count - second));
+      count_panels(left, right, false, prefix, part, histogram);
+    }
+  }
 }
 
 template <class T>
@@ -158,21 +175,10 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
   if (is_wide(x)) {
     return median_wide(x, offset.data(), rank);
   }
-  const int block = 64;
-  const int64_t rows = panel_rows<T>(x.count, x.dim, block, 2, false);
-  Panel<T> left(rows, x.dim, block, false);
-  Panel<T> right(rows < x.count ? rows : 0, x.dim, block, false);
   Prefix<T> prefix;
   for (;; prefix.shift -= kDigitBits) {
     std::vector<int64_t> histogram(kDigits);
-    for (int64_t first = 0; first < x.count; first += rows) {
-      left.pack(x, offset.data(), first, std::min(rows, x.count - first));
-      count_panels(left, left, true, prefix, histogram);
-      for (int64_t second = first + rows; second < x.count; second += rows) {
-        right.pack(x, offset.data(), second, std::min(rows, x.count - second));
-        count_panels(left, right, false, prefix, histogram);
-      }
-    }
+    count_pairs(x, offset.data(), prefix, {0, 1}, histogram.data());
     Bits<T> digit = 0;
     for (; rank >= histogram[digit]; ++digit) {
       rank -= histogram[digit];
@@ -188,6 +194,15 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
   }
 }
 
+template <class T>
+void count_digits(const Embeddings& x, uint64_t found, int shift, const Part& part,
+                  int64_t* histogram) {
+  const Buffer<T> offset = mean_embedding<T>(x);
+  count_pairs(x, offset.data(), Prefix<T>{static_cast<Bits<T>>(found), shift}, part, histogram);
+}
+
+template void count_digits<float>(const Embeddings&, uint64_t, int, const Part&, int64_t*);
+template void count_digits<double>(const Embeddings&, uint64_t, int, const Part&, int64_t*);
 template float median_sq_distance(const Embeddings&, int64_t);
 template double median_sq_distance(const Embeddings&, int64_t);
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -92,6 +93,20 @@ Tensor median_sq_distance_kernel(Tensor x, int64_t rank) {
         median_sq_distance<float>(embeddings_of(x), rank);
   }
   return median;
+}
+
+Tensor count_digits_kernel(Tensor x, int64_t found, int64_t shift, int64_t part, int64_t parts) {
+  const bool twice = accumulator(x) == ScalarType::Double;
+  STD_TORCH_CHECK(shift >= 0 && shift % kDigitBits == 0 && shift < (twice ? 64 : 32),
+                  "shift must be that of a digit");
+  STD_TORCH_CHECK(part >= 0 && part < parts, "part must be one of parts");
+  Tensor counts = torch::stable::new_empty(x, {kDigits}, ScalarType::Long);
+  int64_t* histogram = static_cast<int64_t*>(counts.mutable_data_ptr());
+  std::fill_n(histogram, kDigits, 0);
+  const auto count = twice ? count_digits<double> : count_digits<float>;
+  count(embeddings_of(x), static_cast<uint64_t>(found), static_cast<int>(shift), {part, parts},
+        histogram);
+  return counts;
 }
 
 Heads heads_of(const Tensor& x) {
@@ -189,6 +204,7 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
       "rbf_repulsion_kernel(Tensor x, Tensor bandwidth, Tensor? y, Tensor? weights)"
       " -> (Tensor, Tensor)");
   m.def("median_sq_distance_kernel(Tensor x, int rank) -> Tensor");
+  m.def("count_digits_kernel(Tensor x, int found, int shift, int part, int parts) -> Tensor");
   m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
   m.def("attention_kernel(Tensor q, Tensor k, Tensor v, float scale) -> Tensor");
   m.def("conv3x3_kernel(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
@@ -202,6 +218,7 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::rbf_repulsion_kernel));
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
+  m.impl("count_digits_kernel", TORCH_BOX(&fastrepulse::count_digits_kernel));
   m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
   m.impl("conv3x3_kernel", TORCH_BOX(&fastrepulse::conv3x3_kernel));
   m.impl("geglu_kernel", TORCH_BOX(&fastrepulse::geglu_kernel));

@@ -4,16 +4,20 @@ python -m torch.distributed.run --nproc-per-node 2 tests/shared_runs.py OUT [RUN
 """
 
 import json
+import math
 import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 import fastrepulse
 from fastrepulse import Bank, Correction, Repulsion, methods
+from fastrepulse.embeddings import KernelSum
+from fastrepulse.methods import force
 from fastrepulse.methods.base import Particles
 from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.loop import DenoiseLoop
@@ -32,6 +36,7 @@ RUNS = {
     "vendi": {"repulsion": methods.VendiGuidance(), "guidance_scale": 1.0},
     "subset": {"repulsion": Repulsion("random_cnn", subset=3), "guidance_scale": 1.0},
     "bank": {"repulsion": Repulsion("pooled", bank=Bank()), "guidance_scale": 1.0},
+    "slow-process": {},
     "restart": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
 }
 """Equal to those of one process bit for bit."""
@@ -39,8 +44,34 @@ RUNS = {
 ROUNDED = {
     "micro-batches": {"micro_batch_size": 3},
     "spread": {"repulsion": Repulsion("pooled", spread=0.1)},
+    "rows": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
+    "rows-of-kernels": {
+        "repulsion": Repulsion(
+            KernelSum("thirds", "pooled"), window=(math.inf, 0.0), pause=None, bank=Bank()
+        ),
+        "guidance_scale": 1.0,
+    },
 }
 """Equal up to rounding: sums in another order."""
+
+
+@contextmanager
+def unlike_others(name, rank):
+    """Makes a process slow, or lets all of them share out the pairs of few particles."""
+    from pytest import MonkeyPatch
+
+    real = DenoiseLoop._advance
+
+    def advance(self, *given):
+        time.sleep(0.7)
+        real(self, *given)
+
+    with MonkeyPatch.context() as patch:
+        if name == "slow-process" and rank == 1:
+            patch.setattr(DenoiseLoop, "_advance", advance)
+        if name.startswith("rows"):
+            patch.setattr(force, "SHARED_FROM", 2)
+        yield
 
 
 def draw(folder, prompt=("a face", "a robot"), num_particles=5, **arguments):
@@ -124,7 +155,8 @@ def main():
         dist.destroy_process_group()
         return
     for name, arguments in (RUNS | ROUNDED).items():
-        result = draw(out / name, group=group, **arguments)
+        with unlike_others(name, rank):
+            result = draw(out / name, group=group, **arguments)
         assert len(result.latents) < len(result.images)
     errors = {}
     for name in [*FAILURES, *REFUSED]:

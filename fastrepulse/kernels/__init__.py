@@ -6,5 +6,12 @@ from fastrepulse.kernels.ops import (
     median_sq_distance,
     rbf_repulsion,
 )
+from fastrepulse.kernels.shared import shared_median_bandwidth
 
-__all__ = ["median_bandwidth", "median_rbf_repulsion", "median_sq_distance", "rbf_repulsion"]
+__all__ = [
+    "median_bandwidth",
+    "median_rbf_repulsion",
+    "median_sq_distance",
+    "rbf_repulsion",
+    "shared_median_bandwidth",
+]

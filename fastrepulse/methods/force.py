@@ -13,6 +13,9 @@ from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.methods.base import Particles, PromptForce
 from fastrepulse.surroundings import full_precision
 
+SHARED_FROM = 20_000
+"""Particles of a prompt from which processes share out its pairs."""
+
 KEPT = 2**28
 """The most bytes that wait, beside the particles, between a step's forward and backward passes."""
 
@@ -147,14 +150,34 @@ def pull_back_forces(
     return pull_back, measured
 
 
-def mean_distance(embedded: Tensor, rows: int = 1024) -> Tensor:
-    """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time."""
-    if len(embedded) <= rows:
+def mean_distance(embedded: Tensor, rows: int = 1024, own: slice | None = None) -> Tensor:
+    """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time.
+
+    Where there are rows of one's own it is their share: the sum over all rows is the mean.
+    """
+    if own is None and len(embedded) <= rows:
         return torch.pdist(embedded).mean()
     # Near the origin, where products of many rows cancel least
     embedded = embedded - embedded.mean(dim=0)
-    sums = torch.stack([torch.cdist(part, embedded).sum() for part in embedded.split(rows)])
+    some = embedded if own is None else embedded[own]
+    sums = torch.stack([torch.cdist(part, embedded).sum() for part in some.split(rows)])
     return sums.sum() / (len(embedded) * (len(embedded) - 1))
+
+
+def rows_of_own(particles: Particles, count: int) -> slice | None:
+    """Returns whose force this process computes, among the N particles of every prompt.
+
+    None for all: where no others compute theirs, or so few particles repel that the order of the
+    sums is kept that one process has.
+
+    Args:
+        particles: At this step.
+        count: How many there are to repel from.
+    """
+    if particles.share.part() == (0, 1) or count < SHARED_FROM:
+        return None
+    first = particles.share.rows[0]
+    return slice(first, first + particles.prompts()[0].stop)
 
 
 def root_mean_square(force: Tensor) -> Tensor:

@@ -17,15 +17,21 @@ from fastrepulse.checks import (
     in_window,
     plain_window,
 )
-from fastrepulse.kernels import median_bandwidth, median_rbf_repulsion, rbf_repulsion
+from fastrepulse.kernels import (
+    median_bandwidth,
+    median_rbf_repulsion,
+    rbf_repulsion,
+    shared_median_bandwidth,
+)
 from fastrepulse.methods.bank import Bank
-from fastrepulse.methods.base import Method, Particles, PromptForce, Push
+from fastrepulse.methods.base import Method, Particles, PromptForce, Push, Share
 from fastrepulse.methods.force import (
     check_settings,
     mean_distance,
     part_duplicates,
     pull_back_forces,
     root_mean_square,
+    rows_of_own,
 )
 from fastrepulse.noise import step_generator
 
@@ -188,14 +194,21 @@ class Repulsion(Method):
             if len(everyone) == 1:
                 no_pairs = own.new_full((), math.nan)
                 return torch.zeros_like(own), PromptForce(no_pairs, no_pairs, own.new_zeros(()))
+            rows = rows_of_own(particles, len(everyone))
             kernels = [
-                self._force(part, len(own), weights, particles)
+                self._force(part, len(own), weights, rows, particles)
                 for part in embedding.split(everyone)
             ]
             force = torch.cat([force for force, _ in kernels], dim=1)
             bandwidth = torch.stack([h for _, h in kernels]).mean()
-            distance = mean_distance(own[: self.subset])
-            return force, PromptForce(distance, bandwidth, root_mean_square(force))
+            if rows is None:
+                distance = mean_distance(own[: self.subset])
+                return force, PromptForce(distance, bandwidth, root_mean_square(force))
+            measured = torch.stack([mean_distance(own, own=rows), force.square().sum() / len(own)])
+            distance, square = particles.share.total(measured)
+            together = torch.zeros_like(own)
+            together[rows] = force
+            return together, PromptForce(distance, bandwidth, square.sqrt())
 
         seed = None if bank is None else bank.seed
         pushes: list[tuple[float, Callable[[slice], Tensor]]] = []
@@ -232,28 +245,41 @@ class Repulsion(Method):
         }
 
     def _force(
-        self, everyone: Tensor, n: int, weights: Tensor | None, particles: Particles
+        self,
+        everyone: Tensor,
+        n: int,
+        weights: Tensor | None,
+        rows: slice | None,
+        particles: Particles,
     ) -> tuple[Tensor, Tensor]:
-        """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth."""
+        """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth.
+
+        With rows it is F_i of these alone, and all processes find the bandwidth together.
+        """
         known = None if self.bandwidth == "median" else self.bandwidth
         apart = part_duplicates(everyone, particles.seed, known)
         drawn = self._draw(apart, particles)
         others = apart if drawn is None else apart[drawn]
-        if drawn is None and len(apart) == n and self.bandwidth == "median":
+        if drawn is None and len(apart) == n and self.bandwidth == "median" and rows is None:
             force, _, h = median_rbf_repulsion(apart)
             return force, h
-        bandwidth = self._bandwidth(others, len(apart))
+        bandwidth = self._bandwidth(others, len(apart), None if rows is None else particles.share)
         if drawn is not None and weights is not None:
             weights = weights[drawn]
-        force, _ = rbf_repulsion(apart[:n], bandwidth, others, weights)
+        some = apart[:n] if rows is None else apart[rows]
+        force, _ = rbf_repulsion(some, bandwidth, others, weights)
         # What the others drawn stand for
         return force * (len(apart) / len(others)), bandwidth
 
-    def _bandwidth(self, drawn: Tensor, count: int) -> Tensor:
-        """Returns h for `count` particles, of which some are drawn."""
-        if isinstance(self.bandwidth, str):
-            return median_bandwidth(drawn) * (math.log(len(drawn)) / math.log(count))
-        return drawn.new_full((), self.bandwidth)
+    def _bandwidth(self, drawn: Tensor, count: int, share: Share | None) -> Tensor:
+        """Returns h for `count` particles, of which some are drawn; found together with others."""
+        if not isinstance(self.bandwidth, str):
+            return drawn.new_full((), self.bandwidth)
+        if share is None:
+            h = median_bandwidth(drawn)
+        else:
+            h = shared_median_bandwidth(drawn, *share.part(), share.total)
+        return h * (math.log(len(drawn)) / math.log(count))
 
     def _draw(self, everyone: Tensor, particles: Particles) -> Tensor | None:
         """Returns the places of those to repel from, drawn anew at each step; None for all."""

@@ -173,6 +173,9 @@ class SharedOut(Share):
     def total(self, value: Tensor) -> Tensor:
         return torch.stack(self.ranks.exchange(value)).sum(dim=0)
 
+    def part(self) -> tuple[int, int]:
+        return self.ranks.rank, self.ranks.size
+
 
 @contextmanager
 def joined() -> Iterator[Any]:
