@@ -18,7 +18,7 @@ demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
-	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto
+	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
 
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
