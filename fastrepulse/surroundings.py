@@ -1,4 +1,4 @@
-"""What the program around us has set for torch, put aside for a while."""
+"""What the program and the machine around us set: torch's settings, and the end of memory."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,3 +32,10 @@ def full_precision() -> Iterator[None]:
     same = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
     with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False, **same):
         yield
+
+
+def ran_out(error: BaseException) -> bool:
+    """Says whether an error means that there was not enough memory, of a GPU or of the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

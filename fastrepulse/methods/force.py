@@ -11,7 +11,7 @@ from torch import Tensor
 from fastrepulse.checks import check_choice, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.methods.base import Particles, PromptForce
-from fastrepulse.surroundings import full_precision
+from fastrepulse.surroundings import full_precision, ran_out
 
 SHARED_FROM = 20_000
 """Particles of a prompt from which processes share out its pairs."""
@@ -66,14 +66,13 @@ def embed_together(
         own = latents(part).to(particles.device).float()
         with full_precision():
             if spent < KEPT:
-                with counting_saved() as saved:
-                    # A copy: noisy latents may be written over before the backward pass
-                    rows, graph = embedding.vjp(own.clone() if on == "noisy" else own)
-                spent += own.nbytes + sum(saved.values())
+                # A copy: noisy latents may be written over before the backward pass
+                rows, graph, held = differentiated(embedding, own.clone() if on == "noisy" else own)
+                spent += held
                 if spent <= KEPT:
                     graphs[part.start, part.stop] = graph
             else:
-                rows = embedding(own)
+                rows = in_halves(embedding, own)
         if rows.ndim != 2 or len(rows) != len(own):
             raise ValueError(
                 f"the embedding of {len(own)} latents must be [{len(own)}, d], "
@@ -83,14 +82,47 @@ def embed_together(
     together = particles.share.gather(torch.cat(embedded))
     particles.watch.finite(together, "the embedding")
 
+    def embed_and_back(own: Tensor, force: Tensor) -> Tensor:
+        return embedding.vjp(own)[1](force)
+
     def back(part: slice, force: Tensor) -> Tensor:
         graph = graphs.pop((part.start, part.stop), None)
         with full_precision():
-            if graph is None:
-                _, graph = embedding.vjp(latents(part).to(particles.device))
-            return graph(force)
+            if graph is not None:
+                return graph(force)
+            return in_halves(embed_and_back, latents(part).to(particles.device), force)
 
     return together, back
+
+
+def differentiated(
+    embedding: Embedding, own: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor] | None, int]:
+    """Returns embeddings, the way back, and the bytes that it holds.
+
+    Where memory runs out there is none, and more than is kept.
+    """
+    try:
+        with counting_saved() as saved:
+            rows, graph = embedding.vjp(own)
+        return rows, graph, own.nbytes + sum(saved.values())
+    except Exception as error:
+        if not ran_out(error):
+            raise
+    return in_halves(embedding, own), None, KEPT + 1
+
+
+def in_halves(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """Returns what a function makes of rows, of one half after the other if memory runs out."""
+    try:
+        return function(*rows)
+    except Exception as error:
+        if not ran_out(error) or len(rows[0]) == 1:
+            raise
+    # Not while the error is handled, which keeps what had been allocated
+    torch.cuda.empty_cache()
+    halves = zip(*(each.chunk(2) for each in rows), strict=True)
+    return torch.cat([in_halves(function, *half) for half in halves])
 
 
 @contextmanager

@@ -87,7 +87,8 @@ class Repulsion(Method):
         on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
             For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
             backward pass through the model.
-        window: Noise levels (from, to) inside which particles repel, from the higher one down.
+        window: Noise levels (from, to) inside which particles repel, from the higher one down; from
+            infinity on in the first step too.
         pause: Noise levels (from, to) inside which there is no guidance, if `strength` is above 0;
             None for guidance throughout; from infinity on the first step has none either. It is
             `sample`'s to obey: the integrations, which do not run the model, leave guidance to the
@@ -153,13 +154,14 @@ class Repulsion(Method):
 
     def guides(self, sigma: float, first: bool) -> bool:
         """Says whether there is guidance at a noise level."""
-        if self.strength <= 0 or self.pause is None or self._waits(first):
+        if self.strength <= 0 or self.pause is None or (first and math.isfinite(self.pause[0])):
             return True
         return not in_window(sigma, self.pause)
 
-    def _waits(self, first: bool) -> bool:
+    def _waits(self, particles: Particles) -> bool:
         """Says whether a step is left to guidance, to decide on the subject."""
-        return first and self.pause is not None and math.isfinite(self.pause[0])
+        begins_later = self.pause is not None and math.isfinite(self.pause[0] + self.window[0])
+        return particles.first and begins_later and particles.next_sigma >= self.window[1]
 
     def restarts(self) -> tuple[float, float] | None:
         """Returns the noise levels between which particles go down twice."""
@@ -176,8 +178,7 @@ class Repulsion(Method):
         Outside the window, or without strength, they are measured only, if somebody looks.
         """
         embedding = embeddings.build(self.embedding)
-        waits = self._waits(particles.first) and particles.next_sigma >= self.window[1]
-        acts = self.acts_at(particles.sigma) and not waits
+        acts = self.acts_at(particles.sigma) and not self._waits(particles)
         # Without strength too: what is only measured can be repelled from later
         bank = self.bank if in_window(particles.sigma, self.window) else None
         if bank is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.models.text import Text
-from fastrepulse.sampling.memory import ran_out
+from fastrepulse.surroundings import ran_out
 
 Forward = Callable[..., Tensor]
 

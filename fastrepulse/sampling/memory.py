@@ -119,13 +119,6 @@ def weights_of(model: Any) -> int:
     )
 
 
-def ran_out(error: BaseException) -> bool:
-    """Says whether an error means that there was not enough memory, of a GPU or of the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def free_memory(device: torch.device) -> int:
     """Returns the bytes that are free on a GPU, or on the host, what is only cached included.
 

@@ -168,7 +168,8 @@ def test_split_batches_differ_more_with_a_bank_on_the_shipped_model():
     embed = embeddings.build("pooled")
 
     def distance(bank):
-        repulsion = Repulsion("pooled", 40.0, window=(math.inf, 2.0), bank=bank)
+        always = {"window": (math.inf, 2.0), "pause": (math.inf, 0.3)}
+        repulsion = Repulsion("pooled", 40.0, **always, bank=bank)
         first, second = (
             fastrepulse.sample(
                 "a potted plant",

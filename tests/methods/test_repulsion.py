@@ -278,6 +278,28 @@ def test_graphs_that_are_kept_or_made_again_give_the_same(name, on, monkeypatch)
         torch.testing.assert_close(again, kept)
 
 
+@pytest.mark.parametrize("on", ["noisy", "denoised"])
+def test_an_embedding_that_runs_out_of_memory_goes_half_by_half(on):
+    latents, thirds, largest = draw(n=8), embeddings.build("thirds"), []
+
+    def dear(x):
+        if len(x) > 1:
+            raise torch.OutOfMemoryError
+        largest.append(len(x))
+        return thirds(x)
+
+    expected, _ = push_of(Repulsion("thirds", on=on), latents)
+    got, _ = push_of(Repulsion(dear, 0.4, on=on), latents)
+    torch.testing.assert_close(got, expected)
+    assert len(largest) == 16
+
+    def too_dear(x):
+        raise torch.OutOfMemoryError("not even one")
+
+    with pytest.raises(torch.OutOfMemoryError, match="not even one"):
+        push_of(Repulsion(too_dear, 0.4, on=on), latents)
+
+
 @pytest.mark.parametrize("embedded", [torch.zeros(4, 3), torch.ones(4, 3)], ids=["zeros", "ones"])
 def test_bandwidth_of_coincident_particles_is_positive(embedded):
     assert median_bandwidth(embedded) > 0

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 import fastrepulse
 from fastrepulse.models import Model
 from fastrepulse.sampling import decode as decoding
-from fastrepulse.sampling.memory import Budget, ran_out
+from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import CHECKPOINTS
+from fastrepulse.surroundings import ran_out
 
 
 def draw(out=None, n=5, **arguments):
