@@ -1,6 +1,7 @@
 """The UNet with classifier-free guidance, in micro-batches of one size, compiled where it pays."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,11 @@ from fastrepulse.surroundings import ran_out
 
 Forward = Callable[..., Tensor]
 
-COMPILE_FROM = {"cpu": 1500, "cuda": 600}
+COMPILE_FROM = {"cuda": 600}
 """Forward passes of a micro-batch from which compiling repays itself, by the kind of device.
 
-On two CPU cores it takes 45 s and saves a tenth of a pass of the shipped model; on a GPU nobody has
-measured it."""
+Never on a CPU, where the native kernels do as much (bench/results/throughput.md); for a GPU nobody
+has measured it."""
 
 log = logging.getLogger("fastrepulse")
 
@@ -149,7 +150,7 @@ def repays_compiling(
 ) -> bool:
     """Says whether a run is long enough for `torch.compile` to save more time than it takes."""
     forwards = -(-num_particles // micro_batch_size) * num_inference_steps
-    return forwards >= COMPILE_FROM.get(device_type, COMPILE_FROM["cpu"])
+    return forwards >= COMPILE_FROM.get(device_type, math.inf)
 
 
 def _padded(rows: Tensor | None, count: int) -> Any:

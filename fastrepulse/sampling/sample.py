@@ -99,7 +99,7 @@ def sample(
         memory: The most that weights, latents and passes of the model take together on its device,
             in bytes or as "6GB"; by default a quarter of what is free serves for the passes.
         compile: Whether to run the model through `torch.compile`, which takes a minute the first
-            time; "auto" does where the run is long enough to repay it.
+            time; "auto" does on a GPU if the run is long enough to repay it.
         attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
             needs that package and a GPU; "auto" is the native library's in float32 on a CPU
             with AVX-512, and elsewhere what diffusers chooses.

@@ -67,7 +67,7 @@ def test_the_attention_backend_does_not_matter():
 
 
 def test_short_runs_are_not_compiled():
-    assert not repays_compiling(1000, 25, 32, "cpu") and repays_compiling(2000, 25, 32, "cpu")
+    assert not repays_compiling(100_000, 25, 32, "cpu")
     assert not repays_compiling(16, 25, 16, "cuda") and repays_compiling(1000, 25, 32, "cuda")
 
 
