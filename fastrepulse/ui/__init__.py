@@ -1,5 +1,5 @@
 """A page for a browser: draw, compare, point at pictures, go on."""
 
-from fastrepulse.ui.page import launch
+from fastrepulse.ui.serve import launch
 
 __all__ = ["launch"]
