@@ -14,7 +14,7 @@ from tolerances import AGAINST_FLOAT64
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import corrected_denoised, corrected_epsilon, repulsive_force
 from fastrepulse.methods.force import mean_distance
-from fastrepulse.methods.repulsion import MAX_MOVE
+from fastrepulse.methods.lengths import MAX_MOVE
 from fastrepulse.noise import initial_noise
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -9,7 +9,7 @@ from fastrepulse import Repulsion, embeddings
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods import force as forces
 from fastrepulse.methods.force import have_a_double, mean_distance, part_duplicates
-from fastrepulse.methods.repulsion import MAX_MOVE, away_from_mean
+from fastrepulse.methods.lengths import MAX_MOVE, away_from_mean
 
 WIDTHS = {
     "mean": 1,
