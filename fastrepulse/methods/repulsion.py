@@ -70,7 +70,7 @@ class Repulsion(Method):
     a push. The model draws anew what the push left of itself (Restart sampling, Xu et al. 2023,
     arXiv:2306.14878); what the particles became is decided above, and stays.
 
-    No push moves a particle further than `lengths.MAX_MOVE` times the noise that is left after the step:
+    No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
     the model takes the push for noise and keeps what of it looks like a picture, so one that is
     larger than the noise that it expects would stay as noise in the picture. With few steps, which
     are long, this bound is what sets the length.
