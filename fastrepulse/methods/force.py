@@ -16,6 +16,9 @@ from fastrepulse.surroundings import full_precision, ran_out
 SHARED_FROM = 20_000
 """Particles of a prompt from which processes share out its pairs."""
 
+ROWS = 1024
+"""How many rows are looked at together, where all of them would take too much memory."""
+
 KEPT = 2**28
 """The most bytes that wait, beside the particles, between a step's forward and backward passes."""
 
@@ -182,7 +185,7 @@ def pull_back_forces(
     return pull_back, measured
 
 
-def mean_distance(embedded: Tensor, rows: int = 1024, own: slice | None = None) -> Tensor:
+def mean_distance(embedded: Tensor, rows: int = ROWS, own: slice | None = None) -> Tensor:
     """Returns the mean of ||phi_i - phi_j|| over i != j, with memory of `rows` x N at a time.
 
     Where there are rows of one's own it is their share: the sum over all rows is the mean.
@@ -238,9 +241,15 @@ def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | Non
     else:
         bandwidth = torch.as_tensor(bandwidth)
     generator = torch.Generator().manual_seed(seed % 2**63)
-    direction = torch.randn(embedded.shape, generator=generator, dtype=torch.float32).to(embedded)
-    nudge = direction * (0.1 * (bandwidth / embedded.shape[1]).sqrt())
-    return torch.where(duplicate[:, None], embedded + nudge, embedded)
+    length = 0.1 * (bandwidth / embedded.shape[1]).sqrt()
+
+    def parted(own: Tensor, double: Tensor) -> Tensor:
+        direction = torch.randn(own.shape, generator=generator, dtype=torch.float32).to(own)
+        return torch.where(double[:, None], own + length * direction, own)
+
+    # A part at a time: of raw latents nothing else as large as all of them is made
+    parts = zip(embedded.split(ROWS), duplicate.split(ROWS), strict=True)
+    return torch.cat([parted(own, double) for own, double in parts])
 
 
 def have_a_double(rows: Tensor) -> Tensor:
@@ -248,12 +257,13 @@ def have_a_double(rows: Tensor) -> Tensor:
 
     Rows are told apart by a 64-bit hash: a sum, in whole numbers, of their bits times odd numbers.
     """
-    # A zero below zero is one
     kind = torch.int64 if rows.dtype == torch.float64 else torch.int32
-    bits = (rows + 0.0).contiguous().view(kind).to(torch.int64)
     generator = torch.Generator().manual_seed(0)
     odd = torch.randint(2**62, (rows.shape[1],), generator=generator, dtype=torch.int64) * 2 + 1
-    hashes, order = (bits * odd.to(rows.device)).sum(dim=1).sort()
+    odd = odd.to(rows.device)
+    # A zero below zero is one
+    bits = ((part + 0.0).contiguous().view(kind).to(torch.int64) for part in rows.split(ROWS))
+    hashes, order = torch.cat([(part * odd).sum(dim=1) for part in bits]).sort()
     none, same = hashes.new_zeros(1, dtype=torch.bool), hashes[1:] == hashes[:-1]
     double = torch.cat([none, same]) | torch.cat([same, none])
     return torch.empty_like(double).scatter_(0, order, double)

@@ -237,7 +237,8 @@ def test_mean_distance_in_pieces(n):
     assert mean_distance(embedded, rows=7).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_only_duplicates_are_nudged():
+def test_only_duplicates_are_nudged(monkeypatch):
+    monkeypatch.setattr(forces, "ROWS", 2)
     embedded = torch.randn(5, 3)
     assert torch.equal(part_duplicates(embedded, 0, 1.0), embedded)
     embedded[4] = embedded[1]
@@ -248,7 +249,8 @@ def test_only_duplicates_are_nudged():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 1), (9, 5), (300, 48)])
-def test_rows_that_are_there_twice_are_found(n, d, dtype):
+def test_rows_that_are_there_twice_are_found(n, d, dtype, monkeypatch):
+    monkeypatch.setattr(forces, "ROWS", 7)
     generator = torch.Generator().manual_seed(n)
     # Few numbers, zeros of both signs among them, so that many rows are alike
     rows = torch.randint(-1, 2, (n, d), generator=generator).to(dtype) * 0.3
