@@ -223,7 +223,7 @@ def test_repulsion_on_the_shipped_model_moves_particles_apart_in_its_embedding(n
     embed = COMPOSED[name]() if name in COMPOSED else name
     distance = []
     for strength in (0.0, REPELS[name]):
-        repulsion = Repulsion(embed, strength)
+        repulsion = Repulsion(embed, strength, pause=(math.inf, 0.3))
         settings = {"num_inference_steps": 5, "seed": 0, "progress": False}
         latents = fastrepulse.sample("a potted plant", 4, repulsion=repulsion, **settings).latents
         measure = COMPOSED[name]() if name in COMPOSED else build(name)

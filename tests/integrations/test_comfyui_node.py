@@ -112,7 +112,7 @@ def test_it_draws_what_sample_draws(node):
     ours = fastrepulse.sample(
         "a potted plant",
         4,
-        repulsion=Repulsion("thirds", 2.0, window=(10_000.0, 2.0), spread=0.1),
+        repulsion=Repulsion("thirds", 2.0, window=(10_000.0, 2.0), pause=None, spread=0.1),
         scheduler="euler",
         num_inference_steps=STEPS,
         guidance_scale=1.0,

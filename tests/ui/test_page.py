@@ -51,7 +51,7 @@ def open_tab(browser, address, width=1280):
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.goto(address)
-    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
     return page
 
 
