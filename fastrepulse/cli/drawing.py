@@ -22,6 +22,12 @@ from fastrepulse.sampling.sample import (
     DEFAULT_STEPS,
 )
 
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped one."
+    ),
+]
 Config = Annotated[
     Path | None, typer.Option(help="Folder with the configurations and tokenizers of a checkpoint.")
 ]
@@ -36,13 +42,7 @@ def sample(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures; left out: out, out-2, ...")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped "
-            "one."
-        ),
-    ] = None,
+    model: ModelName = None,
     prediction_type: Annotated[
         Literal["epsilon", "v_prediction"] | None,
         typer.Option(help="What the model predicts; left out: what it says itself."),

@@ -8,19 +8,13 @@ import typer
 
 from fastrepulse import models
 from fastrepulse.cli.app import app, console
-from fastrepulse.cli.drawing import Device
+from fastrepulse.cli.drawing import Device, ModelName
 from fastrepulse.sampling.output import check_writable
 
 
 @app.command()
 def ui(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped "
-            "one."
-        ),
-    ] = None,
+    model: ModelName = None,
     prompt: Annotated[str, typer.Option(help="What stands in the field at first.")] = "a robot",
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explored"),
     port: Annotated[

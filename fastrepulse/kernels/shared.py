@@ -34,21 +34,19 @@ def shared_median_bandwidth(
     Returns:
         A scalar tensor of the accumulator's dtype.
     """
-    x = x.detach().contiguous()
-    accumulator = torch.float64 if x.dtype == torch.float64 else torch.float32
-    bits = 64 if accumulator == torch.float64 else 32
+    x = widen(x.detach()).contiguous()
     rank, found = median_rank(len(x)), 0
-    infinity = torch.tensor(torch.inf, dtype=accumulator)
-    for shift in range(bits - DIGIT_BITS, -1, -DIGIT_BITS):
+    infinity = int(_as_integers(torch.tensor([torch.inf], dtype=x.dtype)))
+    for shift in range(8 * x.element_size() - DIGIT_BITS, -1, -DIGIT_BITS):
         counts = total(_count_digits(x, found, shift, part, parts))
         below = counts.cumsum(0)
         digit = int(torch.searchsorted(below, rank, right=True))
         rank -= int(below[digit - 1]) if digit else 0
         found = found << DIGIT_BITS | digit
-        if found >= _bits_of(infinity) >> shift and shift == bits - DIGIT_BITS:
-            return x.new_full((), torch.nan, dtype=accumulator)
-    whole = torch.tensor(found, dtype=torch.int64 if bits == 64 else torch.int32)
-    return bandwidth_from_median(x, whole.view(accumulator).to(x.device))
+        if found >= infinity >> shift:
+            return x.new_full((), torch.nan)
+    median = torch.tensor(found, dtype=_integers(x.dtype)).view(x.dtype)
+    return bandwidth_from_median(x, median.to(x.device))
 
 
 def _count_digits(x: Tensor, found: int, shift: int, part: int, parts: int) -> Tensor:
@@ -63,7 +61,6 @@ def _count_digits(x: Tensor, found: int, shift: int, part: int, parts: int) -> T
 
 def count_digits_reference(x: Tensor, found: int, shift: int, part: int, parts: int) -> Tensor:
     """Counts as `_count_digits`, in plain PyTorch, block by block of pairs."""
-    x = widen(x)
     x = x - x.mean(dim=0)
     blocks = x.split(BLOCK)
     norms = x.square().sum(dim=1).split(BLOCK)
@@ -77,17 +74,15 @@ def count_digits_reference(x: Tensor, found: int, shift: int, part: int, parts: 
         if i == j:
             above_diagonal = torch.ones_like(distances, dtype=torch.bool).triu(1)
             distances = distances[above_diagonal]
-        bits = _as_integers(distances.flatten())
-        above = bits >> (shift + DIGIT_BITS) if shift + DIGIT_BITS < 64 else bits * 0
-        digits = (bits >> shift) & ((1 << DIGIT_BITS) - 1)
-        counts += torch.bincount(digits[above == found], minlength=len(counts))
+        digits = _as_integers(distances.flatten()) >> shift
+        matching = digits[digits >> DIGIT_BITS == found] & (len(counts) - 1)
+        counts += torch.bincount(matching, minlength=len(counts))
     return counts
 
 
+def _integers(dtype: torch.dtype) -> torch.dtype:
+    return torch.int64 if dtype == torch.float64 else torch.int32
+
+
 def _as_integers(values: Tensor) -> Tensor:
-    kind = torch.int64 if values.dtype == torch.float64 else torch.int32
-    return values.view(kind).to(torch.int64)
-
-
-def _bits_of(value: Tensor) -> int:
-    return int(_as_integers(value.reshape(1)))
+    return values.view(_integers(values.dtype)).to(torch.int64)

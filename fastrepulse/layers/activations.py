@@ -76,10 +76,12 @@ class _GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         projected = self.proj(x)
-        if torch.is_grad_enabled():
-            values, gates = projected.chunk(2, dim=-1)
-            return values * gelu(gates)
-        return geglu(projected)
+        return _plain_geglu(projected) if torch.is_grad_enabled() else geglu(projected)
+
+
+def _plain_geglu(x: Tensor) -> Tensor:
+    values, gates = x.chunk(2, dim=-1)
+    return values * gelu(gates)
 
 
 def _norm_silu(x: Tensor, shift: Tensor | None, norm: Any) -> Tensor:
@@ -108,8 +110,7 @@ def geglu(x: Tensor) -> Tensor:  # [..., 2 d] -> [..., d]
     if native.serves("geglu_kernel", x.device, x.dtype) and width % STEP == 0:
         rows = torch.ops.fastrepulse.geglu_kernel(x.contiguous().view(-1, 2 * width))
         return rows.view(*x.shape[:-1], width)
-    values, gates = x.chunk(2, dim=-1)
-    return values * gelu(gates)
+    return _plain_geglu(x)
 
 
 @geglu.register_fake

@@ -162,7 +162,7 @@ class DenoiseLoop:
         square_score[1] = len(self.x)
         watch = Watch(step)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
-            sample = self.x[part].to(self.denoise.device)
+            sample = self.x[part].to(device)
             prompts = self.prompts[part]
             text = self.denoise.text.tokens[prompts]
             if self.method is not None:

@@ -124,7 +124,7 @@ class Page:
                 yield self._running(session)
             # A browser without a GPU of its own takes a tenth of a second to show it
             session.wait(0.5)
-        yield self._drawn(session, len(session.drawn) - 1)
+        yield self._drawn(session, len(session.drawn) - 1) | self._all(session)
 
     def _running(self, session: Session) -> Updates:
         view = session.view
@@ -141,7 +141,7 @@ class Page:
         return updates
 
     def _drawn(self, session: Session, index: int) -> Updates:
-        """Returns what shows one of the batches of a session, and what all of them have become."""
+        """Returns what shows one of the batches of a session."""
         updates = self._picked(session) | {self.on.progress: ""}
         updates |= {self.on.selected: None, self.on.chosen: CHOOSE}
         if session.error is not None:
@@ -162,17 +162,23 @@ class Page:
         for kind in TITLES.keys() - drawn.images.keys():
             updates[self.on.headings[kind]] = ""
             updates[self.on.galleries[kind]] = gr.update(value=None, visible=False)
-        pca_map = session.map()
-        assert pca_map is not None
         return updates | {
             self.on.shown: index,
+            self.on.command: drawn.batch.as_command(self.model_name),
+            self.on.program: drawn.batch.as_python(self.model_name),
+        }
+
+    def _all(self, session: Session) -> Updates:
+        """Returns what shows all batches of a session, where there are any."""
+        pca_map = session.map()
+        if pca_map is None:
+            return {}
+        return {
             self.on.map: pca_map.sheet(len(session.drawn[-1].images["repelled"])),
             self.on.history: [
                 (image_grid(each.images["repelled"]), _caption(i, each))
                 for i, each in enumerate(session.drawn)
             ],
-            self.on.command: drawn.batch.as_command(self.model_name),
-            self.on.program: drawn.batch.as_python(self.model_name),
         }
 
     def _picked(self, session: Session) -> Updates:

@@ -180,9 +180,7 @@ class Session:
         """Writes the pictures that are picked; returns their folder, if there are any."""
         if not self.picked[pile]:
             return None
-        (folder / pile).mkdir(parents=True)
-        for i, image in enumerate(self.picked[pile]):
-            image.save(picture_path(folder / pile, i))
+        _write(self.picked[pile], folder / pile)
         return folder / pile
 
     def _draw(self, batch: Batch, folder: Path) -> None:
@@ -235,11 +233,15 @@ class Session:
             latents = heading_for[0]
             with torch.no_grad():
                 images = to_pil(self.model.decode(latents.to(self.model.device)))
-            kept = folder / f"{kind}-stopped"
-            kept.mkdir(parents=True)
-            for i, image in enumerate(images):
-                image.save(picture_path(kept, i))
+            _write(images, folder / f"{kind}-stopped")
             return images, latents, True
         images = list(result.images)
         self._previews.learn(result.latents, to_pictures(images))
         return images, result.latents, False
+
+
+def _write(images: Sequence[Image.Image], folder: Path) -> None:
+    """Writes pictures into a new folder."""
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        image.save(picture_path(folder, i))
