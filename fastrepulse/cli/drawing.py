@@ -113,10 +113,9 @@ def sample(
     used: str | models.Model | None = model
     if prediction_type is not None or config is not None:
         used = models.load_model(model, device, prediction_type=prediction_type, config=config)
-    folders = {"pictures": unlike, "like": like}
-    given = {name: folder for name, folder in folders.items() if folder is not None}
-    if bank is not None or given:
-        if repulsion is None or (bank is not None and given):
+    folders = unlike is not None or like is not None
+    if bank is not None or folders:
+        if repulsion is None or (bank is not None and folders):
             raise ValueError(
                 "bank must be without unlike and like, and all of them with an embedding, got "
                 f"embedding {embedding}, bank {bank}, unlike {unlike} and like {like}"
@@ -125,13 +124,8 @@ def sample(
             known = _open_bank(bank)
         else:
             # For the pictures, and then for the run
-            loaded = used = models.load_model(used, device)
-            known = fastrepulse.Bank(
-                **{
-                    name: models.encode_folder(folder, loaded, height, width)
-                    for name, folder in given.items()
-                }
-            )
+            used = models.load_model(used, device)
+            known = fastrepulse.Bank.of_folders(used, unlike, like, height, width)
         repulsion = replace(repulsion, bank=known)
     start = time.perf_counter()
     result = fastrepulse.sample(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastrepulse.embeddings import Embedding
 from fastrepulse.methods.base import Particles
+from fastrepulse.models import Model, encode_folder
 from fastrepulse.records import load_record, save_record
 
 VERSION = 2
@@ -72,6 +73,30 @@ class Bank:
         self._run: _Run | None = None
         # Of what is to be unlike, and of what is to be like
         self._embedded: list[Tensor | None] = [None, None]
+
+    @classmethod
+    def of_folders(
+        cls,
+        model: Model,
+        pictures: str | Path | None = None,
+        like: str | Path | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ) -> "Bank":
+        """Returns a bank of the pictures in folders, as `models.encode_folder` reads them.
+
+        Args:
+            model: Whose latents they become.
+            pictures: A folder of pictures to repel from, or None.
+            like: A folder of pictures to be drawn to, or None.
+            height: In pixels, by default the model's own.
+            width: In pixels, by default the model's own.
+        """
+        folders = {"pictures": pictures, "like": like}
+        given = {name: folder for name, folder in folders.items() if folder is not None}
+        return cls(
+            **{name: encode_folder(path, model, height, width) for name, path in given.items()}
+        )
 
     def __len__(self) -> int:
         """How many earlier particles of each prompt there are, at most."""

@@ -8,7 +8,7 @@ from typing import Any
 from fastrepulse import embeddings
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
-from fastrepulse.models import Model, encode_folder
+from fastrepulse.models import Model
 from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 
 DIFFERS = {
@@ -59,11 +59,16 @@ class Batch:
     def __post_init__(self) -> None:
         if self.differ not in DIFFERS:
             raise ValueError(f"differ must be one of {', '.join(DIFFERS)}, got {self.differ!r}")
-        if self.strength <= 0 and (self.unlike is not None or self.like is not None):
+        if self.strength <= 0 and self._points:
             raise ValueError(
                 "strength must be above 0 where there are pictures to be like or unlike, "
                 f"got {self.strength}"
             )
+
+    @property
+    def _points(self) -> bool:
+        """Whether there are pictures to be like or unlike."""
+        return self.unlike is not None or self.like is not None
 
     @property
     def embedding(self) -> str:
@@ -76,10 +81,7 @@ class Batch:
 
     def repulsion(self, model: Model) -> Repulsion:
         """Returns the repulsion, which knows the pictures."""
-        given = {"pictures": self.unlike, "like": self.like}
-        folders = {name: folder for name, folder in given.items() if folder is not None}
-        latents = {name: encode_folder(folder, model) for name, folder in folders.items()}
-        bank = Bank(**latents) if latents else None
+        bank = Bank.of_folders(model, self.unlike, self.like) if self._points else None
         return Repulsion(self.embedding, self.repulsion_strength, bank=bank)
 
     def arguments(self) -> dict[str, Any]:
@@ -95,18 +97,15 @@ class Batch:
         """
         lines = ["import fastrepulse", "", f"model = fastrepulse.load_model({model!r})"]
         bank = ""
-        if self.unlike is not None or self.like is not None:
-            lines[1:1] = ["from fastrepulse.models import encode_folder"]
-            lines += ["bank = fastrepulse.Bank("]
-            for name, folder in (("pictures", self.unlike), ("like", self.like)):
-                if folder is not None:
-                    lines += [f"    {name}=encode_folder({str(folder)!r}, model),"]
-            lines += [")"]
+        if self._points:
+            piles = {"pictures": self.unlike, "like": self.like}
+            said = [f", {pile}={str(folder)!r}" for pile, folder in piles.items() if folder]
+            lines += [f"bank = fastrepulse.Bank.of_folders(model{''.join(said)})"]
             bank = ", bank=bank"
-        said = f"{self.embedding!r}, {self.repulsion_strength:g}{bank}"
+        repulsion = f"{self.embedding!r}, {self.repulsion_strength:g}{bank}"
         lines += ["result = fastrepulse.sample("]
         lines += [f"    {name}={value!r}," for name, value in self.arguments().items()]
-        lines += ["    model=model,", f"    repulsion=fastrepulse.Repulsion({said}),", ")"]
+        lines += ["    model=model,", f"    repulsion=fastrepulse.Repulsion({repulsion}),", ")"]
         return "\n".join([*lines, 'result.save("pictures")', ""])
 
     def as_command(self, model: str | None) -> str:
