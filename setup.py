@@ -23,8 +23,8 @@ except ImportError as error:
         "wheel first, then: pip install --no-build-isolation ."
     ) from error
 
-SOURCES = ["activations.cpp", "attention.cpp", "conv3x3.cpp", "gram.cpp", "instruction_set.cpp"]
-SOURCES += ["median_sq_distance.cpp", "ops.cpp", "panel.cpp", "rbf_repulsion.cpp"]
+SOURCES = ["activations.cpp", "attention.cpp", "buffer.cpp", "conv3x3.cpp", "gram.cpp"]
+SOURCES += ["instruction_set.cpp", "median_sq_distance.cpp", "ops.cpp", "panel.cpp", "rbf_repulsion.cpp"]
 X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = {"baseline": []}
 if X86:

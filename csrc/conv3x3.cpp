@@ -41,7 +41,7 @@ class Convolution {
     const int64_t parts = std::clamp<int64_t>(affordable, 1, torch::stable::get_num_threads());
     capacity = std::min(parts * kTiles, round_up(tiles, kRowStep));
     input_step = capacity * depth + kApart;
-    inputs.resize(chunks * kPoints * input_step);
+    inputs = Buffer<float>(chunks * kPoints * input_step);
   }
 
   void run() {

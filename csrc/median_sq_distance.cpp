@@ -92,8 +92,8 @@ template <class T>
 void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b, bool same,
                 const Prefix<T>& prefix, T* tile, int64_t* histogram) {
   const TileOps<T>& ops = tile_ops<T>();
-  const int n = left.block;
-  ops.multiply(left.rows_of(a), left.stride, 1, right.columns_of(b), n, tile, n, n,
+  constexpr int n = kBlock;
+  ops.multiply(left.columns_of(a), 1, n, right.columns_of(b), n, tile, n, n,
                static_cast<int>(left.dim), n, false);
   ops.squared_distances(tile, n, left.norms_of(a), right.norms_of(b), n, n);
   const int64_t rows = std::min<int64_t>(n, left.count - a * n);
@@ -112,12 +112,10 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const 
   const int64_t first = tiles * part.number / part.of, last = tiles * (part.number + 1) / part.of;
   parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> counts(kDigits);
-    const Buffer<T> tile(left.block * left.block);
+    const Buffer<T> tile(kBlock * kBlock);
     for (int64_t i = begin; i < end; ++i) {
-      // Folded, so that every thread gets the same share of the upper triangle
-      const int64_t fold = i / right.blocks();
-      const int64_t a = same ? (fold % 2 ? left.blocks() - 1 - fold / 2 : fold / 2) : fold;
-      const int64_t b = i % right.blocks();
+      const int64_t row = i / right.blocks(), b = i % right.blocks();
+      const int64_t a = same ? folded(row, left.blocks()) : row;
       if (!same || a <= b) {
         count_tile(left, a, right, b, same && a == b, prefix, tile.data(), counts.data());
       }
@@ -133,10 +131,9 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const 
 template <class T>
 void count_pairs(const Embeddings& x, const T* offset, const Prefix<T>& prefix, const Part& part,
                  int64_t* histogram) {
-  const int block = 64;
-  const int64_t rows = panel_rows<T>(x.count, x.dim, block, 2, false);
-  Panel<T> left(rows, x.dim, block, false);
-  Panel<T> right(rows < x.count ? rows : 0, x.dim, block, false);
+  const int64_t rows = panel_rows<T>(x.count, x.dim, false, x.count);
+  Panel<T> left(rows, x.dim, false);
+  Panel<T> right(rows < x.count ? rows : 0, x.dim, false);
   for (int64_t first = 0; first < x.count; first += rows) {
     left.pack(x, offset, first, std::min(rows, x.count - first));
     count_panels(left, left, true, prefix, part, histogram);

@@ -8,6 +8,8 @@
 namespace fastrepulse {
 namespace {
 
+using torch::stable::parallel_for;
+
 float half_to_float(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
@@ -70,7 +72,7 @@ Buffer<T> mean_embedding(const Embeddings& x) {
   const Buffer<T> zero(x.dim);
   std::fill_n(zero.data(), x.dim, T{0});
   const int64_t grain = std::max<int64_t>(1, (1 << 16) / x.count);
-  torch::stable::parallel_for(0, x.dim, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, x.dim, grain, [&](int64_t begin, int64_t end) {
     std::vector<double> sum(end - begin);
     Buffer<T> row(end - begin);
     for (int64_t i = 0; i < x.count; ++i) {
@@ -87,32 +89,55 @@ Buffer<T> mean_embedding(const Embeddings& x) {
 }
 
 template <class T>
+Panel<T>::Panel(int64_t capacity, int64_t dim, bool with_rows)
+    : dim(dim),
+      capacity(round_up(capacity, kBlock)),
+      width(tile_ops<T>().width),
+      columns(this->capacity * dim),
+      norms(this->capacity),
+      slices(with_rows ? this->capacity * round_up(dim, width) : 0) {}
+
+template <class T>
 void Panel<T>::pack(const Embeddings& x, const T* offset, int64_t first_row, int64_t row_count) {
   first = first_row;
   count = row_count;
   const TileOps<T>& ops = tile_ops<T>();
-  torch::stable::parallel_for(0, blocks(), 1, [&](int64_t begin, int64_t end) {
+  const bool with_rows = slices.size() > 0;
+  parallel_for(0, blocks(), 1, [&](int64_t begin, int64_t end) {
+    const Buffer<T> passing(with_rows ? 0 : kBlock * width);
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t present = std::min<int64_t>(block, count - b * block);
-      T* block_rows = rows.data() + b * block * stride;
-      T* block_columns = columns.data() + b * block * dim;
-      T* block_norms = norms.data() + b * block;
-      for (int64_t i = 0; i < present; ++i) {
-        read_row(x, first + b * block + i, 0, dim, offset, block_rows + i * stride);
-        std::fill(block_rows + i * stride + dim, block_rows + (i + 1) * stride, T{0});
+      const int64_t present = std::min<int64_t>(kBlock, count - b * kBlock);
+      T* block_columns = columns.data() + b * kBlock * dim;
+      for (int64_t c = 0; c < dim; c += width) {
+        const int64_t deep = std::min<int64_t>(width, dim - c);
+        T* slice = with_rows ? slices.data() + c * capacity + b * kBlock * width : passing.data();
+        for (int64_t i = 0; i < kBlock; ++i) {
+          T* row = slice + i * width;
+          if (i < present) {
+            read_row(x, first + b * kBlock + i, c, c + deep, offset, row);
+          }
+          std::fill(row + (i < present ? deep : 0), row + width, T{0});
+        }
+        ops.transpose(slice, width, block_columns + c * kBlock, kBlock, kBlock,
+                      static_cast<int>(deep));
       }
-      std::fill(block_rows + present * stride, block_rows + block * stride, T{0});
-      ops.transpose(block_rows, stride, block_columns, block, block, dim);
-      ops.squared_norms(block_columns, block, block_norms, dim, block, false);
-      std::fill(block_norms + present, block_norms + block, std::numeric_limits<T>::infinity());
+      T* block_norms = norms.data() + b * kBlock;
+      ops.squared_norms(block_columns, kBlock, block_norms, static_cast<int>(dim), kBlock, false);
+      std::fill(block_norms + present, block_norms + kBlock, std::numeric_limits<T>::infinity());
     }
   });
 }
 
 template <class T>
-void Panel<T>::clear_sums() {
-  std::fill_n(sums.data(), blocks() * block, T{0});
-  std::fill_n(weighted.data(), blocks() * block * stride, T{0});
+void Panel<T>::add_weighted(int64_t b, const T* weights, ptrdiff_t row, ptrdiff_t col,
+                            int64_t column, int64_t cols, T* sums, int64_t sums_row,
+                            bool accumulate) const {
+  const TileOps<T>& ops = tile_ops<T>();
+  for (int64_t j = 0; j < cols; j += width) {
+    const T* slice = slices.data() + (column + j) * capacity + b * kBlock * width;
+    ops.multiply(weights, row, col, slice, width, sums + j, sums_row, kBlock, kBlock,
+                 static_cast<int>(std::min<int64_t>(width, cols - j)), accumulate);
+  }
 }
 
 template void read_row(const Embeddings&, int64_t, int64_t, int64_t, const float*, float*);

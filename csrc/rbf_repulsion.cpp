@@ -20,82 +20,106 @@ T exponent_scale(T bandwidth) {
                                  static_cast<double>(std::numeric_limits<T>::lowest())));
 }
 
-int block_for(int64_t count, int64_t dim) { return count >= 4096 && dim <= 256 ? 128 : 64; }
+// Rows of a panel whose weights are kept at once: as many as leave them in the cache.
+constexpr int64_t kMostRows = 1024;
 
-// One tile: block `a` of `left` against block `b` of `right`. Adds to the left block's sums, and to
-// the right's as well if `both`.
+// Dimensions whose sums are taken at once.
+constexpr int kColumns = 64;
+
+// The weights between the blocks of two panels, and what they add up to in each row and column of
+// a tile. Within one panel the blocks below the diagonal are left out: every pair is visited once.
 template <class T>
-void meet(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b, bool both,
-          T exponent_scale, T* tile) {
-  const TileOps<T>& ops = tile_ops<T>();
-  const int n = left.block;
-  const int stride = static_cast<int>(left.stride);
-  ops.multiply(left.rows_of(a), stride, 1, right.columns_of(b), n, tile, n, n,
-               static_cast<int>(left.dim), n, false);
-  ops.weights(tile, n, left.norms_of(a), right.norms_of(b), nullptr, exponent_scale,
-              left.sums_of(a), both ? right.sums_of(b) : nullptr, n, n);
-  ops.multiply(tile, n, 1, right.rows_of(b), stride, left.weighted_of(a), stride, n, n, stride,
-               true);
-  if (both) {
-    ops.multiply(tile, 1, n, left.rows_of(a), stride, right.weighted_of(b), stride, n, n, stride,
-                 true);
-  }
-}
+class Weights {
+ public:
+  explicit Weights(int64_t capacity)
+      : most_blocks(divide_up(capacity, kBlock)),
+        tiles(most_blocks * most_blocks * kBlock * kBlock),
+        row_sums(most_blocks * most_blocks * kBlock),
+        col_sums(most_blocks * most_blocks * kBlock) {}
 
-// Plays games 0..count-1 of a round; no block is in two of them, so none needs a lock.
-template <class T, class Game>
-void play_round(int64_t count, int block, const Game& game) {
-  parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    const Buffer<T> tile(block * block);
+  T* tile(int64_t a, int64_t b) const { return tiles.data() + at(a, b) * kBlock; }
+  T* row_sums_of(int64_t a, int64_t b) const { return row_sums.data() + at(a, b); }
+  T* col_sums_of(int64_t a, int64_t b) const { return col_sums.data() + at(a, b); }
+
+ private:
+  int64_t at(int64_t a, int64_t b) const { return (a * most_blocks + b) * kBlock; }
+
+  int64_t most_blocks;
+  Buffer<T> tiles;     // [blocks, blocks, kBlock, kBlock]
+  Buffer<T> row_sums;  // [blocks, blocks, kBlock]
+  Buffer<T> col_sums;  // [blocks, blocks, kBlock]
+};
+
+// Computes the weights between two panels, or within one. Every tile is a task of its own.
+template <class T>
+void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights) {
+  const TileOps<T>& ops = tile_ops<T>();
+  const bool same = &left == &right;
+  constexpr int n = kBlock;
+  parallel_for(0, left.blocks() * right.blocks(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      game(i, tile.data());
+      const int64_t row = i / right.blocks(), b = i % right.blocks();
+      const int64_t a = same ? folded(row, left.blocks()) : row;
+      if (same && b < a) {
+        continue;
+      }
+      T *tile = weights.tile(a, b), *rows = weights.row_sums_of(a, b);
+      T* cols = same && a == b ? nullptr : weights.col_sums_of(a, b);
+      std::fill_n(rows, n, T{0});
+      if (cols) {
+        std::fill_n(cols, n, T{0});
+      }
+      ops.multiply(left.columns_of(a), 1, n, right.columns_of(b), n, tile, n, n,
+                   static_cast<int>(left.dim), n, false);
+      ops.weights(tile, n, left.norms_of(a), right.norms_of(b), nullptr, scale, rows, cols, n, n);
     }
   });
 }
 
-// Every block of a panel meets every other once, and itself, in the rounds of a round-robin
-// tournament (the circle method): in a round each block has at most one game.
+// Adds what the weights make of `from` to the results of block `a` of `to`: to `force`, which still
+// holds the sum of weight times embedding, in `cols` dimensions from `column` on, and to the
+// similarity with the first of them. From block `upright` on the weights' rows are those of `to`,
+// before it their columns.
 template <class T>
-void meet_all(const Panel<T>& panel, T scale) {
-  const int64_t n = panel.blocks();
-  play_round<T>(n, panel.block,
-                [&](int64_t i, T* tile) { meet(panel, i, panel, i, false, scale, tile); });
-  const int64_t circle = round_up(n, 2) - 1;
-  for (int64_t round = 0; round < circle; ++round) {
-    play_round<T>((circle + 1) / 2, panel.block, [&](int64_t i, T* tile) {
-      const int64_t a = (round + i) % circle;
-      const int64_t b = i == 0 ? circle : (round - i + circle) % circle;
-      if (a < n && b < n) {
-        meet(panel, a, panel, b, true, scale, tile);
-      }
-    });
+void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright,
+            const Weights<T>& weights, int64_t column, int64_t cols, T* sums, T* force,
+            T* similarity) {
+  constexpr int n = kBlock;
+  const int64_t first = to.first + a * n, rows = std::min<int64_t>(n, to.count - a * n);
+  for (int64_t b = 0; b < from.blocks(); ++b) {
+    const bool is_upright = b >= upright;
+    from.add_weighted(b, is_upright ? weights.tile(a, b) : weights.tile(b, a), is_upright ? n : 1,
+                      is_upright ? 1 : n, column, cols, sums, kColumns, b > 0);
+    const T* parts = is_upright ? weights.row_sums_of(a, b) : weights.col_sums_of(b, a);
+    for (int64_t i = 0; column == 0 && i < rows; ++i) {
+      similarity[first + i] += parts[i];
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    T* row = force + (first + i) * to.dim + column;
+    for (int64_t c = 0; c < std::min(cols, to.dim - column); ++c) {
+      row[c] += sums[i * kColumns + c];
+    }
   }
 }
 
-// Every block of one panel meets every block of another.
+// Every particle of one panel meets every one of another, or all of one panel each other.
 template <class T>
-void meet_all(const Panel<T>& left, const Panel<T>& right, T scale) {
-  const int64_t rounds = std::max(left.blocks(), right.blocks());
-  for (int64_t round = 0; round < rounds; ++round) {
-    play_round<T>(left.blocks(), left.block, [&](int64_t a, T* tile) {
-      const int64_t b = (a + round) % rounds;
-      if (b < right.blocks()) {
-        meet(left, a, right, b, true, scale, tile);
-      }
-    });
-  }
-}
-
-// Adds a panel's sums to the results, where `force` still holds the sum of weight times embedding.
-template <class T>
-void add_sums(const Panel<T>& panel, T* force, T* similarity) {
-  parallel_for(0, panel.count, 256, [&](int64_t begin, int64_t end) {
+void meet(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights, T* force,
+          T* similarity) {
+  weigh(left, right, scale, weights);
+  const bool same = &left == &right;
+  const int64_t blocks = left.blocks() + (same ? 0 : right.blocks());
+  parallel_for(0, blocks * divide_up(left.dim, kColumns), 1, [&](int64_t begin, int64_t end) {
+    const Buffer<T> sums(kBlock * kColumns);
     for (int64_t i = begin; i < end; ++i) {
-      similarity[panel.first + i] += panel.sums_of(0)[i];
-      T* to = force + (panel.first + i) * panel.dim;
-      const T* from = panel.weighted_of(0) + i * panel.stride;
-      for (int64_t c = 0; c < panel.dim; ++c) {
-        to[c] += from[c];
+      const int64_t a = i % blocks, column = i / blocks * kColumns;
+      const int64_t cols = std::min<int64_t>(kColumns, left.padded() - column);
+      if (a < left.blocks()) {
+        gather(left, a, right, same ? a : 0, weights, column, cols, sums.data(), force, similarity);
+      } else {
+        gather(right, a - left.blocks(), left, left.blocks(), weights, column, cols, sums.data(),
+               force, similarity);
       }
     }
   });
@@ -163,21 +187,16 @@ void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
   std::fill_n(force, x.count * x.dim, T{0});
   std::fill_n(similarity, x.count, T{0});
   const T scale = exponent_scale(bandwidth);
-  const int block = block_for(x.count, x.dim);
-  const int64_t rows = panel_rows<T>(x.count, x.dim, block, 2, true);
-  Panel<T> left(rows, x.dim, block, true);
-  Panel<T> right(rows < x.count ? rows : 0, x.dim, block, true);
+  const int64_t rows = panel_rows<T>(x.count, x.dim, true, kMostRows);
+  Panel<T> left(rows, x.dim, true), right(rows < x.count ? rows : 0, x.dim, true);
+  const Weights<T> weights(rows);
   for (int64_t first = 0; first < x.count; first += rows) {
     left.pack(x, offset.data(), first, std::min(rows, x.count - first));
-    left.clear_sums();
-    meet_all(left, scale);
+    meet(left, left, scale, weights, force, similarity);
     for (int64_t second = first + rows; second < x.count; second += rows) {
       right.pack(x, offset.data(), second, std::min(rows, x.count - second));
-      right.clear_sums();
-      meet_all(left, right, scale);
-      add_sums(right, force, similarity);
+      meet(left, right, scale, weights, force, similarity);
     }
-    add_sums(left, force, similarity);
   }
   finish(x, offset.data(), bandwidth, force, similarity);
 }
@@ -188,11 +207,11 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
   const TileOps<T>& ops = tile_ops<T>();
   const Buffer<T> offset = mean_embedding<T>(y);
   const T scale = exponent_scale(bandwidth);
-  const int block = 64;
-  const int64_t x_rows = panel_rows<T>(x.count, x.dim, block, 3, true);
-  const int64_t y_rows = panel_rows<T>(y.count, x.dim, block, 3, false);
-  Panel<T> queries(x_rows, x.dim, block, true), keys(y_rows, x.dim, block, false);
-  const int n = block, dim = static_cast<int>(x.dim), stride = static_cast<int>(queries.stride);
+  const int64_t x_rows = panel_rows<T>(x.count, x.dim, true, x.count);
+  const int64_t y_rows = panel_rows<T>(y.count, x.dim, true, y.count);
+  Panel<T> queries(x_rows, x.dim, false), keys(y_rows, x.dim, true);
+  constexpr int n = kBlock;
+  const int64_t padded = keys.padded();
   std::fill_n(force, x.count * x.dim, T{0});
   std::fill_n(similarity, x.count, T{0});
   for (int64_t first = 0; first < x.count; first += x_rows) {
@@ -200,9 +219,9 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
     // Few queries leave threads idle, so that several share the keys of one block of queries
     const int64_t blocks = queries.blocks();
     const int64_t splits = divide_up(torch::stable::get_num_threads(), blocks);
-    const Buffer<T> sums(splits * blocks * n), weighted(splits * blocks * n * stride);
+    const Buffer<T> sums(splits * blocks * n), weighted(splits * blocks * n * padded);
     std::fill_n(sums.data(), splits * blocks * n, T{0});
-    std::fill_n(weighted.data(), splits * blocks * n * stride, T{0});
+    std::fill_n(weighted.data(), splits * blocks * n * padded, T{0});
     for (int64_t second = 0; second < y.count; second += y_rows) {
       keys.pack(y, offset.data(), second, std::min(y_rows, y.count - second));
       const Buffer<T> key_weights(keys.blocks() * n);
@@ -215,26 +234,28 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
         for (int64_t task = begin; task < end; ++task) {
           const int64_t a = task % blocks, split = task / blocks;
           for (int64_t b = split; b < keys.blocks(); b += splits) {
-            ops.multiply(queries.rows_of(a), stride, 1, keys.columns_of(b), n, tile.data(), n, n,
-                         dim, n, false);
+            ops.multiply(queries.columns_of(a), 1, n, keys.columns_of(b), n, tile.data(), n, n,
+                         static_cast<int>(x.dim), n, false);
             ops.weights(tile.data(), n, queries.norms_of(a), keys.norms_of(b),
                         key_weights.data() + b * n, scale, sums.data() + task * n, nullptr, n, n);
-            ops.multiply(tile.data(), n, 1, keys.rows_of(b), stride,
-                         weighted.data() + task * n * stride, stride, n, n, stride, true);
+            keys.add_weighted(b, tile.data(), n, 1, 0, padded, weighted.data() + task * n * padded,
+                              padded, true);
           }
         }
       });
     }
-    queries.clear_sums();
-    for (int64_t split = 0; split < splits; ++split) {
-      for (int64_t i = 0; i < blocks * n; ++i) {
-        queries.sums_of(0)[i] += sums[split * blocks * n + i];
+    parallel_for(0, queries.count, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T* to = force + (first + i) * x.dim;
+        for (int64_t split = 0; split < splits; ++split) {
+          const int64_t row = split * blocks * n + i;
+          similarity[first + i] += sums[row];
+          for (int64_t c = 0; c < x.dim; ++c) {
+            to[c] += weighted[row * padded + c];
+          }
+        }
       }
-      for (int64_t i = 0; i < blocks * n * stride; ++i) {
-        queries.weighted_of(0)[i] += weighted[split * blocks * n * stride + i];
-      }
-    }
-    add_sums(queries, force, similarity);
+    });
   }
   finish(x, offset.data(), bandwidth, force, similarity);
 }

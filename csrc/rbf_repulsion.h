@@ -7,7 +7,8 @@ namespace fastrepulse {
 
 // force[i] = (2 / h) sum_j w_j k_ij (x_i - y_j) and similarity[i] = sum_j w_j k_ij, with
 // k_ij = exp(-|x_i - y_j|^2 / h). Without `weights`, w_j = 1. Extra memory is bounded, whatever the
-// number of particles; a result depends on the number of threads in rounding alone.
+// number of particles. The number of threads makes no difference to many particles of one set; to
+// few in many dimensions and to a second set it does in rounding.
 
 // All pairs of x, each visited once.
 template <class T>

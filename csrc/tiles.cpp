@@ -211,8 +211,9 @@ void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int r
 }
 
 template <class T>
-constexpr TileOps<T> kTileOps = {multiply<T>, squared_norms<T>, squared_distances<T>, weights<T>,
-                                 softmax_weights<T>, scale_rows<T>, transpose<T>};
+constexpr TileOps<T> kTileOps = {
+    2 * kLanes<T>, multiply<T>,        squared_norms<T>, squared_distances<T>,
+    weights<T>,    softmax_weights<T>, scale_rows<T>,    transpose<T>};
 
 }  // namespace
 

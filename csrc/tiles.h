@@ -12,6 +12,9 @@ constexpr int kRowStep = 8;
 
 template <class T>
 struct TileOps {
+  // How many columns `multiply` sums at once, rows of them best side by side.
+  int width;
+
   // c[i][j] (+)= sum_k a[i * a_row + k * a_k] * b[k][j], summed in the order of k. `rows` is a
   // multiple of `kRowStep`.
   void (*multiply)(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b, ptrdiff_t b_row, T* c,

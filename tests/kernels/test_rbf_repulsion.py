@@ -167,8 +167,8 @@ def test_every_instruction_set(capability):
     run_with(capability, __file__, checks)
 
 
-def test_threads_change_rounding_alone_and_repeat():
-    for n, d in ((1500, 24), (100, 3000)):
+def test_threads_change_rounding_at_most_and_repeat():
+    for n, d, exact in ((1500, 24, True), (400, 700, False), (1100, 2000, True), (100, 3000, False)):
         x = draw_rows(n, d, torch.float32)
         results = []
         for count in (1, 2, 3):
@@ -176,7 +176,8 @@ def test_threads_change_rounding_alone_and_repeat():
                 results.append(rbf_repulsion(x, float(d)))
                 again = rbf_repulsion(x, float(d))
             assert all(torch.equal(a, b) for a, b in zip(results[-1], again, strict=True))
-        rtol, atol = AGAINST_FLOAT64[torch.float32]
+        # Threads share out the dimensions of few particles, and the pairs of many
+        rtol, atol = (0, 0) if exact else AGAINST_FLOAT64[torch.float32]
         for result in results[1:]:
             torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
 
