@@ -9,6 +9,8 @@ OUT ?= demo
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 PYTHON := $(ENV)/bin/python
 INSTALLED_TORCH = torch==$$($(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))')
+# What makes torch, MKL and our kernels do without AVX-512
+AVX2 := FASTREPULSE_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
@@ -22,7 +24,8 @@ test: $(STAMP)-test
 
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
-	$(ENV)/bin/python -m bench.kernels.report timings.json
+	$(AVX2) $(ENV)/bin/pytest bench/kernels -o python_files='bench_*.py' -q --benchmark-json=timings-avx2.json
+	$(ENV)/bin/python -m bench.kernels.report timings.json timings-avx2.json
 	$(ENV)/bin/python -m bench.sampling.report timings.json
 
 # With the machine's own torch, without pip and network

@@ -8,22 +8,34 @@ from typing import Any
 
 import torch
 
+from fastrepulse import native
+
+
+def processor() -> str:
+    """Returns the name of the processor, as far as the system knows one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
 
 def environment() -> str:
-    """Returns one line on the machine and the libraries."""
+    """Returns one line on the machine, the instruction set of our CPU kernels and the libraries."""
     import diffusers
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return (
-        f"Measured on {device} with {torch.get_num_threads()} CPU threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"diffusers {diffusers.__version__}."
+        f"Measured on {torch.get_num_threads()} CPU threads ({processor()}, "
+        f"{native.cpu_capability()}), Python {platform.python_version()}, "
+        f"torch {torch.__version__}, diffusers {diffusers.__version__}."
     )
 
 
 def read_timings(description: str | None, kind: str) -> list[dict[str, Any]]:
-    """Returns the timings of the file that the command line names which say what `kind` is."""
+    """Returns the timings of the files that the command line names which say what `kind` is."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("timings", type=Path)
-    timings = json.loads(parser.parse_args().timings.read_text())["benchmarks"]
+    parser.add_argument("timings", type=Path, nargs="+")
+    files = parser.parse_args().timings
+    timings = [timing for file in files for timing in json.loads(file.read_text())["benchmarks"]]
     return [timing for timing in timings if kind in timing["extra_info"]]

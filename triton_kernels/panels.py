@@ -84,6 +84,7 @@ def multiply_kernel(
     n,
     m,
     d,
+    columns_per_split,
     ADD: tl.constexpr,
     SPLIT: tl.constexpr,
     SELF: tl.constexpr,
@@ -92,17 +93,20 @@ def multiply_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Multiplies a panel by a chunk of y's columns; with ADD, on top of the panels before it.
+    """Multiplies some of a panel's columns by a chunk of d; with ADD, on top of the panels before.
 
     With SPLIT the panel holds products, and is small: every chunk makes the weights anew.
     """
     row = tl.program_id(0) * ROWS
     chunk = tl.program_id(1) * DEPTH
     first_row = panel_row + row
+    part = tl.program_id(2)
+    start = part * columns_per_split
+    stop = tl.minimum(start + columns_per_split, tl.minimum(panel_columns, m - panel_column))
     rows = tl.arange(0, ROWS)
     b_total = tl.zeros([ROWS], tl.float32)
     b_sum = tl.zeros([ROWS, DEPTH], tl.float32)
-    for column in range(0, tl.minimum(panel_columns, m - panel_column), COLUMNS):
+    for column in range(start, stop, COLUMNS):
         first_column = panel_column + column
         columns = column + tl.arange(0, COLUMNS)
         b_k = tl.load(p_panel + (row + rows)[:, None] * panel_columns + columns[None, :])
@@ -120,16 +124,17 @@ def multiply_kernel(
     depth = chunk + tl.arange(0, DEPTH)
     m_rows = first_row + rows < n
     m_force = m_rows[:, None] & (depth < d)[None, :]
-    p_rows = p_force + tl.cast(first_row, tl.int64) * d + rows[:, None] * d + depth[None, :]
+    first = tl.cast(part * n + first_row, tl.int64)
+    p_rows = p_force + first * d + rows[:, None] * d + depth[None, :]
     if ADD:
         b_force += tl.load(p_rows, mask=m_force)
     tl.store(p_rows, b_force, mask=m_force)
     # Every chunk has the row sums: the first one writes them
     if chunk == 0:
-        p_totals = p_similarity + first_row + rows
+        p_totals = p_similarity + first + rows
         if ADD:
             b_total += tl.load(p_totals, mask=m_rows)
-        else:
+        elif part == 0:
             b_total += own_weights(p_weights, first_row, n, SELF, ROWS)
         tl.store(p_totals, b_total, mask=m_rows)
 
@@ -161,8 +166,21 @@ def launch_panels(
     depth_per_split = _round_up(triton.cdiv(d, splits), tile.depth)
     splits = triton.cdiv(d, depth_per_split)
 
-    force = torch.empty(n, d, dtype=torch.float32, device=x.device)
-    similarity = torch.empty(n, dtype=torch.float32, device=x.device)
+    # So it is with the product: then several programs share a row's columns
+    multiply = tiles_for(x)["multiply"]
+    parts = min(
+        triton.cdiv(
+            multiprocessors(x.device),
+            triton.cdiv(min(n, panel_rows), multiply.rows) * triton.cdiv(d, multiply.depth),
+        ),
+        triton.cdiv(min(m, panel_columns), multiply.columns),
+        max(1, 2 * WORKSPACE // (n * (d + 1))),
+    )
+    columns_per_part = _round_up(triton.cdiv(min(m, panel_columns), parts), multiply.columns)
+    parts = triton.cdiv(min(m, panel_columns), columns_per_part)
+
+    force = torch.empty(parts, n, d, dtype=torch.float32, device=x.device)
+    similarity = torch.empty(parts, n, dtype=torch.float32, device=x.device)
     panels = torch.empty(
         *(splits, panel_rows, panel_columns),
         dtype=x.dtype if splits == 1 else torch.float32,
@@ -170,7 +188,6 @@ def launch_panels(
     )
     inputs = (x, y, norms_x, norms_y, weights, bandwidth)
     settings = {"SPLIT": splits > 1, "SELF": x is y, "PRECISION": precision_for(x)}
-    multiply = tiles_for(x)["multiply"]
     for row in range(0, n, panel_rows):
         rows = min(panel_rows, n - row)
         for column in range(0, m, panel_columns):
@@ -183,14 +200,17 @@ def launch_panels(
                 **tile.options(),
             )
             panel = panels[0] if splits == 1 else panels.sum(dim=0)
-            grid = (triton.cdiv(rows, multiply.rows), triton.cdiv(d, multiply.depth))
+            grid = (triton.cdiv(rows, multiply.rows), triton.cdiv(d, multiply.depth), parts)
             multiply_kernel[grid](
-                *(*inputs, panel, force, similarity, row, column, panel_columns, n, m, d),
+                *(*inputs, panel, force, similarity),
+                *(row, column, panel_columns, n, m, d, columns_per_part),
                 ADD=column > 0,
                 **settings,
                 **multiply.options(),
             )
-    return force, similarity
+    if parts == 1:
+        return force[0], similarity[0]
+    return force.sum(dim=0), similarity.sum(dim=0)
 
 
 def _round_up(count: int, multiple: int) -> int:

@@ -3,15 +3,19 @@
 make bench
 """
 
+import time
+from functools import cache
+
 import pytest
 import torch
 
 from bench.common import environment
 from bench.kernels.providers import FORCE, MEDIAN
+from fastrepulse import native
 from fastrepulse.kernels.reference import rbf_repulsion_reference
 
-FORCE_SHAPES = [(64, 16384), (256, 16384), (1000, 64), (1000, 1024), (4096, 64), (4096, 768)]
-FORCE_SHAPES += [(10000, 16), (100_000, 64)]
+FORCE_SHAPES = [(64, 16384), (128, 16384), (256, 16384), (1000, 64), (1000, 1024), (1200, 2080)]
+FORCE_SHAPES += [(3000, 300), (4096, 64), (4096, 768), (8192, 48), (10000, 16), (100_000, 64)]
 MEDIAN_SHAPES = [(1000, 64), (4096, 64), (10000, 16)]
 MAX_FLOATS = 1.5e9
 MAX_KEOPS_WORK = 2e9
@@ -38,6 +42,41 @@ def rounds(n: int, d: int) -> int:
     return 30 if n * n * d < 1e8 else 9 if n * n * d < 3e10 else 3
 
 
+def best_time(compute, repeats: int = 20) -> float:
+    """Returns the least time of a call, in seconds."""
+    compute()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        compute()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@cache
+def rates() -> tuple[float, float]:
+    """Returns torch's own rates of a float32 product (FLOP/s) and of exponentials (1/s)."""
+    a = torch.randn(2048, 2048)
+    b, out = -torch.rand(1 << 20), torch.empty(1 << 20)
+    return (
+        2 * len(a) ** 3 / best_time(lambda: a @ a),
+        b.numel() / best_time(lambda: torch.exp(b, out=out)),
+    )
+
+
+def floor(n: int, d: int) -> float:
+    """Returns max(3 N^2 d FLOP, N^2 / 2 exponentials) at those rates, in seconds.
+
+    3 N^2 d is what is left of two matrix products when each pair is visited once.
+    """
+    product, exponentials = rates()
+    return max(3 * n * n * d / product, n * n / 2 / exponentials)
+
+
+def machine() -> dict[str, str]:
+    return {"environment": environment(), "instruction_set": native.cpu_capability()}
+
+
 @pytest.mark.parametrize(("provider", "n", "d"), cases(FORCE, FORCE_SHAPES))
 def test_force(benchmark, provider, n, d):
     x, h = draw(n, d), 2.0 * d / 9.2
@@ -47,7 +86,8 @@ def test_force(benchmark, provider, n, d):
     assert error < 1e-3, f"{provider.name} is wrong by {error:.1e}"
     benchmark.group = f"force N={n} d={d}"
     benchmark.extra_info |= {"op": "rbf_repulsion", "provider": provider.name, "N": n, "d": d}
-    benchmark.extra_info |= {"error": error.item(), "environment": environment()}
+    benchmark.extra_info |= {"error": error.item(), "floor": floor(n, d), "rates": rates()}
+    benchmark.extra_info |= machine()
     benchmark.pedantic(provider.compute, (x, h), rounds=rounds(n, d), warmup_rounds=1)
 
 
@@ -58,5 +98,5 @@ def test_median(benchmark, provider, n, d):
     assert provider.compute(x, 0.0).item() == pytest.approx(expected, rel=1e-4)
     benchmark.group = f"median N={n} d={d}"
     benchmark.extra_info |= {"op": "median_sq_distance", "provider": provider.name, "N": n, "d": d}
-    benchmark.extra_info |= {"environment": environment()}
+    benchmark.extra_info |= machine()
     benchmark.pedantic(provider.compute, (x, 0.0), rounds=rounds(n, d), warmup_rounds=1)

@@ -1,52 +1,26 @@
-"""Turns the timings of `bench_kernels.py` into a table and plots; measures floors and memory.
+"""Turns the timings of `bench_kernels.py` into tables and plots; measures memory.
 
-python -m bench.kernels.report timings.json
+python -m bench.kernels.report timings.json timings-avx2.json
 """
 
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
-import torch
 from matplotlib import pyplot
 
 from bench.common import read_timings
-from bench.kernels.bench_kernels import FORCE_SHAPES
 from bench.kernels.providers import FORCE
 
 RESULTS = Path(__file__).parents[1] / "results"
 MEMORY_SIZES = [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000]
 MEMORY_DIM = 64
 OURS = "fastrepulse"
+TITLES = {"baseline": "Baseline", "avx2": "AVX2", "avx512": "AVX-512"}
 
 matplotlib.use("agg")
-
-
-def best_time(compute, repeats: int = 20) -> float:
-    """Returns the least time of a call, in seconds."""
-    compute()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        compute()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def floors(shapes: list[tuple[int, int]]) -> dict[tuple[int, int], float]:
-    """Returns max(3 N^2 d FLOP at torch's sgemm rate, N^2 / 2 exponentials at torch's rate), in s.
-
-    3 N^2 d is what is left of two matrix products when each pair is visited once.
-    """
-    a = torch.randn(2048, 2048)
-    product_rate = 2 * 2048**3 / best_time(lambda: a @ a)
-    b, out = -torch.rand(1 << 20), torch.empty(1 << 20)
-    exp_rate = b.numel() / best_time(lambda: torch.exp(b, out=out))
-    print(f"sgemm {product_rate / 1e9:.0f} GFLOP/s, {exp_rate / 1e9:.1f} G exponentials/s")
-    return {(n, d): max(3 * n * n * d / product_rate, n * n / 2 / exp_rate) for n, d in shapes}
 
 
 def peak_memory(provider: str, n: int) -> float | None:
@@ -69,15 +43,17 @@ def peak_memory(provider: str, n: int) -> float | None:
     return None if done.returncode else 1024 * float(done.stdout.split()[-1])
 
 
-def table(timings: list[dict], op: str, floor: dict[tuple[int, int], float]) -> list[str]:
+def table(timings: list[dict], op: str) -> list[str]:
     """Returns rows of median times in ms, with ours against the best peer and the floor."""
     by_shape: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    floors: dict[tuple[int, int], float] = {}
     for timing in timings:
         info = timing["extra_info"]
         if info["op"] == op:
             by_shape[info["N"], info["d"]][info["provider"]] = timing["stats"]["median"]
+            floors |= {(info["N"], info["d"]): info["floor"]} if "floor" in info else {}
     names = list(dict.fromkeys(name for times in by_shape.values() for name in times))
-    extra = ["best peer / ours"] + (["floor", "floor / ours"] if floor else [])
+    extra = ["best peer / ours"] + (["floor", "floor / ours"] if floors else [])
     lines = [
         "| N, d | " + " | ".join(names + extra) + " |",
         "|---" * (len(names + extra) + 1) + "|",
@@ -86,11 +62,33 @@ def table(timings: list[dict], op: str, floor: dict[tuple[int, int], float]) -> 
         ours = times[OURS]
         peers = [seconds for name, seconds in times.items() if name != OURS]
         cells = [f"{1e3 * times[name]:.2f}" if name in times else "–" for name in names]
-        cells.append(f"{min(peers) / ours:.1f}" if peers else "–")
-        if floor:
-            cells += [f"{1e3 * floor[shape]:.2f}", f"{floor[shape] / ours:.0%}"]
+        cells.append(f"{min(peers) / ours:.2f}" if peers else "–")
+        if floors:
+            cells += [f"{1e3 * floors[shape]:.2f}", f"{floors[shape] / ours:.0%}"]
         lines.append(f"| {shape[0]}, {shape[1]} | " + " | ".join(cells) + " |")
     return lines
+
+
+def sections(timings: list[dict]) -> list[str]:
+    """Returns the tables of one run, which is that of one instruction set."""
+    info = timings[0]["extra_info"]
+    product, exponentials = next(
+        t["extra_info"]["rates"] for t in timings if "rates" in t["extra_info"]
+    )
+    return [
+        info["environment"],
+        f"torch's own product: {product / 1e9:.0f} GFLOP/s; its exponential: "
+        f"{exponentials / 1e9:.1f} G/s.",
+        "",
+        f"### rbf_repulsion: the force ({info['instruction_set']})",
+        "",
+        *table(timings, "rbf_repulsion"),
+        "",
+        f"### median_sq_distance: the exact median ({info['instruction_set']})",
+        "",
+        *table(timings, "median_sq_distance"),
+        "",
+    ]
 
 
 def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -> None:
@@ -132,24 +130,23 @@ def main() -> None:
                 break
             memory[provider.name][n] = max(peak, 2**20)
     ours = memory[OURS]
+    runs: dict[str, list[dict]] = defaultdict(list)
+    for timing in timings:
+        runs[timing["extra_info"]["instruction_set"]].append(timing)
     lines = [
         "# The pairwise kernels on the CPU",
         "",
-        timings[0]["extra_info"]["environment"],
+        "Median times of one call in ms, float32, all providers of a table in one run, each "
+        "checked against float64 first. A dash: its storage does not fit, or it takes minutes. "
+        "The floor is max(3 N² d FLOP at the rate of torch's own product, N²/2 exponentials at "
+        "the rate of torch's own), both measured beside it. A table of a lower instruction set "
+        "than the processor has is of a run in which torch, MKL and our kernels were told to do "
+        "without the higher one; KeOps was not.",
         "",
-        "Median times of one call in ms, float32, all providers in one run, each checked against "
-        "float64 first. A dash: its storage does not fit, or it takes minutes. The floor is "
-        "max(3 N² d FLOP at the rate of torch's own sgemm, N²/2 exponentials at the rate of "
-        "torch's own exp), both measured beside it.",
-        "",
-        "## rbf_repulsion: the force",
-        "",
-        *table(timings, "rbf_repulsion", floors(FORCE_SHAPES)),
-        "",
-        "## median_sq_distance: the exact median",
-        "",
-        *table(timings, "median_sq_distance", {}),
-        "",
+    ]
+    for instruction_set, run in runs.items():
+        lines += [f"## {TITLES[instruction_set]}", "", *sections(run)]
+    lines += [
         "## Added peak memory of the force",
         "",
         f"d = {MEMORY_DIM}, MiB, the force of {MEMORY_DIM * 4} bytes a particle included: "
@@ -158,7 +155,7 @@ def main() -> None:
     ]
     (RESULTS / "kernels.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    plot(timings, memory, RESULTS / "kernels.png")
+    plot(next(iter(runs.values())), memory, RESULTS / "kernels.png")
 
 
 if __name__ == "__main__":

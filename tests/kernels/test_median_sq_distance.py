@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from backends import BACKENDS, PLACES, skip_unless_served
 
 from fastrepulse.kernels import median_bandwidth, median_sq_distance
 
@@ -25,22 +26,25 @@ def integers(n, d, high, seed=0):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_it_is_that_of_sorting_bit_for_bit(n, d, quantile, dtype):
+@pytest.mark.parametrize("device", BACKENDS)
+def test_it_is_that_of_sorting_bit_for_bit(n, d, quantile, dtype, device):
     x = integers(n, d, 8 if d < 64 else 2).to(dtype)
     distances = torch.pdist(x.double()).square().round().sort().values
     expected = distances[int(quantile * (len(distances) - 1))]
     # A sum of many squares is more than half precision holds
-    assert median_sq_distance(x, quantile).double() == expected.to(dtype).double()
+    assert median_sq_distance(x.to(device), quantile).double() == expected.to(dtype).double()
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_random_embeddings(n, d, dtype, backend):
+def test_random_embeddings(n, d, dtype, device, backend):
+    skip_unless_served(device, backend, dtype)
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(1), dtype=dtype)
     expected = torch.pdist(x.double()).square().median().item()
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
-    assert median_sq_distance(x, backend=backend).item() == pytest.approx(expected, rel=rtol)
+    found = median_sq_distance(x.to(device), backend=backend)
+    assert found.item() == pytest.approx(expected, rel=rtol)
 
 
 @pytest.mark.parametrize("d", [5, 600])
@@ -58,10 +62,12 @@ def test_more_particles_than_a_panel_holds():
     assert median_sq_distance(x).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_distances_beyond_all_numbers_are_infinite(dtype, backend):
+def test_distances_beyond_all_numbers_are_infinite(dtype, device, backend):
+    skip_unless_served(device, backend, dtype)
     x = torch.tensor([[2.0], [-2.0], [0.0], [1e-3]], dtype=dtype) * torch.finfo(dtype).max ** 0.5
+    x = x.to(device)
     assert median_sq_distance(x, 1.0, backend=backend) == math.inf
     assert median_sq_distance(x, 0.0, backend=backend).isfinite()
 
@@ -79,9 +85,9 @@ def test_half_precision_bandwidth_is_not_rounded_to_zero():
     assert median_bandwidth(torch.zeros(4, 3)) == 1
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
-def test_the_bandwidth_does_not_depend_on_the_origin(backend):
-    x = integers(40, 2, 8)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
+def test_the_bandwidth_does_not_depend_on_the_origin(device, backend):
+    x = integers(40, 2, 8).to(device)
     here, there = (median_bandwidth(x + shift, backend=backend) for shift in (0, 4096))
     assert here == there == median_sq_distance(x) / math.log(len(x))
     # Half of the pairs are of duplicates, and the median is zero

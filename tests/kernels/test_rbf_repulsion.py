@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from backends import BACKENDS, PLACES, skip_unless_served
 from cpu_variants import CAPABILITIES, run_with, threads
 from drawn import draw_rows
 from tolerances import AGAINST_FLOAT64
@@ -18,7 +19,6 @@ SHAPES = [
     ]
 ]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-BACKENDS = ["native", "reference"]
 
 
 def by_hand(x, h, y=None, w=None):
@@ -38,41 +38,42 @@ def assert_close(got, expected, dtype):
     rtol, atol = AGAINST_FLOAT64[dtype]
     for one, other in zip(got, expected, strict=True):
         assert one.dtype == dtype
-        torch.testing.assert_close(one.double(), other, rtol=rtol, atol=atol)
+        torch.testing.assert_close(one.double().cpu(), other, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_against_the_definition(n, d, dtype, backend):
+def test_against_the_definition(n, d, dtype, device, backend):
+    skip_unless_served(device, backend, dtype)
     x = draw_rows(n, d, dtype)
-    assert_close(rbf_repulsion(x, float(d), backend=backend), by_hand(x, float(d)), dtype)
+    got = rbf_repulsion(x.to(device), float(d), backend=backend)
+    assert_close(got, by_hand(x, float(d)), dtype)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("n", "m", "d"), [(1, 1, 1), (3, 200, 4), (70, 17, 63), (2, 130, 1100), (65, 64, 64)]
 )
-def test_against_a_second_weighted_set(n, m, d, dtype, backend):
-    x, y, w = (
-        draw_rows(n, d, dtype),
-        draw_rows(m, d, dtype, seed=1) + 1,
-        draw_rows(m, 1, dtype, seed=2)[:, 0],
-    )
+def test_against_a_second_weighted_set(n, m, d, dtype, device, backend):
+    skip_unless_served(device, backend, dtype)
+    x, y = draw_rows(n, d, dtype), draw_rows(m, d, dtype, seed=1) + 1
+    w, own = (draw_rows(count, 1, dtype, seed=2)[:, 0] for count in (m, n))
     h = 2.0 * d
-    assert_close(rbf_repulsion(x, h, y, backend=backend), by_hand(x, h, y), dtype)
-    assert_close(rbf_repulsion(x, h, y, w, backend=backend), by_hand(x, h, y, w), dtype)
-    w = draw_rows(n, 1, dtype, seed=2)[:, 0]
-    assert_close(rbf_repulsion(x, h, weights=w, backend=backend), by_hand(x, h, w=w), dtype)
+    for others, weights in ((y, None), (y, w), (None, own)):
+        there = [None if t is None else t.to(device) for t in (others, weights)]
+        got = rbf_repulsion(x.to(device), h, *there, backend=backend)
+        assert_close(got, by_hand(x, h, others, weights), dtype)
 
 
 @pytest.mark.parametrize("shape", [(70, 5), (40, 600)], ids=["tiles", "wide"])
 @pytest.mark.parametrize("h", [1e-30, 1e-6, 1e-2, 1e6, 1e30])
-def test_bandwidths_from_tiny_to_huge(shape, h):
+@pytest.mark.parametrize("device", BACKENDS)
+def test_bandwidths_from_tiny_to_huge(shape, h, device):
     x = draw_rows(*shape, torch.float32)
     x[3] = x[11]
-    assert_close(rbf_repulsion(x, h), by_hand(x, h), torch.float32)
+    assert_close(rbf_repulsion(x.to(device), h), by_hand(x, h), torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(200, 7), (40, 600)], ids=["tiles", "wide"])
@@ -168,7 +169,12 @@ def test_every_instruction_set(capability):
 
 
 def test_threads_change_rounding_at_most_and_repeat():
-    for n, d, exact in ((1500, 24, True), (400, 700, False), (1100, 2000, True), (100, 3000, False)):
+    for n, d, exact in (
+        (1500, 24, True),
+        (400, 700, False),
+        (1100, 2000, True),
+        (100, 3000, False),
+    ):
         x = draw_rows(n, d, torch.float32)
         results = []
         for count in (1, 2, 3):
@@ -182,20 +188,24 @@ def test_threads_change_rounding_at_most_and_repeat():
             torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("h", [1e-6, 1e-2, 1.0, 1e6])
-def test_force_is_minus_the_gradient_of_similarity(h, backend):
-    x = draw_rows(9, 4, torch.float64).requires_grad_()
+def test_force_is_minus_the_gradient_of_similarity(h, device, backend):
+    skip_unless_served(device, backend, torch.float64)
+    x = draw_rows(9, 4, torch.float64).to(device).requires_grad_()
     # Half, because the sum over all i and j counts every pair twice
     total = rbf_repulsion(x, h, backend=backend)[1].sum() / 2
     (gradient,) = torch.autograd.grad(total, x)
     torch.testing.assert_close(rbf_repulsion(x.detach(), h)[0], -gradient)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_similarity_passes_gradcheck(backend):
-    x, y = (draw_rows(n, 3, torch.float64).requires_grad_() for n in (5, 4))
-    w, v = (draw_rows(n, 1, torch.float64, seed=1)[:, 0].requires_grad_() for n in (5, 4))
+@pytest.mark.parametrize(("device", "backend"), PLACES)
+def test_similarity_passes_gradcheck(device, backend):
+    skip_unless_served(device, backend, torch.float64)
+    x, y = (draw_rows(n, 3, torch.float64).to(device).requires_grad_() for n in (5, 4))
+    w, v = (
+        draw_rows(n, 1, torch.float64, seed=1)[:, 0].to(device).requires_grad_() for n in (5, 4)
+    )
 
     def similarity(x, y=None, w=None):
         return rbf_repulsion(x, 2.0, y, w, backend=backend)[1]
@@ -207,9 +217,10 @@ def test_similarity_passes_gradcheck(backend):
     assert torch.autograd.gradcheck(lambda y: similarity(x.detach(), y), (y,))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(backend):
-    x = draw_rows(7, 3, torch.float64).requires_grad_()
+@pytest.mark.parametrize(("device", "backend"), PLACES)
+def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(device, backend):
+    skip_unless_served(device, backend, torch.float64)
+    x = draw_rows(7, 3, torch.float64).to(device).requires_grad_()
     h = median_bandwidth(x).item()
     one, other = (
         torch.autograd.grad(rbf_repulsion(x, at, backend=backend)[1].square().sum(), x)[0]
@@ -226,13 +237,13 @@ def test_the_gradient_of_the_force_is_refused():
         rbf_repulsion(x, 2.0)[0].sum().backward()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("with_others", [False, True])
-def test_opcheck(backend, with_others):
-    x = draw_rows(6, 3, torch.float32)
-    others = (draw_rows(4, 3, torch.float32), torch.ones(4)) if with_others else (None, None)
+def test_opcheck(device, backend, with_others):
+    x, y = (draw_rows(n, 3, torch.float32).to(device) for n in (6, 4))
+    others = (y, torch.ones(4, device=device)) if with_others else (None, None)
     op = torch.ops.fastrepulse.rbf_repulsion.default
-    torch.library.opcheck(op, (x, torch.tensor(2.0), *others, backend))
+    torch.library.opcheck(op, (x, torch.tensor(2.0, device=device), *others, backend))
 
     torch.library.opcheck(torch.ops.fastrepulse.median_rbf_repulsion.default, (x, backend))
 

@@ -150,6 +150,12 @@ def test_duplicates_count_each_other_and_do_not_push(d, repulsion):
         pytest.param(140, None, 7, {"multiprocessors": 64}, id="columns-split-self"),
         pytest.param(9, None, 900, {"multiprocessors": 5}, id="depth-split"),
         pytest.param(9, 300, 600, {"multiprocessors": 64}, id="depth-split-second-set"),
+        pytest.param(300, None, 260, {"multiprocessors": 64}, id="product-split"),
+        pytest.param(140, 700, 260, {"multiprocessors": 9}, id="product-split-second-set"),
+        pytest.param(
+            *(260, 300, 260, {"multiprocessors": 9, "panel_columns": 256}),
+            id="product-split-panels",
+        ),
         pytest.param(
             *(300, None, 260, {"workspace": 2**16, "panel_columns": 256}), id="panels-self"
         ),
