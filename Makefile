@@ -14,13 +14,35 @@ AVX2 := FASTREPULSE_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INST
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-.PHONY: demo test lint bench bench-gpu clean
+# The ends of what is supported: one wheel, built on the oldest, passes every test on both
+OLDEST ?= torch==2.11.0
+NEWEST ?= torch
+OLDEST_PYTHON ?= python3
+NEWEST_PYTHON ?= python3
+WHEEL = $(wildcard build/wheel/*.whl)
+
+.PHONY: demo test lint bench bench-gpu compatibility clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
 	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
+
+compatibility:
+	rm -rf build/wheel
+	$(OLDEST_PYTHON) -m venv build/oldest
+	$(NEWEST_PYTHON) -m venv build/newest
+	build/oldest/bin/python -m pip install "$(OLDEST)" "setuptools>=77" wheel
+	build/newest/bin/python -m pip install "$(NEWEST)"
+	build/oldest/bin/python -m pip wheel --no-build-isolation --no-deps -w build/wheel .
+	$(MAKE) build/oldest-passes build/newest-passes
+
+# The package is that of the wheel; only what is not in it comes from the checkout, last on the path
+build/%-passes:
+	build/$*/bin/python -m pip install "$(WHEEL)[test]"
+	echo "$(CURDIR)" > "$$(build/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/checkout.pth"
+	OMP_NUM_THREADS=1 build/$*/bin/pytest -o pythonpath= -n auto --dist loadscope
 
 bench: $(STAMP)-bench
 	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json

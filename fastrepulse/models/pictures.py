@@ -45,15 +45,13 @@ def encode_folder(
     # The sheet of all pictures, which a run leaves beside them, is not one of them
     sheet = {folder / "grid.png"} if (folder / "sample.json").exists() else set()
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS)
-    _, rows, columns = model.latent_shape(height, width)
-    pixels = columns * model.vae_scale_factor, rows * model.vae_scale_factor
     latents = []
     for path in paths:
         if path in sheet:
             continue
         try:
-            cut = ImageOps.fit(read_picture(path), pixels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            cut = read_fitted(path, model, height, width)
+        except ValueError as error:
             log.warning("%s is left out: %s", path, error)
             continue
         picture = torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
@@ -65,6 +63,22 @@ def encode_folder(
     return torch.cat(latents)
 
 
+def read_fitted(
+    path: Path, model: Model, height: int | None = None, width: int | None = None
+) -> Image.Image:
+    """Returns a picture in RGB, cut to a size that is the model's own by default.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    _, rows, columns = model.latent_shape(height, width)
+    try:
+        picture = read_picture(path)
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+    return ImageOps.fit(picture, (columns * model.vae_scale_factor, rows * model.vae_scale_factor))
+
+
 def read_picture(path: Path) -> Image.Image:
     """Returns a picture in RGB: upright, in 8 bits, what is transparent in it on white.
 
@@ -73,6 +87,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         OSError: If it cannot be read, or is cut off.
         ValueError: If there is nothing to see in it.
+        Warning: If it is suspiciously large, as Pillow says.
     """
     with warnings.catch_warnings(), Image.open(path) as file:
         warnings.simplefilter("error", Image.DecompressionBombWarning)

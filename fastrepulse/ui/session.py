@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.metrics.spaces import to_pictures
 from fastrepulse.models import Model
-from fastrepulse.models.pictures import read_picture
+from fastrepulse.models.pictures import read_fitted
 from fastrepulse.sampling.output import picture_path, to_pil
 from fastrepulse.sampling.results import StepEnd
 from fastrepulse.sampling.sample import sample
@@ -158,12 +158,10 @@ class Session:
             ValueError: If it cannot be read, or there are too many.
         """
         try:
-            picture = read_picture(path)
-        except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
+            picture = read_fitted(path, self.model)
+        except ValueError as error:
             raise ValueError(f"{path.name} cannot be read: {error}") from None
-        _, height, width = self.model.latent_shape(None, None)
-        factor = self.model.vae_scale_factor
-        self.pick(pile, ImageOps.fit(picture, (factor * width, factor * height)))
+        self.pick(pile, picture)
 
     def map(self) -> PcaMap | None:
         """Returns where the pictures of all batches lie, by the last batch's embedding."""

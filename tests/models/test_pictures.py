@@ -156,7 +156,9 @@ def test_what_cannot_be_read_is_left_out_by_name(name, write, tmp_path, caplog):
 
 def test_a_picture_that_is_too_large_is_left_out(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    Image.new("RGB", (64, 64), RED).save(tmp_path / "large.png")
-    Image.new("RGB", (10, 10), RED).save(tmp_path / "small.png")
+    # Beyond twice the number Pillow refuses a picture, below it warns
+    for name, side in (("large", 64), ("larger-than-some", 12), ("small", 10)):
+        Image.new("RGB", (side, side), RED).save(tmp_path / f"{name}.png")
     assert len(encode_folder(tmp_path, models.load_model())) == 1
-    assert "large.png is left out" in caplog.text
+    for name in ("large", "larger-than-some"):
+        assert f"{name}.png is left out" in caplog.text
