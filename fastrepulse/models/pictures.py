@@ -89,8 +89,10 @@ def read_picture(path: Path) -> Image.Image:
         ValueError: If there is nothing to see in it.
         Warning: If it is suspiciously large, as Pillow says.
     """
-    with warnings.catch_warnings(), Image.open(path) as file:
+    with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        file = Image.open(path)
+    with file:
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith(("I", "F")):
             return _in_8_bits(image)
