@@ -59,7 +59,8 @@ at these peak rates:
 Peaks are the dense ones commonly published for these devices, checked against public comparison
 tables and not against the vendors' own data sheets; 16 exponentials a clock are what NVIDIA states
 for its multiprocessors and, for the MI300X, an assumption. Reality adds latency, the arithmetic
-between the products, and caches: expect a multiple of the model.
+between the products, caches and, in `histogram`, a count of every pair in shared memory and 2,048
+atomic additions a program to device memory: expect a multiple of the model.
 
 | architecture | dtype | kernel | tile | warps | stages | registers | stack | spills | shared | \
 matrix instructions | modelled time | bound by |
