@@ -34,5 +34,12 @@ def serves(name: str, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def cpu_capability() -> str:
-    """Returns the instruction set that the CPU kernels run on: "baseline", "avx2" or "avx512"."""
+    """Returns the instruction set that the CPU kernels run on: "baseline", "avx2" or "avx512".
+
+    Raises:
+        RuntimeError: If there is no library.
+    """
+    reason = why_unavailable()
+    if reason:
+        raise RuntimeError(reason)
     return torch.ops.fastrepulse.cpu_capability()
