@@ -24,7 +24,13 @@ except ImportError as error:
     ) from error
 
 SOURCES = ["activations.cpp", "attention.cpp", "buffer.cpp", "conv3x3.cpp", "gram.cpp"]
-SOURCES += ["instruction_set.cpp", "median_sq_distance.cpp", "ops.cpp", "panel.cpp", "rbf_repulsion.cpp"]
+SOURCES += [
+    "instruction_set.cpp",
+    "median_sq_distance.cpp",
+    "ops.cpp",
+    "panel.cpp",
+    "rbf_repulsion.cpp",
+]
 X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
