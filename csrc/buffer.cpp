@@ -35,8 +35,6 @@ struct Piece {
 // Pieces of memory that nobody uses, the one given back last at the end.
 class Kept {
  public:
-  ~Kept() { shrink(0); }
-
   // Returns null if there is no piece of that size.
   void* take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -55,25 +53,22 @@ class Kept {
     const std::lock_guard<std::mutex> lock(mutex_);
     pieces_.push_back({data, bytes});
     total_ += bytes;
-    shrink(kMostKept);
-  }
-
- private:
-  void shrink(size_t most) {
-    while (total_ > most) {
+    while (total_ > kMostKept) {
       ::operator delete[](pieces_.front().data, kAlignment);
       total_ -= pieces_.front().bytes;
       pieces_.erase(pieces_.begin());
     }
   }
 
+ private:
   std::mutex mutex_;
   std::vector<Piece> pieces_;
   size_t total_ = 0;
 };
 
+// Never destroyed: a thread may still compute when the process ends.
 Kept& kept() {
-  static Kept pieces;
+  static Kept& pieces = *new Kept;
   return pieces;
 }
 

@@ -89,7 +89,7 @@ void count_row(const T* row, int64_t begin, int64_t end, const Prefix<T>& prefix
 
 // Counts the pairs of block `a` of one panel and block `b` of another.
 template <class T>
-void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b, bool same,
+void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b,
                 const Prefix<T>& prefix, T* tile, int64_t* histogram) {
   const TileOps<T>& ops = tile_ops<T>();
   constexpr int n = kBlock;
@@ -98,14 +98,15 @@ void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t 
   ops.squared_distances(tile, n, left.norms_of(a), right.norms_of(b), n, n);
   const int64_t rows = std::min<int64_t>(n, left.count - a * n);
   const int64_t cols = std::min<int64_t>(n, right.count - b * n);
+  const bool same = &left == &right && a == b;
   for (int64_t i = 0; i < rows; ++i) {
     count_row(tile + i * n, same ? i + 1 : 0, cols, prefix, histogram);
   }
 }
 
-// Counts a part of the pairs of one panel (`same`) or of two.
+// Counts a part of the pairs of two panels, or of one.
 template <class T>
-void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const Prefix<T>& prefix,
+void count_panels(const Panel<T>& left, const Panel<T>& right, const Prefix<T>& prefix,
                   const Part& part, int64_t* histogram) {
   std::mutex adding;
   const int64_t tiles = left.blocks() * right.blocks();
@@ -113,13 +114,9 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const 
   parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> counts(kDigits);
     const Buffer<T> tile(kBlock * kBlock);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / right.blocks(), b = i % right.blocks();
-      const int64_t a = same ? folded(row, left.blocks()) : row;
-      if (!same || a <= b) {
-        count_tile(left, a, right, b, same && a == b, prefix, tile.data(), counts.data());
-      }
-    }
+    visit_tiles(left, right, begin, end, [&](int64_t a, int64_t b) {
+      count_tile(left, a, right, b, prefix, tile.data(), counts.data());
+    });
     const std::lock_guard<std::mutex> lock(adding);
     for (int64_t digit = 0; digit < kDigits; ++digit) {
       histogram[digit] += counts[digit];
@@ -131,17 +128,10 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, bool same, const 
 template <class T>
 void count_pairs(const Embeddings& x, const T* offset, const Prefix<T>& prefix, const Part& part,
                  int64_t* histogram) {
-  const int64_t rows = panel_rows<T>(x.count, x.dim, false, x.count);
-  Panel<T> left(rows, x.dim, false);
-  Panel<T> right(rows < x.count ? rows : 0, x.dim, false);
-  for (int64_t first = 0; first < x.count; first += rows) {
-    left.pack(x, offset, first, std::min(rows, x.count - first));
-    count_panels(left, left, true, prefix, part, histogram);
-    for (int64_t second = first + rows; second < x.count; second += rows) {
-      right.pack(x, offset, second, std::min(rows, x.count - second));
-      count_panels(left, right, false, prefix, part, histogram);
-    }
-  }
+  meet_panels(x, offset, panel_rows<T>(x.count, x.dim, false), false,
+              [&](const Panel<T>& left, const Panel<T>& right) {
+                count_panels(left, right, prefix, part, histogram);
+              });
 }
 
 template <class T>

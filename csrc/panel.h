@@ -33,9 +33,6 @@ void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, cons
 template <class T>
 Buffer<T> mean_embedding(const Embeddings& x);
 
-// Row `i` of a triangle, the longest and the shortest in turn: every run of them has its share.
-constexpr int64_t folded(int64_t i, int64_t rows) { return i % 2 ? rows - 1 - i / 2 : i / 2; }
-
 // A block of particles meets another block at once.
 constexpr int kBlock = 64;
 
@@ -73,15 +70,48 @@ class Panel {
   Buffer<T> slices;   // [padded / width, capacity, width]
 };
 
-// The rows of a panel, at most `most`, where two take at most `kPanelBytes` and all are equally long.
+// The rows of a panel, at most `most`: as many as let two take `kPanelBytes`, shared out evenly.
 constexpr int64_t kPanelBytes = 24 << 20;
 
 template <class T>
-int64_t panel_rows(int64_t count, int64_t dim, bool with_rows, int64_t most) {
+int64_t panel_rows(int64_t count, int64_t dim, bool with_rows,
+                   int64_t most = std::numeric_limits<int64_t>::max()) {
   const int64_t row_bytes = (with_rows ? 2 : 1) * round_up(dim, kTileStep) * sizeof(T);
   const int64_t affordable = std::min(kPanelBytes / (2 * row_bytes), most) / kBlock * kBlock;
   const int64_t panels = divide_up(count, std::max<int64_t>(affordable, kBlock));
   return round_up(divide_up(count, panels), kBlock);
+}
+
+// Cuts embeddings into panels of `rows` rows, and calls meet(panel, panel) for each of them and
+// meet(left, right) for each two.
+template <class T, class Meet>
+void meet_panels(const Embeddings& x, const T* offset, int64_t rows, bool with_rows,
+                 const Meet& meet) {
+  Panel<T> left(rows, x.dim, with_rows), right(rows < x.count ? rows : 0, x.dim, with_rows);
+  for (int64_t first = 0; first < x.count; first += rows) {
+    left.pack(x, offset, first, std::min(rows, x.count - first));
+    meet(left, left);
+    for (int64_t second = first + rows; second < x.count; second += rows) {
+      right.pack(x, offset, second, std::min(rows, x.count - second));
+      meet(left, right);
+    }
+  }
+}
+
+// Calls visit(a, b) for the tiles [begin, end) of the blocks of two panels. Within one panel those
+// below the diagonal are left out, and the longest and the shortest rows of the rest take turns, so
+// that every run of tiles has its share.
+template <class T, class Visit>
+void visit_tiles(const Panel<T>& left, const Panel<T>& right, int64_t begin, int64_t end,
+                 const Visit& visit) {
+  const bool same = &left == &right;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t row = i / right.blocks(), b = i % right.blocks();
+    const int64_t a = !same ? row : row % 2 ? left.blocks() - 1 - row / 2 : row / 2;
+    if (!same || a <= b) {
+      visit(a, b);
+    }
+  }
 }
 
 }  // namespace fastrepulse

@@ -54,17 +54,11 @@ class Weights {
 template <class T>
 void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights) {
   const TileOps<T>& ops = tile_ops<T>();
-  const bool same = &left == &right;
   constexpr int n = kBlock;
   parallel_for(0, left.blocks() * right.blocks(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / right.blocks(), b = i % right.blocks();
-      const int64_t a = same ? folded(row, left.blocks()) : row;
-      if (same && b < a) {
-        continue;
-      }
+    visit_tiles(left, right, begin, end, [&](int64_t a, int64_t b) {
       T *tile = weights.tile(a, b), *rows = weights.row_sums_of(a, b);
-      T* cols = same && a == b ? nullptr : weights.col_sums_of(a, b);
+      T* cols = &left == &right && a == b ? nullptr : weights.col_sums_of(a, b);
       std::fill_n(rows, n, T{0});
       if (cols) {
         std::fill_n(cols, n, T{0});
@@ -72,7 +66,7 @@ void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T
       ops.multiply(left.columns_of(a), 1, n, right.columns_of(b), n, tile, n, n,
                    static_cast<int>(left.dim), n, false);
       ops.weights(tile, n, left.norms_of(a), right.norms_of(b), nullptr, scale, rows, cols, n, n);
-    }
+    });
   });
 }
 
@@ -188,16 +182,10 @@ void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
   std::fill_n(similarity, x.count, T{0});
   const T scale = exponent_scale(bandwidth);
   const int64_t rows = panel_rows<T>(x.count, x.dim, true, kMostRows);
-  Panel<T> left(rows, x.dim, true), right(rows < x.count ? rows : 0, x.dim, true);
   const Weights<T> weights(rows);
-  for (int64_t first = 0; first < x.count; first += rows) {
-    left.pack(x, offset.data(), first, std::min(rows, x.count - first));
-    meet(left, left, scale, weights, force, similarity);
-    for (int64_t second = first + rows; second < x.count; second += rows) {
-      right.pack(x, offset.data(), second, std::min(rows, x.count - second));
-      meet(left, right, scale, weights, force, similarity);
-    }
-  }
+  meet_panels(x, offset.data(), rows, true, [&](const Panel<T>& left, const Panel<T>& right) {
+    meet(left, right, scale, weights, force, similarity);
+  });
   finish(x, offset.data(), bandwidth, force, similarity);
 }
 
@@ -207,8 +195,8 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
   const TileOps<T>& ops = tile_ops<T>();
   const Buffer<T> offset = mean_embedding<T>(y);
   const T scale = exponent_scale(bandwidth);
-  const int64_t x_rows = panel_rows<T>(x.count, x.dim, true, x.count);
-  const int64_t y_rows = panel_rows<T>(y.count, x.dim, true, y.count);
+  const int64_t x_rows = panel_rows<T>(x.count, x.dim, true);
+  const int64_t y_rows = panel_rows<T>(y.count, x.dim, true);
   Panel<T> queries(x_rows, x.dim, false), keys(y_rows, x.dim, true);
   constexpr int n = kBlock;
   const int64_t padded = keys.padded();

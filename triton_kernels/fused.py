@@ -17,6 +17,7 @@ from fastrepulse.triton_kernels.tiles import (
     Tile,
     multiprocessors,
     precision_for,
+    share_out,
     tiles_for,
 )
 
@@ -87,15 +88,12 @@ def launch_fused(
     """Returns force [N, d] and similarity [N]; `tile` is that of `fused_tile`."""
     (n, d), m = x.shape, len(y)
     row_blocks = triton.cdiv(n, tile.rows)
-    # Few rows would leave the device idle: then several programs share a row, each with some of
-    # the columns. Added up afterwards in a fixed order, the result is the same every time.
-    splits = min(
-        triton.cdiv(2 * multiprocessors(x.device), row_blocks),
-        triton.cdiv(m, tile.columns),
-        max(1, 2 * WORKSPACE // (n * (d + 1))),
+    # Few rows would leave the device idle: then several programs share a row's columns
+    splits, columns_per_split = share_out(
+        *(m, tile.columns),
+        programs=triton.cdiv(2 * multiprocessors(x.device), row_blocks),
+        most=2 * WORKSPACE // (n * (d + 1)),
     )
-    columns_per_split = triton.cdiv(triton.cdiv(m, splits), tile.columns) * tile.columns
-    splits = triton.cdiv(m, columns_per_split)
     force = torch.empty(splits, n, d, dtype=torch.float32, device=x.device)
     similarity = torch.empty(splits, n, dtype=torch.float32, device=x.device)
     fused_kernel[(row_blocks, splits)](

@@ -16,7 +16,13 @@ from fastrepulse.triton_kernels.pairwise import (
     pair_weights,
     sq_distances,
 )
-from fastrepulse.triton_kernels.tiles import WORKSPACE, multiprocessors, precision_for, tiles_for
+from fastrepulse.triton_kernels.tiles import (
+    WORKSPACE,
+    multiprocessors,
+    precision_for,
+    share_out,
+    tiles_for,
+)
 
 MAX_PANEL_COLUMNS = 4096
 # A multiple of every tile's rows and columns, so that no access to a panel needs a mask
@@ -84,7 +90,7 @@ def multiply_kernel(
     n,
     m,
     d,
-    columns_per_split,
+    columns_per_part,
     ADD: tl.constexpr,
     SPLIT: tl.constexpr,
     SELF: tl.constexpr,
@@ -101,8 +107,8 @@ def multiply_kernel(
     chunk = tl.program_id(1) * DEPTH
     first_row = panel_row + row
     part = tl.program_id(2)
-    start = part * columns_per_split
-    stop = tl.minimum(start + columns_per_split, tl.minimum(panel_columns, m - panel_column))
+    start = part * columns_per_part
+    stop = tl.minimum(start + columns_per_part, tl.minimum(panel_columns, m - panel_column))
     rows = tl.arange(0, ROWS)
     b_total = tl.zeros([ROWS], tl.float32)
     b_sum = tl.zeros([ROWS, DEPTH], tl.float32)
@@ -153,31 +159,22 @@ def launch_panels(
     panel_columns = _round_up(min(m, MAX_PANEL_COLUMNS), PANEL_MULTIPLE)
     panel_rows = min(_round_up(n, PANEL_MULTIPLE), WORKSPACE // panel_columns)
     panel_rows = panel_rows // PANEL_MULTIPLE * PANEL_MULTIPLE
-    # Few pairs would leave the device idle: then several programs share them, each with a range
-    # of d. Added up in a fixed order, the result is the same every time.
-    tiles = triton.cdiv(min(n, panel_rows), tile.rows) * triton.cdiv(
-        min(m, panel_columns), tile.columns
+    widest = min(m, panel_columns)
+    # Few pairs would leave the device idle: then several programs share them, each with a range of
+    # d, and in the product several share a row's columns
+    tiles = triton.cdiv(min(n, panel_rows), tile.rows) * triton.cdiv(widest, tile.columns)
+    splits, depth_per_split = share_out(
+        *(d, tile.depth),
+        programs=triton.cdiv(multiprocessors(x.device), tiles),
+        most=WORKSPACE // (panel_rows * panel_columns),
     )
-    splits = min(
-        triton.cdiv(multiprocessors(x.device), tiles),
-        triton.cdiv(d, tile.depth),
-        WORKSPACE // (panel_rows * panel_columns),
-    )
-    depth_per_split = _round_up(triton.cdiv(d, splits), tile.depth)
-    splits = triton.cdiv(d, depth_per_split)
-
-    # So it is with the product: then several programs share a row's columns
     multiply = tiles_for(x)["multiply"]
-    parts = min(
-        triton.cdiv(
-            multiprocessors(x.device),
-            triton.cdiv(min(n, panel_rows), multiply.rows) * triton.cdiv(d, multiply.depth),
-        ),
-        triton.cdiv(min(m, panel_columns), multiply.columns),
-        max(1, 2 * WORKSPACE // (n * (d + 1))),
+    chunks = triton.cdiv(min(n, panel_rows), multiply.rows) * triton.cdiv(d, multiply.depth)
+    parts, columns_per_part = share_out(
+        *(widest, multiply.columns),
+        programs=triton.cdiv(multiprocessors(x.device), chunks),
+        most=2 * WORKSPACE // (n * (d + 1)),
     )
-    columns_per_part = _round_up(triton.cdiv(min(m, panel_columns), parts), multiply.columns)
-    parts = triton.cdiv(min(m, panel_columns), columns_per_part)
 
     force = torch.empty(parts, n, d, dtype=torch.float32, device=x.device)
     similarity = torch.empty(parts, n, dtype=torch.float32, device=x.device)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+import triton
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,22 @@ def multiprocessors(device: torch.device) -> int:
     if device.type == "cpu":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def share_out(total: int, step: int, programs: int, most: int) -> tuple[int, int]:
+    """Returns how many programs share something out, and how much of it each one has.
+
+    What they find is added up afterwards in a fixed order: the result is the same every time.
+
+    Args:
+        total: Of what is shared.
+        step: What a share is a multiple of.
+        programs: How many would keep the device busy.
+        most: How many the workspace has room for.
+    """
+    shares = min(programs, triton.cdiv(total, step), max(1, most))
+    share = triton.cdiv(triton.cdiv(total, shares), step) * step
+    return triton.cdiv(total, share), share
 
 
 def tiles_for(x: torch.Tensor) -> dict[str, Tile]:

@@ -34,7 +34,8 @@ KERNELS = {
 }
 DTYPES = {"bf16": "half", "fp16": "half", "fp32": "float"}
 # Integers that every launch passes as multiples of 16
-ALIGNED = ("d", "columns_per_split", "depth_per_split", "panel_rows", "panel_columns")
+ALIGNED = ("d", "columns_per_split", "columns_per_part", "depth_per_split")
+ALIGNED += ("panel_rows", "panel_columns")
 CUDA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 

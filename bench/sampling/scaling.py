@@ -117,7 +117,7 @@ def main() -> None:
         "| share of the time that a checkpoint after every step takes "
         f"| {statistics.median(shares):.2%} [{min(shares):.2%}, {max(shares):.2%}] |",
         "",
-        f"{environment()} {torch.backends.cpu.get_cpu_capability()}.",
+        environment(),
     ]
     print("\n".join(lines))
     if args.out is not None:
