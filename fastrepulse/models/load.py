@@ -187,7 +187,7 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
         scheduler_config=dict(DDIMScheduler.load_config(path, subfolder="scheduler")),
         zeros_for_empty=zeros_for_empty(path),
         variants={part: variant for part, variant in variants.items() if variant},
-        vocabulary=vocabulary(SUBJECTS) if path == DEFAULT_MODEL.resolve() else None,
+        vocabulary=vocabulary(SUBJECTS) if path == DEFAULT_MODEL else None,
         **second,
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastrepulse.models.folder import check_folder
 
-DEFAULT_MODEL = Path(__file__).parents[1] / "default_model" / "weights"
+DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "default_model" / "weights"
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """How the name of a file with weights ends."""
 

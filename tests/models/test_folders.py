@@ -1,6 +1,10 @@
 """Which weights of a folder are loaded, whatever mix of files it holds."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +142,14 @@ def test_litter_of_a_mac_does_not_matter(folder):
         plain(folder, part).with_suffix(".fp16.safetensors").unlink()
     with pytest.raises(ValueError, match="no safetensors weights in 'unet'"):
         models.load_model(folder, dtype=torch.float64)
+
+
+def test_the_shipped_model_is_known_where_the_package_is_reached_by_a_link(tmp_path):
+    (tmp_path / "fastrepulse").symlink_to(Path(fastrepulse.__file__).parent)
+    program = (
+        "from fastrepulse.models import DEFAULT_MODEL, load_model\n"
+        "model = load_model()\n"
+        "assert model.name == str(DEFAULT_MODEL) and model.vocabulary"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
