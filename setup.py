@@ -26,6 +26,7 @@ except ImportError as error:
 SOURCES = ["activations.cpp", "attention.cpp", "buffer.cpp", "conv3x3.cpp", "gram.cpp"]
 SOURCES += [
     "instruction_set.cpp",
+    "median_rbf_repulsion.cpp",
     "median_sq_distance.cpp",
     "ops.cpp",
     "panel.cpp",

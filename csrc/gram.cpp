@@ -48,7 +48,7 @@ Gram<T>::Gram(const Embeddings& x, const T* offset)
       }
     }
   });
-  torch::stable::parallel_for(0, size, 16, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, size, grain_of(size), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       norms[i] = i < x.count ? T{0} : std::numeric_limits<T>::infinity();
       for (int64_t part = 0; part < parts; ++part) {

@@ -1,4 +1,4 @@
-// All dot products of few particles of many dimensions, shared out over dimensions.
+// All dot products of few particles, kept, and shared out over dimensions.
 #pragma once
 
 #include "panel.h"
@@ -7,8 +7,11 @@ namespace fastrepulse {
 
 constexpr int kGramDepth = 64;
 
-// Whether there are too few tiles for the threads, and dimensions enough to share out instead.
-inline bool is_wide(const Embeddings& x) { return x.count <= 512 && x.dim >= 512; }
+// Whether they are kept: where there are next to none, or too few tiles for the threads and
+// dimensions enough to share out instead.
+inline bool are_few(const Embeddings& x) {
+  return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
+}
 
 // Reads dimensions [first, first + depth) of all embeddings to [rows, kGramDepth], zero elsewhere.
 template <class T>

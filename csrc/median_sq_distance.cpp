@@ -6,10 +6,9 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <mutex>
-
-#include "gram.h"
 
 namespace fastrepulse {
 namespace {
@@ -134,22 +133,24 @@ void count_pairs(const Embeddings& x, const T* offset, const Prefix<T>& prefix, 
               });
 }
 
-template <class T>
-T median_wide(const Embeddings& x, const T* offset, int64_t rank) {
-  const Gram<T> gram(x, offset);
-  tile_ops<T>().squared_distances(gram.dots.data(), gram.size, gram.norms.data(),
-                                  gram.norms.data(), gram.size, gram.size);
-  std::vector<T> distances;
-  distances.reserve(x.count * (x.count - 1) / 2);
-  for (int64_t i = 0; i < x.count; ++i) {
-    const T* row = gram.dots.data() + i * gram.size;
-    distances.insert(distances.end(), row + i + 1, row + x.count);
-  }
-  std::nth_element(distances.begin(), distances.begin() + rank, distances.end());
-  return distances[rank];
-}
-
 }  // namespace
+
+template <class T>
+T median_sq_distance(const Gram<T>& gram, int64_t count, int64_t rank) {
+  std::vector<Bits<T>> distances;
+  distances.reserve(count * (count - 1) / 2);
+  const Buffer<T> row(gram.size);
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(gram.dots.data() + i * gram.size, gram.size, row.data());
+    tile_ops<T>().squared_distances(row.data(), gram.size, gram.norms.data() + i, gram.norms.data(),
+                                    1, gram.size);
+    std::transform(row.data() + i + 1, row.data() + count, std::back_inserter(distances),
+                   Prefix<T>::bits);
+  }
+  // Bits have an order where numbers, of which some may be NaN, have none
+  std::nth_element(distances.begin(), distances.begin() + rank, distances.end());
+  return Prefix<T>::value(distances[rank]);
+}
 
 template <class T>
 T median_sq_distance(const Embeddings& x, int64_t rank) {
@@ -159,8 +160,8 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
       return std::numeric_limits<T>::quiet_NaN();
     }
   }
-  if (is_wide(x)) {
-    return median_wide(x, offset.data(), rank);
+  if (are_few(x)) {
+    return median_sq_distance(Gram<T>(x, offset.data()), x.count, rank);
   }
   Prefix<T> prefix;
   for (;; prefix.shift -= kDigitBits) {
@@ -192,5 +193,7 @@ template void count_digits<float>(const Embeddings&, uint64_t, int, const Part&,
 template void count_digits<double>(const Embeddings&, uint64_t, int, const Part&, int64_t*);
 template float median_sq_distance(const Embeddings&, int64_t);
 template double median_sq_distance(const Embeddings&, int64_t);
+template float median_sq_distance(const Gram<float>&, int64_t, int64_t);
+template double median_sq_distance(const Gram<double>&, int64_t, int64_t);
 
 }  // namespace fastrepulse

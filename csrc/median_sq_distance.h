@@ -1,7 +1,7 @@
 // The exact order statistics of all squared distances on the CPU, without storing them.
 #pragma once
 
-#include "panel.h"
+#include "gram.h"
 
 namespace fastrepulse {
 
@@ -24,5 +24,9 @@ void count_digits(const Embeddings& x, uint64_t found, int shift, const Part& pa
 // The `rank`-th smallest, from 0, of |x_i - x_j|^2 over i < j.
 template <class T>
 T median_sq_distance(const Embeddings& x, int64_t rank);
+
+// That of the `count` particles of which all dot products are known.
+template <class T>
+T median_sq_distance(const Gram<T>& gram, int64_t count, int64_t rank);
 
 }  // namespace fastrepulse

@@ -12,6 +12,7 @@
 #include "activations.h"
 #include "attention.h"
 #include "conv3x3.h"
+#include "median_rbf_repulsion.h"
 #include "median_sq_distance.h"
 #include "rbf_repulsion.h"
 
@@ -93,6 +94,22 @@ Tensor median_sq_distance_kernel(Tensor x, int64_t rank) {
         median_sq_distance<float>(embeddings_of(x), rank);
   }
   return median;
+}
+
+std::tuple<Tensor, Tensor, Tensor> median_rbf_repulsion_kernel(Tensor x) {
+  STD_TORCH_CHECK(x.size(0) >= 2, "a median distance needs at least 2 embeddings");
+  const ScalarType dtype = accumulator(x);
+  Tensor force = torch::stable::new_empty(x, {x.size(0), x.size(1)}, dtype);
+  Tensor similarity = torch::stable::new_empty(x, {x.size(0)}, dtype);
+  Tensor bandwidth = torch::stable::new_empty(x, {}, dtype);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    median_rbf_repulsion(embeddings_of(x), static_cast<T*>(force.mutable_data_ptr()),
+                         static_cast<T*>(similarity.mutable_data_ptr()),
+                         static_cast<T*>(bandwidth.mutable_data_ptr()));
+  };
+  dtype == ScalarType::Double ? run(double{}) : run(float{});
+  return {force, similarity, bandwidth};
 }
 
 Tensor count_digits_kernel(Tensor x, int64_t found, int64_t shift, int64_t part, int64_t parts) {
@@ -218,6 +235,7 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::rbf_repulsion_kernel));
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
+  m.impl("median_rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::median_rbf_repulsion_kernel));
   m.impl("count_digits_kernel", TORCH_BOX(&fastrepulse::count_digits_kernel));
   m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
   m.impl("conv3x3_kernel", TORCH_BOX(&fastrepulse::conv3x3_kernel));

@@ -71,8 +71,7 @@ Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
   const Buffer<T> zero(x.dim);
   std::fill_n(zero.data(), x.dim, T{0});
-  const int64_t grain = std::max<int64_t>(1, (1 << 16) / x.count);
-  parallel_for(0, x.dim, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
     std::vector<double> sum(end - begin);
     Buffer<T> row(end - begin);
     for (int64_t i = 0; i < x.count; ++i) {

@@ -15,6 +15,9 @@ namespace fastrepulse {
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
+// How many of what takes `numbers` numbers each are worth a thread.
+constexpr int64_t grain_of(int64_t numbers) { return divide_up(1 << 15, numbers); }
+
 enum class Element { kFloat, kDouble, kHalf, kBFloat16 };
 
 // Contiguous embeddings [count, dim] as the caller has them.

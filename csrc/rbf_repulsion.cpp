@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "gram.h"
-
 namespace fastrepulse {
 namespace {
 
@@ -134,16 +132,16 @@ void finish(const Embeddings& x, const T* offset, T bandwidth, T* force, const T
   });
 }
 
-// Few particles of many dimensions: all weights fit in the cache, and threads share out dimensions.
+}  // namespace
+
 template <class T>
-void rbf_repulsion_wide(const Embeddings& x, const T* offset, T bandwidth, T* force,
-                        T* similarity) {
+void rbf_repulsion(const Embeddings& x, const T* offset, const Gram<T>& gram, T bandwidth, T* force,
+                   T* similarity) {
   const TileOps<T>& ops = tile_ops<T>();
-  Gram<T> gram(x, offset);
   const int n = gram.size;
   const Buffer<T> sums(n);
   std::fill_n(sums.data(), n, T{0});
-  parallel_for(0, n / kTileStep, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, n / kTileStep, grain_of(kTileStep * n), [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kTileStep;
     const int rows = static_cast<int>((end - begin) * kTileStep);
     ops.weights(gram.dots.data() + first * n, n, gram.norms.data() + first, gram.norms.data(),
@@ -170,13 +168,12 @@ void rbf_repulsion_wide(const Embeddings& x, const T* offset, T bandwidth, T* fo
   });
 }
 
-}  // namespace
-
 template <class T>
 void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
   const Buffer<T> offset = mean_embedding<T>(x);
-  if (is_wide(x)) {
-    return rbf_repulsion_wide(x, offset.data(), bandwidth, force, similarity);
+  if (are_few(x)) {
+    const Gram<T> gram(x, offset.data());
+    return rbf_repulsion(x, offset.data(), gram, bandwidth, force, similarity);
   }
   std::fill_n(force, x.count * x.dim, T{0});
   std::fill_n(similarity, x.count, T{0});
@@ -250,6 +247,10 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
 
 template void rbf_repulsion(const Embeddings&, float, float*, float*);
 template void rbf_repulsion(const Embeddings&, double, double*, double*);
+template void rbf_repulsion(const Embeddings&, const float*, const Gram<float>&, float, float*,
+                            float*);
+template void rbf_repulsion(const Embeddings&, const double*, const Gram<double>&, double, double*,
+                            double*);
 template void rbf_repulsion(const Embeddings&, const Embeddings&, const float*, float, float*,
                             float*);
 template void rbf_repulsion(const Embeddings&, const Embeddings&, const double*, double, double*,

@@ -1,7 +1,7 @@
 // The RBF repulsion on the CPU.
 #pragma once
 
-#include "panel.h"
+#include "gram.h"
 
 namespace fastrepulse {
 
@@ -13,6 +13,11 @@ namespace fastrepulse {
 // All pairs of x, each visited once.
 template <class T>
 void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity);
+
+// All pairs of few, of which all dot products are known; turns these into the weights.
+template <class T>
+void rbf_repulsion(const Embeddings& x, const T* offset, const Gram<T>& gram, T bandwidth, T* force,
+                   T* similarity);
 
 // x against y.
 template <class T>

@@ -25,7 +25,7 @@ struct TileOps {
   void (*squared_norms)(const T* x, ptrdiff_t x_row, T* norms, int depth, int cols,
                         bool accumulate);
 
-  // Turns the dot products in a tile into squared distances, none below zero.
+  // Turns the dot products in any number of rows into squared distances, none below zero.
   void (*squared_distances)(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms,
                             int rows, int cols);
 

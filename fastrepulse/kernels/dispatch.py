@@ -132,11 +132,12 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
 
 
 def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes force, similarity and bandwidth at the median bandwidth, in one launch for few.
+    """Computes force, similarity and bandwidth at the median bandwidth, natively in one call.
 
-    The backend may be "auto": that launch is faster than any, whatever is chosen for more.
+    The backend may be "auto": few on a GPU are a launch that is faster than any, whatever is
+    chosen for more.
     """
-    if backend in ("auto", "native") and _fits_single_launch(x):
+    if backend in ("auto", "native") and _is_one_call(x):
         return torch.ops.fastrepulse.median_rbf_repulsion_kernel(x.contiguous())
     backend = choose(x, backend)
     median = median_sq_distance(backend, x, median_rank(len(x)))
@@ -144,7 +145,6 @@ def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tenso
     return (*rbf_repulsion(backend, x, bandwidth, None, None), bandwidth)
 
 
-def _fits_single_launch(x: Tensor) -> bool:
+def _is_one_call(x: Tensor) -> bool:
     serves = why_not("native", x.device.type, x.dtype) is None
-    has_it = serves and native.has_kernel("median_rbf_repulsion_kernel", x.device.type)
-    return has_it and x.dtype != torch.float64 and x.shape[0] <= MAX_SINGLE_LAUNCH
+    return serves and (x.device.type == "cpu" or x.shape[0] <= MAX_SINGLE_LAUNCH)

@@ -114,7 +114,8 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
     Returns:
         A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
     """
-    median = median_sq_distance(x, backend=backend).to(_accumulator(x))
+    _check_pairs(x)
+    median = _median_sq_distance(x.detach(), median_rank(len(x)), _named(backend))
     return bandwidth_from_median(x.detach(), median)
 
 

@@ -39,8 +39,8 @@ def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
     """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
     h = median / math.log(len(x))
     x = widen(x)
-    variance = torch.linalg.vector_norm(x - x.mean(dim=0)).square() / len(x)
-    h = torch.maximum(h, 1e-4 * variance)
+    norm = torch.linalg.vector_norm(x - x.mean(dim=0), dtype=torch.float64)
+    h = torch.maximum(h, (1e-4 * norm.square() / len(x)).to(h.dtype))
     return torch.where(h == 0, torch.ones_like(h), h)
 
 

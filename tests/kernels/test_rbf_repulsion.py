@@ -67,7 +67,7 @@ def test_against_a_second_weighted_set(n, m, d, dtype, device, backend):
         assert_close(got, by_hand(x, h, others, weights), dtype)
 
 
-@pytest.mark.parametrize("shape", [(70, 5), (40, 600)], ids=["tiles", "wide"])
+@pytest.mark.parametrize("shape", [(70, 5), (140, 5), (140, 600)], ids=["few", "tiles", "wide"])
 @pytest.mark.parametrize("h", [1e-30, 1e-6, 1e-2, 1e6, 1e30])
 @pytest.mark.parametrize("device", BACKENDS)
 def test_bandwidths_from_tiny_to_huge(shape, h, device):
@@ -76,7 +76,7 @@ def test_bandwidths_from_tiny_to_huge(shape, h, device):
     assert_close(rbf_repulsion(x.to(device), h), by_hand(x, h), torch.float32)
 
 
-@pytest.mark.parametrize("shape", [(200, 7), (40, 600)], ids=["tiles", "wide"])
+@pytest.mark.parametrize("shape", [(40, 7), (200, 7), (200, 600)], ids=["few", "tiles", "wide"])
 def test_exact_duplicates_have_similarity_one_and_no_force(shape):
     x = draw_rows(1, shape[1], torch.float32).expand(shape) * 100
     force, similarity = rbf_repulsion(x, 1e-12)
@@ -128,15 +128,35 @@ def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch
             dispatch.choose(on_gpu, "triton")
 
 
-def test_the_median_bandwidth_is_one_call():
-    x = draw_rows(50, 6, torch.float32)
-    force, similarity, bandwidth = median_rbf_repulsion(x)
-    assert bandwidth == median_bandwidth(x)
-    torch.testing.assert_close((force, similarity), rbf_repulsion(x, bandwidth))
-    got = rbf_repulsion(x, "median")
-    torch.testing.assert_close(got, rbf_repulsion(x, median_bandwidth(x).item()))
-    expected = torch.pdist(x.double()).square().median() / math.log(50)
-    torch.testing.assert_close(median_bandwidth(x).double(), expected, rtol=1e-5, atol=0)
+@pytest.mark.parametrize(("device", "backend"), PLACES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (50, 6), (128, 300), (150, 6), (150, 600)])
+def test_the_median_bandwidth_is_one_call(n, d, dtype, device, backend):
+    skip_unless_served(device, backend, dtype)
+    x = draw_rows(n, d, dtype)
+    force, similarity, bandwidth = median_rbf_repulsion(x.to(device), backend=backend)
+    expected = torch.pdist(x.double()).square().sort().values[(n * (n - 1) // 2 - 1) // 2]
+    rtol, _ = AGAINST_FLOAT64[torch.float64 if dtype == torch.float64 else torch.float32]
+    assert bandwidth.item() == pytest.approx(expected.item() / math.log(n), rel=rtol)
+    assert_close((force, similarity), by_hand(x, bandwidth.item()), dtype)
+    assert bandwidth.item() == pytest.approx(median_bandwidth(x.to(device)).item(), rel=rtol)
+    got = rbf_repulsion(x.to(device), "median", backend=backend)
+    assert all(torch.equal(a, b) for a, b in zip(got, (force, similarity), strict=True))
+
+
+@pytest.mark.parametrize(("device", "backend"), PLACES)
+@pytest.mark.parametrize(("n", "d"), [(16, 3), (256, 3), (256, 600)])
+def test_the_median_bandwidth_is_kept_off_zero(n, d, device, backend):
+    # As many whole numbers as a power of two, whose mean rounds nothing
+    x = (8 * draw_rows(1, d, torch.float32)).round().expand(n, d).clone()
+    same = [each.cpu() for each in median_rbf_repulsion(x.to(device), backend=backend)]
+    assert same[2] == 1 and (same[0] == 0).all() and (same[1] == n).all()
+    x[: n // 10] += 1
+    variance = (x - x.mean(dim=0)).double().square().sum(dim=1).mean().item()
+    bandwidth = median_rbf_repulsion(x.to(device), backend=backend)[2].item()
+    assert bandwidth == pytest.approx(1e-4 * variance, rel=1e-5)
+    x[3, 1] = math.nan
+    assert median_rbf_repulsion(x.to(device), backend=backend)[2].isnan()
 
 
 def test_non_contiguous_input():
@@ -161,7 +181,7 @@ def test_what_is_not_finite_is_not_hidden(bad, d):
 def test_every_instruction_set(capability):
     checks = (
         "for n, d, dtype in ((70, 5, torch.float32), (300, 40, torch.float64),"
-        " (33, 600, torch.float32)):\n"
+        " (133, 600, torch.float32)):\n"
         "    x = draw_rows(n, d, dtype)\n"
         "    assert_close(rbf_repulsion(x, float(d)), by_hand(x, float(d)), dtype)"
     )

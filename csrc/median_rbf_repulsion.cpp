@@ -1,0 +1,61 @@
+#include "median_rbf_repulsion.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "gram.h"
+#include "median_sq_distance.h"
+#include "rbf_repulsion.h"
+
+namespace fastrepulse {
+namespace {
+
+constexpr double kBandwidthFloor = 1e-4;
+
+template <class T>
+T bandwidth_of(T median, double variance, int64_t count) {
+  const T h = static_cast<T>(median / std::log(static_cast<double>(count)));
+  const T floor = static_cast<T>(kBandwidthFloor * variance);
+  // Whichever of them is not a number, so is what is returned
+  const T larger = h >= floor || std::isnan(h) ? h : floor;
+  return larger == 0 ? T{1} : larger;
+}
+
+// The mean squared distance from the mean embedding.
+template <class T>
+double variance_of(const Embeddings& x, const T* offset) {
+  const Buffer<double> squares(x.count);
+  torch::stable::parallel_for(0, x.count, grain_of(x.dim), [&](int64_t begin, int64_t end) {
+    const Buffer<T> row(x.dim);
+    for (int64_t i = begin; i < end; ++i) {
+      read_row(x, i, 0, x.dim, offset, row.data());
+      squares[i] = std::inner_product(row.data(), row.data() + x.dim, row.data(), 0.0);
+    }
+  });
+  return std::accumulate(squares.data(), squares.data() + x.count, 0.0) / x.count;
+}
+
+}  // namespace
+
+template <class T>
+void median_rbf_repulsion(const Embeddings& x, T* force, T* similarity, T* bandwidth) {
+  const int64_t lower_median = (x.count * (x.count - 1) / 2 - 1) / 2;
+  const Buffer<T> offset = mean_embedding<T>(x);
+  if (are_few(x)) {
+    const Gram<T> gram(x, offset.data());
+    const T* norms = gram.norms.data();
+    *bandwidth = bandwidth_of(median_sq_distance(gram, x.count, lower_median),
+                              std::accumulate(norms, norms + x.count, 0.0) / x.count, x.count);
+    return rbf_repulsion(x, offset.data(), gram, *bandwidth, force, similarity);
+  }
+  *bandwidth = bandwidth_of(median_sq_distance<T>(x, lower_median), variance_of(x, offset.data()),
+                            x.count);
+  rbf_repulsion(x, *bandwidth, force, similarity);
+}
+
+template void median_rbf_repulsion(const Embeddings&, float*, float*, float*);
+template void median_rbf_repulsion(const Embeddings&, double*, double*, double*);
+
+}  // namespace fastrepulse
