@@ -140,7 +140,9 @@ class Watch:
             what: What the values are, for the message.
             particles: The number of each row's particle; by default from 0 on.
         """
-        self._seen.append((what, particles, values.isfinite().flatten(1).all(dim=1)))
+        # What is subtracted from itself is zero unless it is NaN or infinite
+        rests = (values - values).flatten(1).sum(dim=1)
+        self._seen.append((what, particles, rests))
 
     def read(self, *numbers: Tensor) -> list[float]:
         """Returns the numbers in tensors of any shapes.
@@ -149,15 +151,15 @@ class Watch:
             FloatingPointError: If values were NaN or infinite; names the first of them, the step
                 and the first such particle.
         """
-        verdicts = [finite.all().float().reshape(1) for _, _, finite in self._seen]
+        verdicts = [rests.sum().float().reshape(1) for _, _, rests in self._seen]
         there = [*verdicts, *(each.detach().float().flatten() for each in numbers)]
         if not there:
             return []
         device = there[0].device
         read = torch.cat([each.to(device) for each in there]).tolist()
-        for verdict, (what, particles, finite) in zip(read, self._seen, strict=False):
-            if not verdict:
-                bad = (~finite).nonzero().flatten().tolist()
+        for verdict, (what, particles, rests) in zip(read, self._seen, strict=False):
+            if verdict != 0:
+                bad = (rests != 0).nonzero().flatten().tolist()
                 first = bad[0] if particles is None else particles[bad[0]]
                 raise FloatingPointError(
                     f"{what} is not finite at step {self.step}, particle {first} "

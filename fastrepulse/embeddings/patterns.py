@@ -1,5 +1,9 @@
 """Linear embeddings: how much of each of a few fixed patterns a latent channel shows."""
 
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,35 +14,53 @@ class Patterns(Embedding):
     """The product of every latent channel with F patterns over its positions, d = F C.
 
     A subclass has a grid of `cells` x `cells` averages and a matrix `mix` [F, cells^2] of what is
-    added up of them.
+    added up of them. The map is linear: its Jacobian is the patterns, at all latents.
     """
 
     cells: int
     mix: tuple[tuple[float, ...], ...]
 
     def __init__(self) -> None:
-        self._made: dict[tuple[torch.Size, torch.device, torch.dtype], Tensor] = {}
+        self._there: dict[tuple[torch.Size, torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, latents: Tensor) -> Tensor:
-        return (latents.flatten(2) @ self._patterns(latents).flatten(1).T).flatten(1)
+        return (latents.flatten(2) @ self._patterns(latents).T).flatten(1)
+
+    def vjp(self, latents: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        latents = latents.detach().float()
+        patterns = self._patterns(latents)
+
+        def pull_back(force: Tensor) -> Tensor:
+            of_channels = force.float().unflatten(1, (-1, len(patterns)))  # [N, C, F]
+            return (of_channels @ patterns).view_as(latents)
+
+        return self(latents), pull_back
 
     def _patterns(self, latents: Tensor) -> Tensor:
-        """Returns the patterns [F, H, W] for latents of that size, made at the first of them."""
+        """Returns the patterns [F, H W] for latents of that size, where the latents are."""
         key = latents.shape[2:], latents.device, latents.dtype
-        if key not in self._made:
-            rows, columns = (averages(side, self.cells) for side in latents.shape[2:])
-            cells = torch.einsum("rh,cw->rchw", rows, columns).flatten(0, 1)  # [cells^2, H, W]
-            mix = torch.tensor(self.mix, dtype=cells.dtype)
-            self._made[key] = torch.einsum("fk,khw->fhw", mix, cells).to(latents)
-        return self._made[key]
+        if key not in self._there:
+            made = make_patterns(self.mix, self.cells, *latents.shape[2:])
+            self._there[key] = torch.from_numpy(made).to(latents)
+        return self._there[key]
 
 
-def averages(length: int, cells: int) -> Tensor:
+@lru_cache(maxsize=64)
+def make_patterns(
+    mix: tuple[tuple[float, ...], ...], cells: int, height: int, width: int
+) -> np.ndarray:
+    """Returns the patterns [F, H W] that mix averages over a grid of cells."""
+    grid = np.einsum("rh,cw->rchw", averages(height, cells), averages(width, cells))
+    mixed = np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
+    return mixed.astype(np.float32)
+
+
+def averages(length: int, cells: int) -> np.ndarray:
     """Returns the matrix [cells, length] that averages over each of `cells` equal stretches.
 
     A position on a border counts for both its neighbours, as in adaptive average pooling.
     """
-    matrix = torch.zeros(cells, length, dtype=torch.float32)
+    matrix = np.zeros((cells, length), np.float32)
     for cell in range(cells):
         start, end = cell * length // cells, -(-(cell + 1) * length // cells)
         matrix[cell, start:end] = 1 / (end - start)

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -233,6 +235,9 @@ def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | Non
             alike, and it is next to nothing, the move is a thousandth of their norm.
     """
     duplicate = have_a_double(embedded)
+    # Mostly there is none; a GPU would have to be waited for, to say so
+    if embedded.device.type == "cpu" and not duplicate.any():
+        return embedded
     if bandwidth is None:
         # The mean squared distance is twice the variance, and about the median
         variance = embedded.var(dim=0, correction=0).sum()
@@ -252,15 +257,19 @@ def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | Non
     return torch.cat([parted(own, double) for own, double in parts])
 
 
+@lru_cache(maxsize=64)
+def odd_numbers(count: int) -> np.ndarray:
+    """Returns whole numbers drawn among the odd ones of 63 bits."""
+    return np.random.default_rng(0).integers(2**62, size=count) * 2 + 1
+
+
 def have_a_double(rows: Tensor) -> Tensor:
     """Says of each row [N, d] whether another has exactly its numbers, [N], nothing being read.
 
     Rows are told apart by a 64-bit hash: a sum, in whole numbers, of their bits times odd numbers.
     """
     kind = torch.int64 if rows.dtype == torch.float64 else torch.int32
-    generator = torch.Generator().manual_seed(0)
-    odd = torch.randint(2**62, (rows.shape[1],), generator=generator, dtype=torch.int64) * 2 + 1
-    odd = odd.to(rows.device)
+    odd = torch.from_numpy(odd_numbers(rows.shape[1])).to(rows.device)
     # A zero below zero is one
     bits = ((part + 0.0).contiguous().view(kind).to(torch.int64) for part in rows.split(ROWS))
     hashes, order = torch.cat([(part * odd).sum(dim=1) for part in bits]).sort()

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from fastrepulse.methods.base import Particles
 
@@ -51,15 +51,17 @@ def bounded(
         factor = min(factor, MAX_MOVE * following / (sigma * (sigma - following) * total))
 
     def change(part: slice) -> Tensor:
-        moves = [factor * length * unit(direction(part)) for length, direction in pushes]
-        return torch.stack(moves).sum(dim=0)
+        return reduce(
+            torch.add, (scaled(direction(part), factor * length) for length, direction in pushes)
+        )
 
     return change
 
 
-def unit(latents: Tensor) -> Tensor:
-    """Returns latents [n, C, H, W] with a root mean square of 1 each; zeros stay."""
-    # By the largest number first: the square of a small one would underflow
-    rows = normalize(latents.flatten(1), p=math.inf, eps=1e-30)
-    rms = rows.square().mean(dim=1, keepdim=True).sqrt()
-    return (rows / rms.clamp_min(1e-6)).view_as(latents)
+def scaled(latents: Tensor, length: float) -> Tensor:
+    """Returns latents [n, C, H, W] with a root mean square of `length` each; zeros stay."""
+    rows = latents.flatten(1)
+    # In float64: the square of a small number would underflow
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    factors = length * math.sqrt(rows.shape[1]) / norms.clamp_min(1e-30)
+    return (rows * factors.float()).view_as(latents)
