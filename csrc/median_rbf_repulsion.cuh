@@ -71,20 +71,23 @@ __device__ void warp_sq_distances(const T* x, int n, int64_t d, int row, int col
     }
 }
 
-// Adds the parts of every distance; returns the particles' variance, the mean ||x_i - mean x||^2.
+// Adds the parts of every distance, each read once and then mirrored; returns the particles'
+// variance, the mean ||x_i - mean x||^2.
 inline __device__ float gather_distances(const float* partials, int parts, int n,
                                          MedianShared& shared) {
   const int stride = median_stride(n);
   float total = 0;
   for (int e = threadIdx.x; e < n * stride; e += kMedianThreads) {
-    const int i = e / stride, j = e % stride, low = i < j ? i : j, high = i < j ? j : i;
-    float sq_distance = 0;
-    if (j < n) sq_distance = sum_parts(partials + low * n + high, parts, n * n);
-    shared.distances[e] = sq_distance;
-    total += sq_distance;
+    const int i = e / stride, j = e % stride;
+    if (j >= n) {
+      shared.distances[e] = 0;
+    } else if (i <= j) {
+      const float sq_distance = sum_parts(partials + i * n + j, parts, n * n);
+      shared.distances[e] = shared.distances[j * stride + i] = sq_distance;
+      total += sq_distance;
+    }
   }
-  // Every pair is there twice
-  return block_sum(total, shared.sums) / (2.0f * n * n);
+  return block_sum(total, shared.sums) / (static_cast<float>(n) * n);
 }
 
 // The lower median over i < j.
