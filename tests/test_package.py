@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,26 @@ def test_import_is_light():
     ]
     assert all(output[1] == "[]" for output in outputs)
     assert min(float(output[0]) for output in outputs) < 0.5
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="binutils are not installed")
+def test_the_library_needs_no_more_of_torch_than_its_oldest_release_has():
+    """The names are those of the C interface in torch 2.11.0's libtorch_cpu.so, without operators.
+
+    The interface of C++ is another one in every release.
+    """
+    from fastrepulse import native
+
+    if native.why_unavailable():
+        pytest.skip(native.why_unavailable())
+    (library,) = Path(native.__file__).parent.glob("_native*.so")
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True
+    )
+    needed = {line.split()[-1] for line in listed.stdout.splitlines()}
+    there = set((ROOT / "tests/data/torch_2_11_symbols.txt").read_text("utf-8").split())
+    assert {name for name in needed if re.match("(aoti_)?torch_", name)} <= there
+    assert not [name for name in needed if re.match("_ZNK?(2at|3c10|5torch)", name)]
 
 
 def test_bad_input_fails_within_a_second_before_any_model_work(tmp_path):

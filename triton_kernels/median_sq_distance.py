@@ -1,7 +1,8 @@
-"""An exact order statistic of the pairwise squared distances, without storing any of them.
+"""An exact order statistic of the pairwise squared distances.
 
-Non-negative floats order as their bits do. So three passes over all pairs, each of which recomputes
-the distances and counts the next digit of those that match the digits known so far, find any rank.
+Those of few particles are kept, and sorted. Of many none is stored: non-negative floats order as
+their bits do, so three passes over all pairs, each of which recomputes the distances and counts the
+next digit of those that match the digits known so far, find any rank.
 """
 
 import torch
@@ -10,7 +11,18 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrepulse.triton_kernels.pairwise import block_products, pad_rows, sq_distances, sq_norms
-from fastrepulse.triton_kernels.tiles import multiprocessors, precision_for, tiles_for
+from fastrepulse.triton_kernels.panels import PANEL_MULTIPLE, panel_kernel
+from fastrepulse.triton_kernels.tiles import (
+    WORKSPACE,
+    multiprocessors,
+    precision_for,
+    share_out,
+    tiles_for,
+)
+
+# The most particles whose distances are kept: in three passes over them the launches, and not the
+# products, would take the time
+MAX_KEPT = 1024
 
 # (bits below the digit, bits of the digit): 31 in all, since the sign is known
 DIGITS = ((20, 11), (9, 11), (0, 9))
@@ -71,24 +83,55 @@ def median_sq_distance_kernel(
         A float32 scalar, on the device of `x`; the host never waits for its value.
     """
     x = pad_rows(x)
+    with torch.cuda.device_of(x):
+        norms = sq_norms(x)
+        if len(x) <= MAX_KEPT:
+            return _distances(x, norms).sort().values[rank]
+        return _counted(x, norms, rank)
+
+
+def _distances(x: Tensor, norms: Tensor) -> Tensor:
+    """Returns ||x_i - x_j||^2 over i < j, [N (N - 1) / 2], programs having shared out d."""
+    n, d = x.shape
+    tile = tiles_for(x)["panel"]
+    grid = triton.cdiv(n, tile.rows), triton.cdiv(n, tile.columns)
+    side = triton.cdiv(n, PANEL_MULTIPLE) * PANEL_MULTIPLE
+    splits, depth_per_split = share_out(
+        *(d, tile.depth),
+        programs=triton.cdiv(2 * multiprocessors(x.device), grid[0] * grid[1]),
+        most=WORKSPACE // side**2,
+    )
+    products = torch.empty(splits, side, side, dtype=torch.float32, device=x.device)
+    panel_kernel[(*grid, splits)](
+        *(x, x, norms, norms, None, norms, products),
+        *(0, 0, side, side, n, n, d, depth_per_split),
+        SPLIT=True,
+        SELF=True,
+        PRECISION=precision_for(x),
+        **tile.options(),
+    )
+    i, j = torch.triu_indices(n, n, offset=1, device=x.device)
+    return (norms[i] + norms[j] - 2 * products.sum(dim=0)[i, j]).clamp_min(0)
+
+
+def _counted(x: Tensor, norms: Tensor, rank: int) -> Tensor:
+    """Returns the distance of a rank, found digit by digit."""
     n, d = x.shape
     tile = tiles_for(x)["histogram"]
     blocks = triton.cdiv(n, tile.rows)
     splits = min(triton.cdiv(2 * multiprocessors(x.device), blocks), triton.cdiv(n, tile.columns))
     below = torch.full((1,), rank, dtype=torch.int64, device=x.device)
     prefix = torch.zeros(1, dtype=torch.int32, device=x.device)
-    with torch.cuda.device_of(x):
-        norms = sq_norms(x)
-        for shift, bits in DIGITS:
-            counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
-            histogram_kernel[(blocks, splits)](
-                *(x, norms, prefix, counts, n, d, shift, bits),
-                BINS=BINS,
-                PRECISION=precision_for(x),
-                **tile.options(),
-            )
-            up_to = counts.cumsum(dim=0)
-            digit = torch.searchsorted(up_to, below, right=True)
-            below -= (up_to - counts).gather(0, digit)
-            prefix = prefix << bits | digit.to(torch.int32)
+    for shift, bits in DIGITS:
+        counts = torch.zeros(BINS, dtype=torch.int64, device=x.device)
+        histogram_kernel[(blocks, splits)](
+            *(x, norms, prefix, counts, n, d, shift, bits),
+            BINS=BINS,
+            PRECISION=precision_for(x),
+            **tile.options(),
+        )
+        up_to = counts.cumsum(dim=0)
+        digit = torch.searchsorted(up_to, below, right=True)
+        below -= (up_to - counts).gather(0, digit)
+        prefix = prefix << bits | digit.to(torch.int32)
     return prefix.view(torch.float32).squeeze(0)

@@ -101,15 +101,23 @@ def test_sample_full_size(benchmark, variant):
 
 
 @pytest.mark.parametrize("embedding", ["random_cnn", "thirds"])
-@pytest.mark.parametrize("variant", ["thesis", "Particle Guidance", "fastrepulse"])
-def test_push(benchmark, variant, embedding):
-    latents = initial_noise(0, N, (4, 16, 16))
+@pytest.mark.parametrize(
+    ("variant", "n"),
+    [
+        *(("thesis", 64), ("Particle Guidance", 64), ("fastrepulse", 64)),
+        *(("Particle Guidance", 1024), ("fastrepulse", 1024)),
+    ],
+)
+def test_push(benchmark, variant, n, embedding):
+    latents = initial_noise(0, n, (4, 16, 16))
     repulsion = Repulsion(embedding, on="noisy", spread=0.0)
-    particles = Particles(latents, lambda part: latents[part], 5.0, 4.0, 0, False, N, 0)
 
     def ours():
-        push = repulsion.push(particles)
-        return torch.cat([push.change(slice(i, i + 32)) for i in range(0, N, 32)])
+        # All at once, as the others take them
+        particles = Particles(
+            latents, lambda part: latents[part], 5.0, 4.0, 0, False, n, 0, micro_batch_size=n
+        )
+        return repulsion.push(particles).change(slice(0, n))
 
     call = ours if variant == "fastrepulse" else lambda: PUSHES[variant](latents, embedding)
     direction = call().flatten(1)
@@ -117,6 +125,6 @@ def test_push(benchmark, variant, embedding):
         # The same direction for every particle, of other lengths
         cosine = torch.cosine_similarity(direction, ours().flatten(1))
         assert cosine.min() > 0.999
-    benchmark.group = f"repulsion of a step, {embedding}, N={N}"
+    benchmark.group = f"repulsion of a step, {embedding}, N={n}"
     benchmark.extra_info |= {"op": "push", "variant": variant, "embedding": embedding}
-    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(call, rounds=5 if variant == "thesis" else 30, warmup_rounds=2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastrepulse.checks import check_choice, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.methods.base import Particles, PromptForce
-from fastrepulse.surroundings import full_precision, ran_out
+from fastrepulse.surroundings import full_precision, is_at_hand, ran_out
 
 SHARED_FROM = 20_000
 """Particles of a prompt from which processes share out its pairs."""
@@ -235,8 +235,7 @@ def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | Non
             alike, and it is next to nothing, the move is a thousandth of their norm.
     """
     duplicate = have_a_double(embedded)
-    # Mostly there is none; a GPU would have to be waited for, to say so
-    if embedded.device.type == "cpu" and not duplicate.any():
+    if duplicate is None:
         return embedded
     if bandwidth is None:
         # The mean squared distance is twice the variance, and about the median
@@ -263,10 +262,11 @@ def odd_numbers(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(2**62, size=count) * 2 + 1
 
 
-def have_a_double(rows: Tensor) -> Tensor:
-    """Says of each row [N, d] whether another has exactly its numbers, [N], nothing being read.
+def have_a_double(rows: Tensor) -> Tensor | None:
+    """Says of each row [N, d] whether another has exactly its numbers, [N].
 
-    Rows are told apart by a 64-bit hash: a sum, in whole numbers, of their bits times odd numbers.
+    None says that no row has; a GPU would have to be waited for, to say so. Rows are told apart by
+    a 64-bit hash: a sum, in whole numbers, of their bits times odd numbers.
     """
     kind = torch.int64 if rows.dtype == torch.float64 else torch.int32
     odd = torch.from_numpy(odd_numbers(rows.shape[1])).to(rows.device)
@@ -274,5 +274,7 @@ def have_a_double(rows: Tensor) -> Tensor:
     bits = ((part + 0.0).contiguous().view(kind).to(torch.int64) for part in rows.split(ROWS))
     hashes, order = torch.cat([(part * odd).sum(dim=1) for part in bits]).sort()
     none, same = hashes.new_zeros(1, dtype=torch.bool), hashes[1:] == hashes[:-1]
+    if is_at_hand(same) and not same.any():
+        return None
     double = torch.cat([none, same]) | torch.cat([same, none])
     return torch.empty_like(double).scatter_(0, order, double)

@@ -16,7 +16,12 @@ from tolerances import AGAINST_FLOAT64, TIMES_EAGER
 pytest.importorskip("triton")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-FULL_SIZE = {"multiprocessors": 1, "workspace": 2**23, "panel_columns": 4096}
+FULL_SIZE = {
+    "multiprocessors": 1,
+    "workspace": 2**23,
+    "panel_columns": 4096,
+    "max_kept": 1024,
+}
 
 
 def run(name, *arguments, **sizes):
@@ -32,7 +37,8 @@ def run(name, *arguments, **sizes):
     sizes = FULL_SIZE | sizes
     for module in (fused, median_sq_distance, panels):
         module.multiprocessors = lambda device: sizes["multiprocessors"]
-    fused.WORKSPACE = panels.WORKSPACE = sizes["workspace"]
+    fused.WORKSPACE = panels.WORKSPACE = median_sq_distance.WORKSPACE = sizes["workspace"]
+    median_sq_distance.MAX_KEPT = sizes["max_kept"]
     panels.MAX_PANEL_COLUMNS = sizes["panel_columns"]
     return getattr(triton_kernels, name)(*arguments)
 
@@ -50,9 +56,9 @@ def repulsion(interpret):
     return partial(interpret, "rbf_repulsion_kernel")
 
 
-@pytest.fixture
-def median(interpret):
-    return partial(interpret, "median_sq_distance_kernel")
+@pytest.fixture(params=[0, 1024], ids=["counted", "kept"])
+def median(interpret, request):
+    return partial(interpret, "median_sq_distance_kernel", max_kept=request.param)
 
 
 def definition(x, h, y=None, weights=None):
@@ -202,7 +208,7 @@ def ranks(n):
     ("n", "d", "multiprocessors"),
     [
         pytest.param(n, d, p, id=f"N{n}-d{d}-on{p}")
-        for n, d, p in [(2, 1, 1), (3, 16, 1), (17, 63, 4), (127, 4, 1), (300, 5, 3), (17, 768, 1)]
+        for n, d, p in [(2, 1, 1), (3, 16, 1), (17, 63, 4), (127, 4, 1), (300, 5, 3), (17, 768, 5)]
     ],
 )
 def test_the_order_statistics_are_those_of_sorting(n, d, multiprocessors, dtype, median):

@@ -120,6 +120,16 @@ def test_out_of_memory_is_told_from_other_errors():
     assert not ran_out(RuntimeError("shapes do not match")) and not ran_out(ValueError())
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), ValueError("unknown")])
+def test_out_of_memory_while_compiling_is_told_from_other_errors(error):
+    def fails(module, inputs):
+        raise error
+
+    with pytest.raises(Exception, match=str(error)) as caught:
+        torch.compile(torch.sin, backend=fails)(torch.ones(3))
+    assert caught.value is not error and ran_out(caught.value) == ran_out(error)
+
+
 def test_a_picture_carries_its_own_prompts_alone(tmp_path):
     draw(tmp_path, 2, negative_prompt=["blue", "red"], guidance_scale=2.0)
     with Image.open(tmp_path / "00003.png") as picture:

@@ -13,6 +13,7 @@ from drawn import draw
 from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, models
+from fastrepulse.methods import force
 from fastrepulse.methods import repulsion as repulsion_module
 from fastrepulse.methods.base import Particles
 from fastrepulse.models.text import Text
@@ -206,6 +207,8 @@ def test_the_host_reads_once_a_step(name, monkeypatch):
         return happened
 
     monkeypatch.setattr(DenoiseLoop, "run", watched_run)
+    # As on a GPU
+    monkeypatch.setattr(force, "is_at_hand", lambda tensor: False)
     draw(repulsion=Repulsion(name), micro_batch_size=2, attention="sdpa")
     assert len(steps) > 6 and steps == [["tolist"]] * len(steps)
 
