@@ -39,11 +39,11 @@ Gram<T>::Gram(const Embeddings& x, const T* offset)
         ops.transpose(rows.data(), kGramDepth, columns.data(), size, size, kGramDepth);
         ops.squared_norms(columns.data(), size, part_norms.data() + part * size, kGramDepth, size,
                           accumulate);
-        // The upper triangle, in steps that leave little of the lower one
-        for (int i = 0; i < size; i += kGramDepth) {
+        // The upper triangle, in steps that leave next to nothing of the lower one
+        for (int i = 0; i < size; i += kTileStep) {
           ops.multiply(rows.data() + i * kGramDepth, kGramDepth, 1, columns.data() + i, size,
                        part_dots.data() + part * area + static_cast<int64_t>(i) * size + i, size,
-                       std::min(kGramDepth, size - i), kGramDepth, size - i, accumulate);
+                       kTileStep, kGramDepth, size - i, accumulate);
         }
       }
     }

@@ -5,7 +5,8 @@
 
 namespace fastrepulse {
 
-constexpr int kGramDepth = 64;
+// How many of them are read at once.
+constexpr int kGramDepth = 128;
 
 // Whether they are kept: where there are next to none, or too few tiles for the threads and
 // dimensions enough to share out instead.
