@@ -44,7 +44,7 @@ void median_rbf_repulsion(const Embeddings& x, T* force, T* similarity, T* bandw
   const int64_t lower_median = (x.count * (x.count - 1) / 2 - 1) / 2;
   const Buffer<T> offset = mean_embedding<T>(x);
   if (are_few(x)) {
-    const Gram<T> gram(x, offset.data());
+    Gram<T> gram(x, offset.data());
     const T* norms = gram.norms.data();
     *bandwidth = bandwidth_of(median_sq_distance(gram, x.count, lower_median),
                               std::accumulate(norms, norms + x.count, 0.0) / x.count, x.count);

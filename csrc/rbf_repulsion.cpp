@@ -135,7 +135,7 @@ void finish(const Embeddings& x, const T* offset, T bandwidth, T* force, const T
 }  // namespace
 
 template <class T>
-void rbf_repulsion(const Embeddings& x, const T* offset, const Gram<T>& gram, T bandwidth, T* force,
+void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwidth, T* force,
                    T* similarity) {
   const TileOps<T>& ops = tile_ops<T>();
   const int n = gram.size;
@@ -172,7 +172,7 @@ template <class T>
 void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
   const Buffer<T> offset = mean_embedding<T>(x);
   if (are_few(x)) {
-    const Gram<T> gram(x, offset.data());
+    Gram<T> gram(x, offset.data());
     return rbf_repulsion(x, offset.data(), gram, bandwidth, force, similarity);
   }
   std::fill_n(force, x.count * x.dim, T{0});
@@ -247,9 +247,9 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
 
 template void rbf_repulsion(const Embeddings&, float, float*, float*);
 template void rbf_repulsion(const Embeddings&, double, double*, double*);
-template void rbf_repulsion(const Embeddings&, const float*, const Gram<float>&, float, float*,
+template void rbf_repulsion(const Embeddings&, const float*, Gram<float>&, float, float*,
                             float*);
-template void rbf_repulsion(const Embeddings&, const double*, const Gram<double>&, double, double*,
+template void rbf_repulsion(const Embeddings&, const double*, Gram<double>&, double, double*,
                             double*);
 template void rbf_repulsion(const Embeddings&, const Embeddings&, const float*, float, float*,
                             float*);

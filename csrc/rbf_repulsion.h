@@ -16,7 +16,7 @@ void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity);
 
 // All pairs of few, of which all dot products are known; turns these into the weights.
 template <class T>
-void rbf_repulsion(const Embeddings& x, const T* offset, const Gram<T>& gram, T bandwidth, T* force,
+void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwidth, T* force,
                    T* similarity);
 
 // x against y.

@@ -1,7 +1,7 @@
 """Latents to pictures, in memory or straight to a folder."""
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -40,7 +40,8 @@ def decode(
 ) -> SampleResult:
     """Returns the result with its pictures, which go straight to the folder if there is one.
 
-    Pictures that the folder holds already are not drawn again.
+    Pictures that the folder holds already are not written again. The batches that they were in are
+    decoded as they were: a picture depends in its last bits on those beside it.
 
     Args:
         sd: The model.
@@ -51,16 +52,17 @@ def decode(
         progress: Whether to show a progress bar.
     """
     if folder is None:
-        with closing(_images(sd, result.latents, budget, progress)) as images:
-            return replace(result, images=list(images))
+        everything = range(len(result.latents))
+        with closing(_images(sd, result.latents, everything, budget, progress)) as images:
+            return replace(result, images=[image for _, image in images])
     folder.mkdir(parents=True, exist_ok=True)
     paths = [picture_path(folder, row) for row in range(share.count)]
-    missing = [i for i, row in enumerate(share.rows) if not paths[row].exists()]
+    missing = {i for i, row in enumerate(share.rows) if not paths[row].exists()}
     writing: list[Future[Path]] = []
-    drawing = _images(sd, result.latents[missing], budget, progress)
+    drawing = _images(sd, result.latents, missing, budget, progress)
     # Closed at once when writing fails: it holds the decoder
     with closing(drawing) as images, ThreadPoolExecutor() as pool:
-        for i, image in zip(missing, images, strict=True):
+        for i, image in images:
             row = share.rows[i]
             writing.append(pool.submit(save_picture, image, folder, row, result.settings))
             # No more than a batch or two wait in memory
@@ -77,18 +79,26 @@ def decode(
 
 
 def _images(
-    sd: Model, latents: Tensor, budget: Budget, progress: bool
-) -> Generator[Image.Image, None, None]:
-    """Yields the pictures of latents; a batch that does not fit in memory is halved, for good."""
+    sd: Model, latents: Tensor, wanted: Collection[int], budget: Budget, progress: bool
+) -> Generator[tuple[int, Image.Image], None, None]:
+    """Yields the numbers and the pictures of some latents.
+
+    Batches in which none is wanted are left out; one that does not fit in memory is halved, for
+    good.
+    """
     size = budget.decode_batch_size()
     done = 0
     with (
         accelerated(sd.vae),
         _dtype_kept(sd.vae),
-        tqdm(total=len(latents), desc="decode", unit="img", disable=not progress) as bar,
+        tqdm(total=len(wanted), desc="decode", unit="img", disable=not progress) as bar,
     ):
         while done < len(latents):
             chunk = latents[done : done + size].to(sd.device)
+            of_it = [i for i in range(done, done + len(chunk)) if i in wanted]
+            if not of_it:
+                done += len(chunk)
+                continue
             pictures = None
             try:
                 pictures = _finite_pictures(sd, chunk)
@@ -101,9 +111,9 @@ def _images(
                 torch.cuda.empty_cache()
                 log.warning("out of memory: %d pictures are decoded at once now", size)
                 continue
-            yield from to_pil(pictures)
+            yield from zip(of_it, to_pil(pictures[[i - done for i in of_it]]), strict=True)
             done += len(chunk)
-            bar.update(len(chunk))
+            bar.update(len(of_it))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Nothing that was sampled is lost while it is decoded."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -52,7 +53,16 @@ def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp
     (checkpoint,) = folder.glob(CHECKPOINTS)
     assert load_file(checkpoint)["x"].shape == (10, 4, 8, 8)
     before = {file: file.stat().st_mtime_ns for file in folder.glob("[0-9]*.png")}
+    sizes, decode = [], Model.decode
+
+    def noted(self, latents):
+        sizes.append(len(latents))
+        return decode(self, latents)
+
+    monkeypatch.setattr(Model, "decode", noted)
     result = fastrepulse.resume(folder, progress=False)
+    # In the batches that they would have been in
+    assert set(sizes) <= {2} and len(sizes) == math.ceil((10 - len(before)) / 2)
     assert pictures_in(folder) == expected
     assert not list(folder.glob("checkpoint*")) and not list(folder.glob("*.partial"))
     assert len(result.images) == 10 and (folder / "grid.png").exists()
