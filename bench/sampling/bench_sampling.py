@@ -80,7 +80,7 @@ def test_sample(benchmark, shipped, variant):
     benchmark.group = f"sample, shipped model, N={N}, {STEPS} steps"
     benchmark.extra_info |= {"op": "sample", "variant": variant, "images": N}
     benchmark.extra_info |= {"environment": environment()}
-    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+    benchmark.pedantic(call, rounds=3, warmup_rounds=1)
 
 
 @pytest.mark.slow

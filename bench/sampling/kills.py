@@ -105,8 +105,10 @@ def main() -> None:
                     kills += 1
                     left = sorted(folder.glob(CHECKPOINTS)) if folder.exists() else []
                     at_steps.append(int(left[-1].stem.split("-")[1]) if left else 0)
-            if pictures_in(folder) != expected:
-                raise SystemExit(f"after {kills} kills the pictures are others")
+            got = pictures_in(folder)
+            others = [name for name in got | expected if got.get(name) != expected.get(name)]
+            if others:
+                raise SystemExit(f"after {kills} kills others: {', '.join(others)}")
             print(f"{kills} kills, {runs} runs, all pictures equal", flush=True)
     if args.out is not None:
         about = {"kills": kills, "runs": runs, "particles": args.num_particles}
