@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +24,18 @@ def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, 
     text = json.dumps(record)
     about = {"record": text, "checksum": str(_checksum(tensors, text))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        save_file(tensors, partial, about)
+    # A folder of its own: what safetensors leaves beside the file when it is killed goes with it
+    with tempfile.TemporaryDirectory(
+        prefix=f"{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
+    ) as folder:
+        partial = Path(folder, path.name)
+        try:
+            save_file(tensors, partial, about)
+        except SafetensorError as error:
+            raise OSError(f"{str(path)!r} cannot be written: {error}") from None
         _to_disk(partial)
         os.replace(partial, path)
-        _to_disk(path.parent)
-    except SafetensorError as error:
-        raise OSError(f"{str(path)!r} cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    _to_disk(path.parent)
 
 
 def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

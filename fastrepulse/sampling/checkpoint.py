@@ -1,6 +1,7 @@
 """Checkpoints: what a run needs to go on, in the folder that its pictures will be in."""
 
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -93,7 +94,11 @@ class Checkpoints:
             raise
         if self.folder is not None and loop.share.leads:
             for path in self.folder.glob(f"{CHECKPOINTS}*"):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    # Of a process that was killed as it wrote
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _write(self, loop: DenoiseLoop, folder: Path) -> bool:
         """Writes one, and removes all but the one before; says whether it could."""

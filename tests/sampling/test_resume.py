@@ -281,6 +281,27 @@ def test_a_picture_that_is_there_is_not_drawn_again(monkeypatch, tmp_path):
     assert not list(tmp_path.glob(CHECKPOINTS))
 
 
+def test_what_a_killed_process_was_writing_is_gone_in_the_end(monkeypatch, tmp_path):
+    draw(tmp_path / "whole")
+    stop_after(monkeypatch, 2, tmp_path / "killed")
+    program = (
+        "import os, sys, torch\n"
+        "from pathlib import Path\n"
+        "from fastrepulse import records\n"
+        "def killed(tensors, path, about):\n"
+        "    (Path(path).parent / '.tmpx').touch()\n"
+        "    os._exit(9)\n"
+        "records.save_file = killed\n"
+        "records.save_record(Path(sys.argv[1]), {}, {})"
+    )
+    path = tmp_path / "killed" / "checkpoint-000003.safetensors"
+    assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 9
+    (left,) = (tmp_path / "killed").glob("*.partial")
+    assert [file.name for file in left.iterdir()] == [".tmpx"]
+    fastrepulse.resume(tmp_path / "killed", progress=False)
+    assert pictures_in(tmp_path / "killed") == pictures_in(tmp_path / "whole")
+
+
 def test_kills_at_random_moments_lose_nothing(tmp_path):
     report = tmp_path / "kills.json"
     command = [sys.executable, "-m", "bench.sampling.kills", "--kills", "10", "-n", "4"]
