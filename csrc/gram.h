@@ -5,10 +5,10 @@
 
 namespace fastrepulse {
 
-// How many of them are read at once.
+// Dimensions that are read at once.
 constexpr int kGramDepth = 128;
 
-// Whether they are kept: where there are next to none, or too few tiles for the threads and
+// Whether all dot products are kept: where there are next to none, or too few tiles for the threads and
 // dimensions enough to share out instead.
 inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);

@@ -16,7 +16,7 @@ constexpr double kBandwidthFloor = 1e-4;
 
 template <class T>
 T bandwidth_of(T median, double variance, int64_t count) {
-  const T h = static_cast<T>(median / std::log(static_cast<double>(count)));
+  const T h = median / static_cast<T>(std::log(static_cast<double>(count)));
   const T floor = static_cast<T>(kBandwidthFloor * variance);
   // Whichever of them is not a number, so is what is returned
   const T larger = h >= floor || std::isnan(h) ? h : floor;

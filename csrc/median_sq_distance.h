@@ -1,4 +1,4 @@
-// The exact order statistics of all squared distances on the CPU, without storing them.
+// The exact order statistics of all squared distances on the CPU; those of many are not stored.
 #pragma once
 
 #include "gram.h"

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastrepulse.triton_kernels.pairwise import block_products, pad_rows, sq_distances, sq_norms
-from fastrepulse.triton_kernels.panels import PANEL_MULTIPLE, panel_kernel
+from fastrepulse.triton_kernels.panels import PANEL_MULTIPLE, panel_kernel, round_up
 from fastrepulse.triton_kernels.tiles import (
     WORKSPACE,
     multiprocessors,
@@ -95,7 +95,7 @@ def _distances(x: Tensor, norms: Tensor) -> Tensor:
     n, d = x.shape
     tile = tiles_for(x)["panel"]
     grid = triton.cdiv(n, tile.rows), triton.cdiv(n, tile.columns)
-    side = triton.cdiv(n, PANEL_MULTIPLE) * PANEL_MULTIPLE
+    side = round_up(n, PANEL_MULTIPLE)
     splits, depth_per_split = share_out(
         *(d, tile.depth),
         programs=triton.cdiv(2 * multiprocessors(x.device), grid[0] * grid[1]),

@@ -156,8 +156,8 @@ def launch_panels(
     """Returns force [N, d] and similarity [N] for any d."""
     (n, d), m = x.shape, len(y)
     tile = tiles_for(x)["panel"]
-    panel_columns = _round_up(min(m, MAX_PANEL_COLUMNS), PANEL_MULTIPLE)
-    panel_rows = min(_round_up(n, PANEL_MULTIPLE), WORKSPACE // panel_columns)
+    panel_columns = round_up(min(m, MAX_PANEL_COLUMNS), PANEL_MULTIPLE)
+    panel_rows = min(round_up(n, PANEL_MULTIPLE), WORKSPACE // panel_columns)
     panel_rows = panel_rows // PANEL_MULTIPLE * PANEL_MULTIPLE
     widest = min(m, panel_columns)
     # Few pairs would leave the device idle: then several programs share them, each with a range of
@@ -210,5 +210,6 @@ def launch_panels(
     return force.sum(dim=0), similarity.sum(dim=0)
 
 
-def _round_up(count: int, multiple: int) -> int:
+def round_up(count: int, multiple: int) -> int:
+    """Returns the least multiple that is at least the count."""
     return triton.cdiv(count, multiple) * multiple

@@ -51,8 +51,7 @@ def make_patterns(
 ) -> np.ndarray:
     """Returns the patterns [F, H W] that mix averages over a grid of cells."""
     grid = np.einsum("rh,cw->rchw", averages(height, cells), averages(width, cells))
-    mixed = np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
-    return mixed.astype(np.float32)
+    return np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
 
 
 def averages(length: int, cells: int) -> np.ndarray:

@@ -94,12 +94,12 @@ def _images(
         tqdm(total=len(wanted), desc="decode", unit="img", disable=not progress) as bar,
     ):
         while done < len(latents):
-            chunk = latents[done : done + size].to(sd.device)
+            chunk = latents[done : done + size]
             of_it = [i for i in range(done, done + len(chunk)) if i in wanted]
             if not of_it:
                 done += len(chunk)
                 continue
-            pictures = None
+            chunk, pictures = chunk.to(sd.device), None
             try:
                 pictures = _finite_pictures(sd, chunk)
             except (RuntimeError, MemoryError) as error:

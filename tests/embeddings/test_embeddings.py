@@ -18,7 +18,6 @@ from fastrepulse.default_model.style_classifier import WEIGHTS, WORDS, load_styl
 from fastrepulse.default_model.subjects import MONSTER
 from fastrepulse.embeddings import (
     DecodedMean,
-    Embedding,
     Gram,
     KernelSum,
     average_colour,
@@ -88,18 +87,6 @@ def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(
     slope = ((ahead - behind).double() * force).sum() / (2 * step)
     scale = change.norm() * direction.norm()
     assert abs((change * direction).sum() - slope) < 2e-3 * scale
-
-
-@pytest.mark.parametrize("sides", [(16, 16), (17, 9)], ids=["16x16", "17x9"])
-@pytest.mark.parametrize("name", ["channel_mean", "pooled", "halves", "thirds"])
-def test_patterns_pull_back_without_a_graph_what_autograd_does_with_one(name, sides):
-    embed, latents = build(name), draw(5, *sides)
-    rows, pull_back = embed.vjp(latents)
-    expected_rows, expected_pull_back = Embedding.vjp(embed, latents)
-    force = torch.randn(rows.shape, generator=torch.Generator().manual_seed(2))
-    assert rows.grad_fn is None and torch.equal(rows, expected_rows)
-    rtol, atol = SAME_COMPUTATION
-    torch.testing.assert_close(pull_back(force), expected_pull_back(force), rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["mean", "decoded_mean", "style_classifier", "style_thirds"])

@@ -285,7 +285,7 @@ def test_what_a_killed_process_was_writing_is_gone_in_the_end(monkeypatch, tmp_p
     draw(tmp_path / "whole")
     stop_after(monkeypatch, 2, tmp_path / "killed")
     program = (
-        "import os, sys, torch\n"
+        "import os, sys\n"
         "from pathlib import Path\n"
         "from fastrepulse import records\n"
         "def killed(tensors, path, about):\n"
