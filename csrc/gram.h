@@ -14,18 +14,19 @@ inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
 }
 
-// Reads dimensions [first, first + depth) of all embeddings to [rows, kGramDepth], zero elsewhere.
+// Reads a chunk of the dimensions of all embeddings to [rows, kGramDepth], zero elsewhere; returns how
+// many there are.
 template <class T>
-void read_chunk(const Embeddings& x, int64_t first, int64_t depth, const T* offset, int rows,
-                T* to);
+int64_t read_chunk(const Embeddings& x, int64_t chunk, int rows, T* to);
 
 template <class T>
 struct Gram {
-  Gram(const Embeddings& x, const T* offset);
+  explicit Gram(const Embeddings& x);
 
   int size;         // the number of particles, rounded up; those missing are infinitely far away
   Buffer<T> dots;   // [size, size]
   Buffer<T> norms;  // [size]
+  Buffer<T> means;  // [dim, rounded up to whole chunks], of which the particles are taken
 };
 
 }  // namespace fastrepulse

@@ -42,14 +42,14 @@ double variance_of(const Embeddings& x, const T* offset) {
 template <class T>
 void median_rbf_repulsion(const Embeddings& x, T* force, T* similarity, T* bandwidth) {
   const int64_t lower_median = (x.count * (x.count - 1) / 2 - 1) / 2;
-  const Buffer<T> offset = mean_embedding<T>(x);
   if (are_few(x)) {
-    Gram<T> gram(x, offset.data());
+    Gram<T> gram(x);
     const T* norms = gram.norms.data();
     *bandwidth = bandwidth_of(median_sq_distance(gram, x.count, lower_median),
                               std::accumulate(norms, norms + x.count, 0.0) / x.count, x.count);
-    return rbf_repulsion(x, offset.data(), gram, *bandwidth, force, similarity);
+    return rbf_repulsion(x, gram, *bandwidth, force, similarity);
   }
+  const Buffer<T> offset = mean_embedding<T>(x);
   *bandwidth = bandwidth_of(median_sq_distance<T>(x, lower_median), variance_of(x, offset.data()),
                             x.count);
   rbf_repulsion(x, *bandwidth, force, similarity);

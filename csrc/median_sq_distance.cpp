@@ -154,14 +154,14 @@ T median_sq_distance(const Gram<T>& gram, int64_t count, int64_t rank) {
 
 template <class T>
 T median_sq_distance(const Embeddings& x, int64_t rank) {
+  if (are_few(x)) {
+    return median_sq_distance(Gram<T>(x), x.count, rank);
+  }
   const Buffer<T> offset = mean_embedding<T>(x);
   for (int64_t c = 0; c < x.dim; ++c) {
     if (!std::isfinite(offset[c])) {
       return std::numeric_limits<T>::quiet_NaN();
     }
-  }
-  if (are_few(x)) {
-    return median_sq_distance(Gram<T>(x, offset.data()), x.count, rank);
   }
   Prefix<T> prefix;
   for (;; prefix.shift -= kDigitBits) {

@@ -39,8 +39,12 @@ float bfloat16_to_float(uint16_t brain) {
 template <class T, class Source, class Convert>
 void convert_row(const Source* from, int64_t begin, int64_t end, const T* offset, T* to,
                  Convert convert) {
-  for (int64_t c = begin; c < end; ++c) {
-    to[c - begin] = static_cast<T>(convert(from[c])) - offset[c];
+  if (offset) {
+    for (int64_t c = begin; c < end; ++c) {
+      to[c - begin] = static_cast<T>(convert(from[c])) - offset[c];
+    }
+  } else {
+    std::transform(from + begin, from + end, to, convert);
   }
 }
 
@@ -69,13 +73,11 @@ void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, cons
 template <class T>
 Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
-  const Buffer<T> zero(x.dim);
-  std::fill_n(zero.data(), x.dim, T{0});
   parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
     std::vector<double> sum(end - begin);
     Buffer<T> row(end - begin);
     for (int64_t i = 0; i < x.count; ++i) {
-      read_row(x, i, begin, end, zero.data(), row.data());
+      read_row<T>(x, i, begin, end, nullptr, row.data());
       for (int64_t c = 0; c < end - begin; ++c) {
         sum[c] += row[c];
       }

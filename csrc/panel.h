@@ -28,7 +28,7 @@ struct Embeddings {
   int64_t dim;
 };
 
-// Reads dimensions [begin, end) of one embedding, less `offset`, which holds all dimensions.
+// Reads dimensions [begin, end) of one embedding, less `offset` where given, which holds all dimensions.
 template <class T>
 void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, const T* offset, T* to);
 

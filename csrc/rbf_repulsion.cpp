@@ -135,10 +135,9 @@ void finish(const Embeddings& x, const T* offset, T bandwidth, T* force, const T
 }  // namespace
 
 template <class T>
-void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwidth, T* force,
-                   T* similarity) {
+void rbf_repulsion(const Embeddings& x, Gram<T>& gram, T bandwidth, T* force, T* similarity) {
   const TileOps<T>& ops = tile_ops<T>();
-  const int n = gram.size;
+  const int n = gram.size, count = static_cast<int>(x.count);
   const Buffer<T> sums(n);
   std::fill_n(sums.data(), n, T{0});
   parallel_for(0, n / kTileStep, grain_of(kTileStep * n), [&](int64_t begin, int64_t end) {
@@ -151,18 +150,16 @@ void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwi
   parallel_for(0, divide_up(x.dim, kGramDepth), 1, [&](int64_t begin, int64_t end) {
     const Buffer<T> rows(n * kGramDepth), weighted(n * kGramDepth);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * kGramDepth;
-      const int64_t depth = std::min<int64_t>(kGramDepth, x.dim - first);
-      read_chunk(x, first, depth, offset, n, rows.data());
+      const int64_t depth = read_chunk(x, chunk, n, rows.data());
+      ops.subtract(rows.data(), kGramDepth, gram.means.data() + chunk * kGramDepth, count,
+                   kGramDepth);
       ops.multiply(gram.dots.data(), n, 1, rows.data(), kGramDepth, weighted.data(), kGramDepth, n,
                    n, kGramDepth, false);
-      for (int64_t i = 0; i < x.count; ++i) {
-        const T* from = weighted.data() + i * kGramDepth;
-        const T* row = rows.data() + i * kGramDepth;
-        T* to = force + i * x.dim + first;
-        for (int64_t c = 0; c < depth; ++c) {
-          to[c] = 2 / bandwidth * (sums[i] * row[c] - from[c]);
-        }
+      ops.forces(weighted.data(), kGramDepth, sums.data(), rows.data(), kGramDepth, 2 / bandwidth,
+                 count, kGramDepth);
+      for (int64_t i = 0; i < count; ++i) {
+        std::copy_n(weighted.data() + i * kGramDepth, depth,
+                    force + i * x.dim + chunk * kGramDepth);
       }
     }
   });
@@ -170,11 +167,11 @@ void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwi
 
 template <class T>
 void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
-  const Buffer<T> offset = mean_embedding<T>(x);
   if (are_few(x)) {
-    Gram<T> gram(x, offset.data());
-    return rbf_repulsion(x, offset.data(), gram, bandwidth, force, similarity);
+    Gram<T> gram(x);
+    return rbf_repulsion(x, gram, bandwidth, force, similarity);
   }
+  const Buffer<T> offset = mean_embedding<T>(x);
   std::fill_n(force, x.count * x.dim, T{0});
   std::fill_n(similarity, x.count, T{0});
   const T scale = exponent_scale(bandwidth);
@@ -247,10 +244,8 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
 
 template void rbf_repulsion(const Embeddings&, float, float*, float*);
 template void rbf_repulsion(const Embeddings&, double, double*, double*);
-template void rbf_repulsion(const Embeddings&, const float*, Gram<float>&, float, float*,
-                            float*);
-template void rbf_repulsion(const Embeddings&, const double*, Gram<double>&, double, double*,
-                            double*);
+template void rbf_repulsion(const Embeddings&, Gram<float>&, float, float*, float*);
+template void rbf_repulsion(const Embeddings&, Gram<double>&, double, double*, double*);
 template void rbf_repulsion(const Embeddings&, const Embeddings&, const float*, float, float*,
                             float*);
 template void rbf_repulsion(const Embeddings&, const Embeddings&, const double*, double, double*,

@@ -16,8 +16,7 @@ void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity);
 
 // All pairs of few, of which all dot products are known; turns these into the weights.
 template <class T>
-void rbf_repulsion(const Embeddings& x, const T* offset, Gram<T>& gram, T bandwidth, T* force,
-                   T* similarity);
+void rbf_repulsion(const Embeddings& x, Gram<T>& gram, T bandwidth, T* force, T* similarity);
 
 // x against y.
 template <class T>

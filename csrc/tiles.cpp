@@ -5,6 +5,7 @@
 
 #include "activation_tiles.h"
 #include "exponential.h"
+#include "transpose_tiles.h"
 #include "vectors.h"
 #include "winograd_tiles.h"
 
@@ -187,6 +188,40 @@ void softmax_weights(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T
 }
 
 template <class T>
+void subtract(T* x, ptrdiff_t x_row, const T* offset, int rows, int cols) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < cols; j += kLanes<T>) {
+      store(x + i * x_row + j, load(x + i * x_row + j) - load(offset + j));
+    }
+  }
+}
+
+template <class T>
+void centre(T* x, ptrdiff_t x_row, T* means, int rows, int cols) {
+  for (int j = 0; j < cols; j += kLanes<T>) {
+    // From the first row on: what rounds is as small as the rows are close
+    const Values<T> pivot = load(x + j);
+    Values<T> sum{};
+    for (int i = 1; i < rows; ++i) {
+      sum += load(x + i * x_row + j) - pivot;
+    }
+    store(means + j, pivot + sum / static_cast<T>(rows));
+  }
+  subtract(x, x_row, means, rows, cols);
+}
+
+template <class T>
+void forces(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t x_row, T scale,
+            int rows, int cols) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < cols; j += kLanes<T>) {
+      T* at = sums + i * sums_row + j;
+      store(at, scale * (totals[i] * load(x + i * x_row + j) - load(at)));
+    }
+  }
+}
+
+template <class T>
 void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < cols; j += kLanes<T>) {
@@ -196,24 +231,10 @@ void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
 }
 
 template <class T>
-void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols) {
-  constexpr int kBlock = 16;
-  for (int c0 = 0; c0 < cols; c0 += kBlock) {
-    const int c1 = c0 + kBlock < cols ? c0 + kBlock : cols;
-    for (int r0 = 0; r0 < rows; r0 += kBlock) {
-      for (int c = c0; c < c1; ++c) {
-        for (int r = r0; r < r0 + kBlock; ++r) {
-          to[c * to_row + r] = from[r * from_row + c];
-        }
-      }
-    }
-  }
-}
-
-template <class T>
 constexpr TileOps<T> kTileOps = {
-    2 * kLanes<T>, multiply<T>,        squared_norms<T>, squared_distances<T>,
-    weights<T>,    softmax_weights<T>, scale_rows<T>,    transpose<T>};
+    2 * kLanes<T>,      multiply<T>,   squared_norms<T>, squared_distances<T>, weights<T>,
+    softmax_weights<T>, centre<T>,     subtract<T>,      forces<T>,            scale_rows<T>,
+    transpose<T>};
 
 }  // namespace
 

@@ -41,6 +41,17 @@ struct TileOps {
   void (*softmax_weights)(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T* sums,
                           T* factors, int rows, int cols);
 
+  // Subtracts from each column its mean over any number of rows, which goes to `means`.
+  void (*centre)(T* x, ptrdiff_t x_row, T* means, int rows, int cols);
+
+  // x[i][j] -= offset[j], for any number of rows.
+  void (*subtract)(T* x, ptrdiff_t x_row, const T* offset, int rows, int cols);
+
+  // Turns weighted sums into forces: sums[i][j] = scale (totals[i] x[i][j] - sums[i][j]), for any
+  // number of rows.
+  void (*forces)(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t x_row, T scale,
+                 int rows, int cols);
+
   // x[i][j] *= factors[i], for any number of rows.
   void (*scale_rows)(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols);
 
