@@ -1,7 +1,7 @@
 """The repulsion force and the median distance as others compute them, beside ours.
 
 Each provider takes embeddings [N, d] and returns the force [N, d], or the median; `stores` is the
-number of floats that it holds at once, by which a shape is left out where that does not fit.
+number of floats that it holds at once.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,12 @@ class Provider:
     name: str
     compute: Callable[[Tensor, float], Tensor]
     stores: Callable[[int, int], float]
+
+    def serves(self, n: int, d: int) -> bool:
+        """Says whether it has room for a shape, and takes no minutes to be compiled or to run."""
+        if self.name == "KeOps" and n * n * d > 2e9:
+            return False
+        return self.stores(n, d) <= 1.5e9
 
 
 def thesis(x: Tensor, h: float) -> Tensor:

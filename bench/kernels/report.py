@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from bench.common import read_timings
-from bench.kernels.providers import FORCE
+from bench.kernels.providers import FORCE, Provider
 
 RESULTS = Path(__file__).parents[1] / "results"
 MEMORY_SIZES = [1000, 2000, 4000, 8000, 16_000, 32_000, 64_000]
@@ -23,24 +23,28 @@ TITLES = {"baseline": "Baseline", "avx2": "AVX2", "avx512": "AVX-512"}
 matplotlib.use("agg")
 
 
-def peak_memory(provider: str, n: int) -> float | None:
-    """Returns what a call adds to a process's peak memory, in bytes; None if it does not fit."""
+def peak_memory(provider: Provider) -> dict[int, float]:
+    """Returns what calls for ever more particles add to a process's peak memory, in bytes."""
+    sizes = [n for n in MEMORY_SIZES if provider.serves(n, MEMORY_DIM)]
     program = (
         "import resource, sys, torch; sys.path.insert(0, sys.argv[1])\n"
         "from bench.kernels.providers import FORCE\n"
-        f"provider = next(p for p in FORCE if p.name == {provider!r})\n"
-        f"provider.compute(torch.randn(100, {MEMORY_DIM}), 1.0)\n"
-        f"x = torch.randn({n}, {MEMORY_DIM})\n"
+        f"provider = next(p for p in FORCE if p.name == {provider.name!r})\n"
+        f"x = torch.randn({sizes[-1]}, {MEMORY_DIM})\n"
+        "provider.compute(x[:100], 30.0)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "provider.compute(x, 30.0)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        f"for n in {sizes}:\n"
+        "    provider.compute(x[:n], 30.0)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(Path(__file__).parents[2])],
         capture_output=True,
         text=True,
     )
-    return None if done.returncode else 1024 * float(done.stdout.split()[-1])
+    # It may have been stopped for want of memory
+    peaks = [1024 * float(line) for line in done.stdout.splitlines()]
+    return dict(zip(sizes, peaks, strict=False))
 
 
 def table(timings: list[dict], op: str) -> list[str]:
@@ -105,9 +109,9 @@ def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -
         style["linewidth"] = 2.5 if provider == OURS else 1
         left.loglog(*zip(*points, strict=True), **style)
         if memory[provider]:
-            right.loglog(
-                memory[provider].keys(), [v / 2**20 for v in memory[provider].values()], **style
-            )
+            # Less than a page of memory is none on this axis
+            mebibytes = [max(peak / 2**20, 1) for peak in memory[provider].values()]
+            right.loglog(memory[provider].keys(), mebibytes, **style)
     left.set(xlabel="N² d", ylabel="median time of a call, ms")
     right.set(xlabel=f"N (d = {MEMORY_DIM})", ylabel="added peak memory, MiB")
     for axis in (left, right):
@@ -119,16 +123,7 @@ def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -
 
 def main() -> None:
     timings = read_timings(__doc__, "provider")
-    memory: dict[str, dict[int, float]] = {}
-    for provider in FORCE:
-        memory[provider.name] = {}
-        for n in MEMORY_SIZES:
-            if provider.stores(n, MEMORY_DIM) > 1.5e9:
-                break
-            peak = peak_memory(provider.name, n)
-            if peak is None:
-                break
-            memory[provider.name][n] = max(peak, 2**20)
+    memory = {provider.name: peak_memory(provider) for provider in FORCE}
     ours = memory[OURS]
     runs: dict[str, list[dict]] = defaultdict(list)
     for timing in timings:

@@ -11,12 +11,12 @@ import torch
 import fastrepulse
 from bench.common import environment
 from bench.sampling.peers import PUSHES, diffusers_pipeline, stable_diffusion_2
-from fastrepulse import Repulsion, models
+from fastrepulse import Repulsion, models, native
 from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise
 
 PROMPT = "a potted plant"
-N, STEPS = 64, 20
+N, STEPS = 48, 15
 
 
 def run_diffusers(pipeline, latents, steps):
@@ -77,7 +77,7 @@ def test_sample(benchmark, shipped, variant):
         start = time.perf_counter()
         run_ours(model, N, 1, **arguments)
         benchmark.extra_info["first_step_seconds"] = time.perf_counter() - start
-    benchmark.group = f"sample, shipped model, N={N}, {STEPS} steps"
+    benchmark.group = f"sample, shipped model, N={N}, {STEPS} steps ({native.cpu_capability()})"
     benchmark.extra_info |= {"op": "sample", "variant": variant, "images": N}
     benchmark.extra_info |= {"environment": environment()}
     benchmark.pedantic(call, rounds=3, warmup_rounds=1)
@@ -125,6 +125,6 @@ def test_push(benchmark, variant, n, embedding):
         # The same direction for every particle, of other lengths
         cosine = torch.cosine_similarity(direction, ours().flatten(1))
         assert cosine.min() > 0.999
-    benchmark.group = f"repulsion of a step, {embedding}, N={n}"
+    benchmark.group = f"repulsion of a step, {embedding}, N={n} ({native.cpu_capability()})"
     benchmark.extra_info |= {"op": "push", "variant": variant, "embedding": embedding}
     benchmark.pedantic(call, rounds=5 if variant == "thesis" else 30, warmup_rounds=2)

@@ -1,6 +1,6 @@
 """Turns the timings of `bench_sampling.py` into a report; measures shares of a step and memory.
 
-python -m bench.sampling.report timings.json
+python -m bench.sampling.report timings.json timings-avx2.json
 """
 
 import json
@@ -58,7 +58,7 @@ def timed(owner: type, name: str, seconds: dict[str, float], part: str):
 def shares(n: int) -> dict[str, float]:
     """Returns the seconds of a step that the model, the repulsion and all else take."""
     # Few particles are soon done, and a single step is as uneven as the machine
-    steps = max(2, 1024 // n)
+    steps = max(1, 1024 // n)
     seconds: dict[str, float] = defaultdict(float)
     # At every step, and beside a model that is guided at every step
     window = Repulsion(window=(float("inf"), 0.0), pause=None)
@@ -85,7 +85,7 @@ def shares(n: int) -> dict[str, float]:
 def run_of(n: int) -> dict[str, float]:
     """Returns time per particle and peak memory above the model's own, of one step in a process."""
     # Short runs are repeated: a single one is as uneven as the machine
-    rounds = max(1, 2048 // n)
+    rounds = max(1, 1024 // n)
     program = (
         "import json, resource, statistics, sys, tempfile, time, torch, fastrepulse\n"
         "def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -148,7 +148,9 @@ def main() -> None:
     lines = [
         "# The denoise loop on the CPU",
         "",
-        environment + " Medians; all variants of a table in one run.",
+        environment + " Medians; all variants of a table in one run. A table of a lower "
+        "instruction set than the processor has is of a run in which torch, oneDNN, MKL and our "
+        "kernels were told to do without the higher one.",
         "",
         *grouped(timings),
         "## Where a step goes (compiled, repulsion at every step)",
