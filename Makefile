@@ -58,7 +58,7 @@ bench: $(STAMP)-bench
 # With the machine's own torch, without pip and network
 bench-gpu:
 	FASTREPULSE_CUDA=1 python3 setup.py build_ext --inplace
-	python3 -m bench.kernels.gpu
+	python3 -m bench.gpu
 
 lint: $(STAMP)-lint
 	$(ENV)/bin/ruff check .

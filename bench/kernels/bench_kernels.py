@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.common import environment
-from bench.kernels.providers import FORCE, MEDIAN, Provider
+from bench.kernels.providers import FORCE, MEDIAN
 from fastrepulse import native
 from fastrepulse.kernels.reference import rbf_repulsion_reference
 
@@ -32,13 +32,12 @@ def draw(n: int, d: int) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
 
 
-def rounds(provider: Provider, n: int, d: int) -> dict[str, int]:
-    work = n * n * d
-    if work > 1e11:
-        return {"rounds": 2, "warmup_rounds": 0}
-    # What stores every difference takes seconds
-    few = work > 3e10 or provider.stores(n, d) > 1e8
-    return {"rounds": 3 if few else 30 if work < 1e8 else 9, "warmup_rounds": 1}
+def rounds(compute, *arguments) -> int:
+    """Returns how many calls take about a second, but 3 to 30, or 2 of many seconds each."""
+    start = time.perf_counter()
+    compute(*arguments)
+    seconds = time.perf_counter() - start
+    return 2 if seconds > 4 else min(30, max(3, int(1 / seconds)))
 
 
 def best_time(compute, repeats: int = 20) -> float:
@@ -87,7 +86,7 @@ def test_force(benchmark, provider, n, d):
     benchmark.extra_info |= {"op": "rbf_repulsion", "provider": provider.name, "N": n, "d": d}
     benchmark.extra_info |= {"error": error.item(), "floor": floor(n, d), "rates": rates()}
     benchmark.extra_info |= machine()
-    benchmark.pedantic(provider.compute, (x, h), **rounds(provider, n, d))
+    benchmark.pedantic(provider.compute, (x, h), rounds=rounds(provider.compute, x, h))
 
 
 @pytest.mark.parametrize(("provider", "n", "d"), cases(MEDIAN, MEDIAN_SHAPES))
@@ -98,4 +97,4 @@ def test_median(benchmark, provider, n, d):
     benchmark.group = f"median N={n} d={d}"
     benchmark.extra_info |= {"op": "median_sq_distance", "provider": provider.name, "N": n, "d": d}
     benchmark.extra_info |= machine()
-    benchmark.pedantic(provider.compute, (x, 0.0), **rounds(provider, n, d))
+    benchmark.pedantic(provider.compute, (x, 0.0), rounds=rounds(provider.compute, x, 0.0))

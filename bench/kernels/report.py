@@ -35,15 +35,17 @@ def peak_memory(provider: Provider) -> dict[int, float]:
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"for n in {sizes}:\n"
         "    provider.compute(x[:n], 30.0)\n"
-        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, flush=True)"
+        "    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    print('peak', peak - before, flush=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(Path(__file__).parents[2])],
         capture_output=True,
         text=True,
     )
-    # It may have been stopped for want of memory
-    peaks = [1024 * float(line) for line in done.stdout.splitlines()]
+    # It may have been stopped for want of memory, and libraries say things of their own
+    said = (line.split() for line in done.stdout.splitlines())
+    peaks = [1024 * float(words[1]) for words in said if words[:1] == ["peak"]]
     return dict(zip(sizes, peaks, strict=False))
 
 

@@ -10,23 +10,18 @@ import torch
 
 import fastrepulse
 from bench.common import environment
-from bench.sampling.peers import PUSHES, diffusers_pipeline, stable_diffusion_2
+from bench.sampling.peers import (
+    PUSHES,
+    diffusers_pipeline,
+    run_diffusers,
+    stable_diffusion_2,
+)
 from fastrepulse import Repulsion, models, native
 from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise
 
 PROMPT = "a potted plant"
 N, STEPS = 48, 15
-
-
-def run_diffusers(pipeline, latents, steps):
-    return pipeline(
-        PROMPT,
-        num_images_per_prompt=len(latents),
-        num_inference_steps=steps,
-        guidance_scale=5.0,
-        latents=latents,
-    ).images
 
 
 def run_ours(model, n, steps, **arguments):
@@ -38,7 +33,7 @@ def run_ours(model, n, steps, **arguments):
 def check_equal(pipeline, model, n, steps):
     """Both draw the same pictures where nothing repels."""
     latents = initial_noise(0, n, model.latent_shape(None, None))
-    theirs = run_diffusers(pipeline, latents, steps)
+    theirs = run_diffusers(pipeline, PROMPT, latents, steps)
     ours = run_ours(model, n, steps, repulsion=None)
     for one, other in zip(ours, theirs, strict=True):
         pixels = [
@@ -71,7 +66,7 @@ def test_sample(benchmark, shipped, variant):
     arguments = VARIANTS[variant]
     latents = initial_noise(0, N, (4, 16, 16))
     if arguments is None:
-        call = lambda: run_diffusers(pipeline, latents, STEPS)  # noqa: E731
+        call = lambda: run_diffusers(pipeline, PROMPT, latents, STEPS)  # noqa: E731
     else:
         call = lambda: run_ours(model, N, STEPS, **arguments)  # noqa: E731
         start = time.perf_counter()
@@ -92,7 +87,7 @@ def test_sample_full_size(benchmark, variant):
         pipeline = diffusers_pipeline(model)
         check_equal(pipeline, model, 1, 1)
         del model
-        call = lambda: run_diffusers(pipeline, latents, 2)  # noqa: E731
+        call = lambda: run_diffusers(pipeline, PROMPT, latents, 2)  # noqa: E731
     else:
         call = lambda: run_ours(model, 2, 2, repulsion="thirds", compile=False)  # noqa: E731
     benchmark.group = "sample, Stable Diffusion 2's size, N=2, 2 steps"
@@ -127,4 +122,6 @@ def test_push(benchmark, variant, n, embedding):
         assert cosine.min() > 0.999
     benchmark.group = f"repulsion of a step, {embedding}, N={n} ({native.cpu_capability()})"
     benchmark.extra_info |= {"op": "push", "variant": variant, "embedding": embedding}
-    benchmark.pedantic(call, rounds=5 if variant == "thesis" else 30, warmup_rounds=2)
+    benchmark.pedantic(
+        call, rounds=5 if variant == "thesis" else 30 if n < 1000 else 9, warmup_rounds=2
+    )

@@ -65,13 +65,24 @@ def particle_guidance_push(latents: Tensor, name: str) -> Tensor:
     return -gradient
 
 
+def run_diffusers(pipeline, prompt: str, latents: Tensor, steps: int) -> list:
+    """Returns the pictures that diffusers' pipeline draws from unit noise."""
+    return pipeline(
+        prompt,
+        num_images_per_prompt=len(latents),
+        num_inference_steps=steps,
+        guidance_scale=5.0,
+        latents=latents,
+    ).images
+
+
 PUSHES: dict[str, Callable[[Tensor, str], Tensor]] = {
     "thesis": thesis_push,
     "Particle Guidance": particle_guidance_push,
 }
 
 
-def stable_diffusion_2() -> models.Model:
+def stable_diffusion_2(device: str = "cpu", dtype: torch.dtype = torch.float32) -> models.Model:
     """Returns the full architecture of Stable Diffusion 2 (a UNet of 866 M), of random weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -106,12 +117,12 @@ def stable_diffusion_2() -> models.Model:
             pad_token_id=shipped.tokenizer.pad_token_id,
         )
     )
-    channels_last = {"memory_format": torch.channels_last}
+    where = {"device": device, "dtype": dtype}
     return models.Model(
         "Stable Diffusion 2, random weights",
-        unet.to(**channels_last).eval(),
-        vae.to(**channels_last).eval(),
-        text_encoder.eval(),
+        unet.to(**where, memory_format=torch.channels_last).eval(),
+        vae.to(**where, memory_format=torch.channels_last).eval(),
+        text_encoder.to(**where).eval(),
         shipped.tokenizer,
         shipped.scheduler_config,
     )

@@ -6,80 +6,21 @@ python -m bench.sampling.report timings.json timings-avx2.json
 import json
 import subprocess
 import sys
-import time
 from collections import defaultdict
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
-import torch
 from matplotlib import pyplot
 
-import fastrepulse
 from bench.common import read_timings
+from bench.sampling.shares import PARTS, shares
 from fastrepulse import models
-from fastrepulse.methods.repulsion import Repulsion
-from fastrepulse.sampling.denoiser import Denoiser
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHARE_SIZES = (64, 1024, 4096)
-MEMORY_SIZES = (64, 256, 1024, 4096, 10_000)
-PARTS = ("model", "repulsion", "rest")
+MEMORY_SIZES = (64, 256, 1024, 10_000)
 
 matplotlib.use("agg")
-
-
-@contextmanager
-def timed(owner: type, name: str, seconds: dict[str, float], part: str):
-    """Adds up the time that a method takes, and the change of the score that it may return."""
-    original = getattr(owner, name)
-
-    def timing(function):
-        def measured(*arguments, **named):
-            start = time.perf_counter()
-            result = function(*arguments, **named)
-            seconds[part] += time.perf_counter() - start
-            return result
-
-        return measured
-
-    def measured(*arguments, **named):
-        result = timing(original)(*arguments, **named)
-        return replace(result, change=timing(result.change)) if name == "push" else result
-
-    setattr(owner, name, measured)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-def shares(n: int) -> dict[str, float]:
-    """Returns the seconds of a step that the model, the repulsion and all else take."""
-    # Few particles are soon done, and a single step is as uneven as the machine
-    steps = max(1, 1024 // n)
-    seconds: dict[str, float] = defaultdict(float)
-    # At every step, and beside a model that is guided at every step
-    window = Repulsion(window=(float("inf"), 0.0), pause=None)
-    latents = torch.randn(n, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    arguments = {"repulsion": window, "num_inference_steps": steps, "progress": False}
-    # The decoder is no part of a step
-    decode = models.Model.decode
-    models.Model.decode = lambda self, latents: latents[:, :3].clamp(0, 1)
-    try:
-        with (
-            timed(Denoiser, "__call__", seconds, "model"),
-            timed(Repulsion, "push", seconds, "repulsion"),
-        ):
-            start = time.perf_counter()
-            fastrepulse.sample(
-                "a potted plant", n, latents=latents, compile=True, seed=0, **arguments
-            )
-            seconds["rest"] = time.perf_counter() - start - sum(seconds.values())
-    finally:
-        models.Model.decode = decode
-    return {part: seconds[part] / steps for part in PARTS}
 
 
 def run_of(n: int) -> dict[str, float]:
@@ -138,8 +79,10 @@ def grouped(timings: list[dict]) -> list[str]:
 
 def main() -> None:
     timings = read_timings(__doc__, "variant")
-    shares(SHARE_SIZES[0])  # compiles
-    split = {n: shares(n) for n in SHARE_SIZES}
+    model = models.load_model()
+    shares(model, SHARE_SIZES[0], 1, compile=True)  # compiles
+    # Few particles are soon done, and a single step is as uneven as the machine
+    split = {n: shares(model, n, max(1, 1024 // n), compile=True) for n in SHARE_SIZES}
     runs = {n: run_of(n) for n in MEMORY_SIZES}
     latent_bytes = 4 * 16 * 16 * 4
     environment = next(

@@ -1,21 +1,79 @@
-"""The script for a machine with a GPU runs to its end without one."""
+"""The script for a machine with a GPU runs to its end without one, and keeps what it has."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from bench.gpu import __main__ as bench_gpu
+
 ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ["-m", "bench.gpu", "--device", "cpu", "--smoke"]
+
+
+def read(folder):
+    return [json.loads(line) for line in (folder / "gpu.jsonl").read_text().splitlines()]
 
 
 def test_every_section_runs_on_the_cpu(tmp_path):
-    command = [sys.executable, "-m", "bench.kernels.gpu", "--device", "cpu", "--smoke"]
-    command += ["--out", str(tmp_path)]
+    command = [sys.executable, *SMOKE, "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
-    assert {"device", "copy", "error", "force", "sampling"} <= {row["what"] for row in rows}
+    rows = read(tmp_path)
+    kinds = {row["what"] for row in rows}
+    assert {"device", "copy", "error", "force", "unet", "sample", "recovery"} <= kinds
+    assert not {"failed", "cut off"} & kinds
     (device,) = [row for row in rows if row["what"] == "device"]
     assert "NVIDIA" not in device["name"]
     assert max(row["force"] for row in rows if row["what"] == "error") < 0.02
+    assert {row["compiled"] for row in rows if row["what"] == "unet"} == {False, True}
+    drawn = {row["provider"] for row in rows if row["what"] == "sample"}
+    assert drawn == {"independent", "repelled", "diffusers"}
     assert "| native |" in (tmp_path / "gpu.md").read_text()
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+def test_sections_without_diffusers_say_so(tmp_path):
+    program = "import runpy, sys; sys.modules['diffusers'] = None; sys.argv[0] = 'bench.gpu'\n"
+    program += "runpy.run_module('bench.gpu', run_name='__main__')"
+    sections = ["--sections", "versions", "unet", "sampling", "recovery"]
+    command = [sys.executable, "-c", program, *SMOKE[2:], *sections, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    skipped = [row["skipped"] for row in read(tmp_path) if "skipped" in row]
+    assert skipped == ["diffusers is not installed"] * 3
+
+
+def fails(device, smoke):
+    yield {"what": "first"}
+    raise RuntimeError("out of luck")
+
+
+def works(device, smoke):
+    for number in range(3):
+        yield {"what": "row", "number": number}
+
+
+@pytest.mark.parametrize(
+    ("failing", "later"), [("unet", ["row"] * 3), ("correctness", [])], ids=["goes on", "stops"]
+)
+def test_a_section_that_fails(tmp_path, monkeypatch, failing, later):
+    monkeypatch.setattr(bench_gpu, "SECTIONS", {failing: fails, "sampling": works})
+    command = ["bench.gpu", "--device", "cpu", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*command, "--sections", failing, "sampling"])
+    with pytest.raises(SystemExit, match=f"failed: {failing}"):
+        bench_gpu.main()
+    rows = read(tmp_path)
+    assert [row["what"] for row in rows] == ["first", "failed", *later]
+    assert rows[1]["section"] == failing and "out of luck" in rows[1]["error"]
+    assert "out of luck" in (tmp_path / "gpu.md").read_text()
+
+
+def test_no_row_is_begun_after_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_gpu, "SECTIONS", {"sampling": works})
+    command = ["bench.gpu", "--device", "cpu", "--out", str(tmp_path), "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", command)
+    bench_gpu.main()
+    assert [row["what"] for row in read(tmp_path)] == ["row", "cut off"]

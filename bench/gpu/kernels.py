@@ -1,32 +1,15 @@
-"""The kernels on a GPU: roofs, correctness against float64, and timings beside plain PyTorch.
+"""The kernels on a device: roofs, correctness against float64, and timings beside plain PyTorch."""
 
-Needs nothing but PyTorch and a checkout, no network and no installation:
-
-    python3 setup.py build_ext --inplace    # the CUDA kernels, where there is nvcc
-    python3 -m bench.kernels.gpu --out bench/results
-
-Rows are written as they come, so that a run that is cut off keeps them. `--device cpu --smoke` runs
-every section on small shapes.
-"""
-
-import argparse
-import json
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.kernels import checkout  # isort: skip
-
-import fastrepulse
+from bench.gpu.timing import added_memory, milliseconds
 from fastrepulse.kernels import dispatch, median_rbf_repulsion, median_sq_distance, rbf_repulsion
 from fastrepulse.kernels.reference import median_rank
 
@@ -61,26 +44,6 @@ def exact(x: Tensor, h: float) -> Tensor:
         k = torch.exp(d / -h)
         parts.append((2 / h) * (k.sum(dim=1, keepdim=True) * rows - k @ x))
     return torch.cat(parts)
-
-
-def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tuple[float, float]:
-    """Median and spread of one call, by events on a GPU."""
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(repeats):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            call()
-            end.record()
-            torch.cuda.synchronize()
-            times.append(begin.elapsed_time(end))
-        else:
-            begin = time.perf_counter()
-            call()
-            times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times), max(times) - min(times)
 
 
 def versions(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
@@ -168,15 +131,10 @@ def kernels(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
         for dtype in (torch.float32,) if smoke else (torch.float32, torch.bfloat16):
             x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device, dtype)
             for provider, call in providers(x, smoke).items():
-                before = 0
-                if device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                    before = torch.cuda.memory_allocated()
-                ms, spread = milliseconds(call, device)
+                with added_memory(device) as added:
+                    ms, spread = milliseconds(call, device)
                 row = {"what": "force", "provider": provider, "N": n, "d": d}
-                row |= {"dtype": str(dtype)[6:], "ms": ms, "spread": spread}
-                if device == "cuda":
-                    row["MiB"] = (torch.cuda.max_memory_allocated() - before) / 2**20
+                row |= {"dtype": str(dtype)[6:], "ms": ms, "spread": spread, **added}
                 yield row
 
 
@@ -186,80 +144,3 @@ def with_tf32(call: Callable[[Tensor, float], Any], x: Tensor, h: float) -> Any:
         return call(x, h)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def sampling(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
-    """The shipped model, independent and repelled: seconds of a call, and pictures a second."""
-    if find_spec("diffusers") is None:
-        yield {"what": "sampling", "skipped": "diffusers is not installed"}
-        return
-    for count, steps in [(4, 2)] if smoke else [(64, 25), (4096, 10)]:
-        for name, repulsion in (("independent", None), ("repelled", fastrepulse.Repulsion())):
-            for run in ("first", "second"):
-                begin = time.perf_counter()
-                fastrepulse.sample(
-                    "a potted plant",
-                    count,
-                    repulsion=repulsion,
-                    num_inference_steps=steps,
-                    seed=0,
-                    device=device,
-                    micro_batch_size=min(count, 256),
-                    compile=False,
-                    progress=False,
-                )
-                seconds = time.perf_counter() - begin
-                row = {"what": "sampling", "provider": name, "run": run, "N": count, "T": steps}
-                yield {**row, "seconds": seconds, "pictures/s": count / seconds}
-
-
-SECTIONS = {
-    "versions": versions,
-    "correctness": correctness,
-    "kernels": kernels,
-    "sampling": sampling,
-}
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """All rows as Markdown, a table for each kind."""
-    lines = ["# Kernels on a GPU", "", "Made by `bench/kernels/gpu.py`.", ""]
-    for what in dict.fromkeys(row["what"].split()[0] for row in rows):
-        own = [row for row in rows if row["what"].split()[0] == what]
-        names = list(dict.fromkeys(name for row in own for name in row))
-        lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-        for row in own:
-            cells = (row.get(name, "") for name in names)
-            shown = (f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells)
-            lines.append(f"| {' | '.join(shown)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--smoke", action="store_true", help="Small shapes, to try the script.")
-    parser.add_argument("--seconds", type=float, default=570, help="No row is begun after these.")
-    parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
-    parser.add_argument("--out", type=Path, default=checkout.ROOT / "bench" / "results")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_grad_enabled(False)
-    begin, rows = time.monotonic(), []
-    with (args.out / "gpu.jsonl").open("w") as log:
-        for name in args.sections:
-            for row in SECTIONS[name](args.device, args.smoke):
-                rows.append(row)
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                print(row, flush=True)
-                if time.monotonic() - begin > args.seconds:
-                    break
-            (args.out / "gpu.md").write_text(table(rows))
-            if time.monotonic() - begin > args.seconds:
-                break
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,16 @@
-"""Makes the package importable from a checkout that is not installed: import this first."""
+"""Makes the package importable from a checkout that is not installed: import this first.
+
+What the machine lacks besides may lie in build/site (pip install --no-deps --target build/site
+diffusers ...); what it has goes first.
+"""
 
 import sys
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+
+sys.path.append(str(ROOT / "build" / "site"))
 
 if find_spec("fastrepulse") is None:
     sys.path.insert(0, str(ROOT))

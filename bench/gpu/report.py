@@ -1,0 +1,55 @@
+"""The rows of a run as Markdown, and the timings as a plot."""
+
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def table(rows: list[Row]) -> str:
+    """Returns all rows as Markdown, a table for each kind."""
+    lines = ["# On a GPU", "", "Made by `python -m bench.gpu`.", ""]
+    for what in dict.fromkeys(row["what"].split()[0] for row in rows):
+        own = [row for row in rows if row["what"].split()[0] == what]
+        names = list(dict.fromkeys(name for row in own for name in row))
+        lines += [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        for row in own:
+            cells = (row.get(name, "") for name in names)
+            shown = (f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells)
+            lines.append(f"| {' | '.join(shown)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> bool:
+    """Draws the force's time against N^2 d and the UNet's a particle; says whether it could."""
+    if find_spec("matplotlib") is None:
+        return False
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    force: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    unet: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in rows:
+        if row["what"] == "force":
+            work = row["N"] ** 2 * row["d"]
+            force[f"{row['provider']}, {row['dtype']}"].append((work, row["ms"]))
+        elif row["what"] == "unet" and "ms" in row:
+            kind = "compiled" if row["compiled"] else "as it is"
+            unet[kind].append((row["batch"], row["ms/particle"]))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5))
+    for axis, lines in ((left, force), (right, unet)):
+        for label, points in lines.items():
+            axis.loglog(*zip(*sorted(points), strict=True), marker="o", label=label)
+        axis.grid(alpha=0.3, which="both")
+        if lines:
+            axis.legend(fontsize=7)
+    left.set(xlabel="N² d", ylabel="median time of a call, ms")
+    right.set(xlabel="batch", ylabel="UNet, guided: ms a particle")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    return True

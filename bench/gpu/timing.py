@@ -1,0 +1,51 @@
+"""What a call takes on a device: time and memory."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tuple[float, float]:
+    """Returns the median of some calls and their spread, by events on a GPU."""
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        if device == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            call()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(begin.elapsed_time(end))
+        else:
+            begin = time.perf_counter()
+            call()
+            times.append(1000 * (time.perf_counter() - begin))
+    return statistics.median(times), max(times) - min(times)
+
+
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """Returns what one call takes, to the end of what it set going."""
+    begin = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+@contextmanager
+def added_memory(device: str) -> Iterator[dict[str, float]]:
+    """Yields what becomes {"MiB": ...}: how far a GPU's memory rises; empty elsewhere."""
+    added: dict[str, float] = {}
+    before = 0
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    yield added
+    if device == "cuda":
+        added["MiB"] = (torch.cuda.max_memory_allocated() - before) / 2**20

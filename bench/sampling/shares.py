@@ -1,0 +1,74 @@
+"""Where the time of a step goes."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.noise import initial_noise
+from fastrepulse.sampling.denoiser import Denoiser
+
+PARTS = ("model", "repulsion", "rest")
+
+
+def now(device: torch.device) -> float:
+    """Returns the time at which a device is done with what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@contextmanager
+def timed(
+    owner: type, name: str, seconds: dict[str, float], part: str, device: torch.device
+) -> Iterator[None]:
+    """Adds up the time that a method takes, and the change of the score that it may return."""
+    original = getattr(owner, name)
+
+    def timing(function):
+        def measured(*arguments, **named):
+            start = now(device)
+            result = function(*arguments, **named)
+            seconds[part] += now(device) - start
+            return result
+
+        return measured
+
+    def measured(*arguments, **named):
+        result = timing(original)(*arguments, **named)
+        return replace(result, change=timing(result.change)) if name == "push" else result
+
+    setattr(owner, name, measured)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def shares(model: models.Model, n: int, steps: int, **how: Any) -> dict[str, float]:
+    """Returns the seconds of a step that the model, the repulsion and all else take."""
+    seconds: dict[str, float] = defaultdict(float)
+    # At every step, and beside a model that is guided at every step
+    always = Repulsion(window=(float("inf"), 0.0), pause=None)
+    how = {"repulsion": always, "num_inference_steps": steps, "progress": False, "seed": 0, **how}
+    latents = initial_noise(0, n, model.latent_shape(None, None))
+    # The decoder is no part of a step
+    decode = models.Model.decode
+    models.Model.decode = lambda self, latents: latents[:, :3].clamp(0, 1)
+    try:
+        with (
+            timed(Denoiser, "__call__", seconds, "model", model.device),
+            timed(Repulsion, "push", seconds, "repulsion", model.device),
+        ):
+            start = now(model.device)
+            fastrepulse.sample("a potted plant", n, model=model, latents=latents, **how)
+            seconds["rest"] = now(model.device) - start - sum(seconds.values())
+    finally:
+        models.Model.decode = decode
+    return {part: seconds[part] / steps for part in PARTS}
