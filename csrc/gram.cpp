@@ -7,17 +7,14 @@
 namespace fastrepulse {
 
 template <class T>
-int64_t read_chunk(const Embeddings& x, int64_t chunk, int rows, T* to) {
+int64_t read_chunk(const Embeddings& x, int64_t chunk, const T* offset, int rows, T* to) {
   const int64_t first = chunk * kGramDepth;
   const int64_t depth = std::min<int64_t>(kGramDepth, x.dim - first);
-  for (int64_t i = 0; i < rows; ++i) {
-    T* row = to + i * kGramDepth;
-    const int64_t present = i < x.count ? depth : 0;
-    if (present > 0) {
-      read_row<T>(x, i, first, first + depth, nullptr, row);
-    }
-    std::fill(row + present, row + kGramDepth, T{0});
+  read_rows(x, 0, x.count, first, first + depth, offset, to, kGramDepth);
+  for (int64_t i = 0; depth < kGramDepth && i < x.count; ++i) {
+    std::fill(to + i * kGramDepth + depth, to + (i + 1) * kGramDepth, T{0});
   }
+  std::fill(to + x.count * kGramDepth, to + rows * kGramDepth, T{0});
   return depth;
 }
 
@@ -38,7 +35,7 @@ Gram<T>::Gram(const Embeddings& x)
       const int64_t start = part * chunks / parts;
       for (int64_t chunk = start; chunk < (part + 1) * chunks / parts; ++chunk) {
         const bool accumulate = chunk > start;
-        read_chunk(x, chunk, size, rows.data());
+        read_chunk<T>(x, chunk, nullptr, size, rows.data());
         ops.centre(rows.data(), kGramDepth, means.data() + chunk * kGramDepth,
                    static_cast<int>(x.count), kGramDepth);
         ops.transpose(rows.data(), kGramDepth, columns.data(), size, size, kGramDepth);
@@ -65,8 +62,8 @@ Gram<T>::Gram(const Embeddings& x)
   });
 }
 
-template int64_t read_chunk(const Embeddings&, int64_t, int, float*);
-template int64_t read_chunk(const Embeddings&, int64_t, int, double*);
+template int64_t read_chunk(const Embeddings&, int64_t, const float*, int, float*);
+template int64_t read_chunk(const Embeddings&, int64_t, const double*, int, double*);
 template struct Gram<float>;
 template struct Gram<double>;
 

@@ -14,10 +14,10 @@ inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
 }
 
-// Reads a chunk of the dimensions of all embeddings to [rows, kGramDepth], zero elsewhere; returns how
-// many there are.
+// Reads a chunk of the dimensions of all embeddings, less `offset` where given, to [rows, kGramDepth],
+// zero elsewhere; returns how many there are.
 template <class T>
-int64_t read_chunk(const Embeddings& x, int64_t chunk, int rows, T* to);
+int64_t read_chunk(const Embeddings& x, int64_t chunk, const T* offset, int rows, T* to);
 
 template <class T>
 struct Gram {

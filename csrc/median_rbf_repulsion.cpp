@@ -30,7 +30,7 @@ double variance_of(const Embeddings& x, const T* offset) {
   torch::stable::parallel_for(0, x.count, grain_of(x.dim), [&](int64_t begin, int64_t end) {
     const Buffer<T> row(x.dim);
     for (int64_t i = begin; i < end; ++i) {
-      read_row(x, i, 0, x.dim, offset, row.data());
+      read_rows(x, i, 1, 0, x.dim, offset, row.data(), 0);
       squares[i] = std::inner_product(row.data(), row.data() + x.dim, row.data(), 0.0);
     }
   });

@@ -48,8 +48,6 @@ void convert_row(const Source* from, int64_t begin, int64_t end, const T* offset
   }
 }
 
-}  // namespace
-
 template <class T>
 void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, const T* offset,
               T* to) {
@@ -71,13 +69,32 @@ void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, cons
 }
 
 template <class T>
+constexpr Element kElement = sizeof(T) == sizeof(float) ? Element::kFloat : Element::kDouble;
+
+}  // namespace
+
+template <class T>
+void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
+               const T* offset, T* to, int64_t to_row) {
+  const TileOps<T>& ops = tile_ops<T>();
+  if (offset && x.element == kElement<T> && (end - begin) % (ops.width / 2) == 0) {
+    return ops.subtract(static_cast<const T*>(x.data) + first * x.dim + begin, x.dim,
+                        offset + begin, to, to_row, static_cast<int>(rows),
+                        static_cast<int>(end - begin));
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    read_row(x, first + i, begin, end, offset, to + i * to_row);
+  }
+}
+
+template <class T>
 Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
   parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
     std::vector<double> sum(end - begin);
     Buffer<T> row(end - begin);
     for (int64_t i = 0; i < x.count; ++i) {
-      read_row<T>(x, i, begin, end, nullptr, row.data());
+      read_rows<T>(x, i, 1, begin, end, nullptr, row.data(), 0);
       for (int64_t c = 0; c < end - begin; ++c) {
         sum[c] += row[c];
       }
@@ -112,13 +129,11 @@ void Panel<T>::pack(const Embeddings& x, const T* offset, int64_t first_row, int
       for (int64_t c = 0; c < dim; c += width) {
         const int64_t deep = std::min<int64_t>(width, dim - c);
         T* slice = with_rows ? slices.data() + c * capacity + b * kBlock * width : passing.data();
-        for (int64_t i = 0; i < kBlock; ++i) {
-          T* row = slice + i * width;
-          if (i < present) {
-            read_row(x, first + b * kBlock + i, c, c + deep, offset, row);
-          }
-          std::fill(row + (i < present ? deep : 0), row + width, T{0});
+        read_rows(x, first + b * kBlock, present, c, c + deep, offset, slice, width);
+        for (int64_t i = 0; deep < width && i < present; ++i) {
+          std::fill(slice + i * width + deep, slice + (i + 1) * width, T{0});
         }
+        std::fill(slice + present * width, slice + kBlock * width, T{0});
         ops.transpose(slice, width, block_columns + c * kBlock, kBlock, kBlock,
                       static_cast<int>(deep));
       }
@@ -141,8 +156,10 @@ void Panel<T>::add_weighted(int64_t b, const T* weights, ptrdiff_t row, ptrdiff_
   }
 }
 
-template void read_row(const Embeddings&, int64_t, int64_t, int64_t, const float*, float*);
-template void read_row(const Embeddings&, int64_t, int64_t, int64_t, const double*, double*);
+template void read_rows(const Embeddings&, int64_t, int64_t, int64_t, int64_t, const float*, float*,
+                        int64_t);
+template void read_rows(const Embeddings&, int64_t, int64_t, int64_t, int64_t, const double*,
+                        double*, int64_t);
 template Buffer<float> mean_embedding(const Embeddings&);
 template Buffer<double> mean_embedding(const Embeddings&);
 template class Panel<float>;

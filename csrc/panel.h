@@ -28,9 +28,11 @@ struct Embeddings {
   int64_t dim;
 };
 
-// Reads dimensions [begin, end) of one embedding, less `offset` where given, which holds all dimensions.
+// Reads dimensions [begin, end) of the embeddings [first, first + rows), less `offset` where given, which
+// holds all dimensions.
 template <class T>
-void read_row(const Embeddings& x, int64_t row, int64_t begin, int64_t end, const T* offset, T* to);
+void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
+               const T* offset, T* to, int64_t to_row);
 
 // The mean embedding. Distances are taken between centred embeddings, whose norms cancel less.
 template <class T>

@@ -123,7 +123,7 @@ void finish(const Embeddings& x, const T* offset, T bandwidth, T* force, const T
   parallel_for(0, x.count, 256, [&](int64_t begin, int64_t end) {
     Buffer<T> row(x.dim);
     for (int64_t i = begin; i < end; ++i) {
-      read_row(x, i, 0, x.dim, offset, row.data());
+      read_rows(x, i, 1, 0, x.dim, offset, row.data(), 0);
       T* to = force + i * x.dim;
       for (int64_t c = 0; c < x.dim; ++c) {
         to[c] = 2 / bandwidth * (similarity[i] * row[c] - to[c]);
@@ -150,9 +150,7 @@ void rbf_repulsion(const Embeddings& x, Gram<T>& gram, T bandwidth, T* force, T*
   parallel_for(0, divide_up(x.dim, kGramDepth), 1, [&](int64_t begin, int64_t end) {
     const Buffer<T> rows(n * kGramDepth), weighted(n * kGramDepth);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t depth = read_chunk(x, chunk, n, rows.data());
-      ops.subtract(rows.data(), kGramDepth, gram.means.data() + chunk * kGramDepth, count,
-                   kGramDepth);
+      const int64_t depth = read_chunk(x, chunk, gram.means.data(), n, rows.data());
       ops.multiply(gram.dots.data(), n, 1, rows.data(), kGramDepth, weighted.data(), kGramDepth, n,
                    n, kGramDepth, false);
       ops.forces(weighted.data(), kGramDepth, sums.data(), rows.data(), kGramDepth, 2 / bandwidth,

@@ -188,10 +188,11 @@ void softmax_weights(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T
 }
 
 template <class T>
-void subtract(T* x, ptrdiff_t x_row, const T* offset, int rows, int cols) {
+void subtract(const T* from, ptrdiff_t from_row, const T* offset, T* to, ptrdiff_t to_row, int rows,
+              int cols) {
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < cols; j += kLanes<T>) {
-      store(x + i * x_row + j, load(x + i * x_row + j) - load(offset + j));
+      store(to + i * to_row + j, load(from + i * from_row + j) - load(offset + j));
     }
   }
 }
@@ -207,7 +208,7 @@ void centre(T* x, ptrdiff_t x_row, T* means, int rows, int cols) {
     }
     store(means + j, pivot + sum / static_cast<T>(rows));
   }
-  subtract(x, x_row, means, rows, cols);
+  subtract(x, x_row, means, x, x_row, rows, cols);
 }
 
 template <class T>

@@ -44,8 +44,10 @@ struct TileOps {
   // Subtracts from each column its mean over any number of rows, which goes to `means`.
   void (*centre)(T* x, ptrdiff_t x_row, T* means, int rows, int cols);
 
-  // x[i][j] -= offset[j], for any number of rows.
-  void (*subtract)(T* x, ptrdiff_t x_row, const T* offset, int rows, int cols);
+  // to[i][j] = from[i][j] - offset[j], for any number of rows and a multiple of half the width of
+  // columns; in place, if need be.
+  void (*subtract)(const T* from, ptrdiff_t from_row, const T* offset, T* to, ptrdiff_t to_row,
+                   int rows, int cols);
 
   // Turns weighted sums into forces: sums[i][j] = scale (totals[i] x[i][j] - sums[i][j]), for any
   // number of rows.
