@@ -8,14 +8,14 @@ namespace fastrepulse {
 // Dimensions that are read at once.
 constexpr int kGramDepth = 128;
 
-// Whether all dot products are kept: where there are next to none, or too few tiles for the threads and
-// dimensions enough to share out instead.
+// Whether all dot products are kept: where there are next to none, or too few tiles for the threads
+// and dimensions enough to share out instead.
 inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
 }
 
-// Reads a chunk of the dimensions of all embeddings, less `offset` where given, to [rows, kGramDepth],
-// zero elsewhere; returns how many there are.
+// Reads a chunk of the dimensions of all embeddings, less `offset` where given, to
+// [rows, kGramDepth], zero elsewhere; returns how many there are.
 template <class T>
 int64_t read_chunk(const Embeddings& x, int64_t chunk, const T* offset, int rows, T* to);
 

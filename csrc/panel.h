@@ -28,8 +28,8 @@ struct Embeddings {
   int64_t dim;
 };
 
-// Reads dimensions [begin, end) of the embeddings [first, first + rows), less `offset` where given, which
-// holds all dimensions.
+// Reads dimensions [begin, end) of the embeddings [first, first + rows), less `offset` where given,
+// which holds all dimensions.
 template <class T>
 void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                const T* offset, T* to, int64_t to_row);
