@@ -108,7 +108,7 @@ template <class T>
 void count_panels(const Panel<T>& left, const Panel<T>& right, const Prefix<T>& prefix,
                   const Part& part, int64_t* histogram) {
   std::mutex adding;
-  const int64_t tiles = left.blocks() * right.blocks();
+  const int64_t tiles = count_tiles(left, right);
   const int64_t first = tiles * part.number / part.of, last = tiles * (part.number + 1) / part.of;
   parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> counts(kDigits);

@@ -76,11 +76,10 @@ constexpr Element kElement = sizeof(T) == sizeof(float) ? Element::kFloat : Elem
 template <class T>
 void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                const T* offset, T* to, int64_t to_row) {
-  const TileOps<T>& ops = tile_ops<T>();
-  if (offset && x.element == kElement<T> && (end - begin) % (ops.width / 2) == 0) {
-    return ops.subtract(static_cast<const T*>(x.data) + first * x.dim + begin, x.dim,
-                        offset + begin, to, to_row, static_cast<int>(rows),
-                        static_cast<int>(end - begin));
+  if (offset && x.element == kElement<T>) {
+    const T* from = static_cast<const T*>(x.data) + first * x.dim + begin;
+    return tile_ops<T>().subtract(from, x.dim, offset + begin, to, to_row, static_cast<int>(rows),
+                                  static_cast<int>(end - begin));
   }
   for (int64_t i = 0; i < rows; ++i) {
     read_row(x, first + i, begin, end, offset, to + i * to_row);
@@ -91,16 +90,17 @@ template <class T>
 Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
   parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
-    std::vector<double> sum(end - begin);
-    Buffer<T> row(end - begin);
-    for (int64_t i = 0; i < x.count; ++i) {
-      read_rows<T>(x, i, 1, begin, end, nullptr, row.data(), 0);
-      for (int64_t c = 0; c < end - begin; ++c) {
-        sum[c] += row[c];
-      }
+    const int64_t cols = end - begin;
+    // From the first on: what rounds is as small as the embeddings are close
+    const Buffer<T> pivot(x.dim), row(cols), sum(cols);
+    read_rows<T>(x, 0, 1, begin, end, nullptr, pivot.data() + begin, 0);
+    std::fill_n(sum.data(), cols, T{0});
+    for (int64_t i = 1; i < x.count; ++i) {
+      read_rows(x, i, 1, begin, end, pivot.data(), row.data(), 0);
+      tile_ops<T>().add(row.data(), 0, sum.data(), 0, 1, static_cast<int>(cols));
     }
-    for (int64_t c = 0; c < end - begin; ++c) {
-      mean[begin + c] = static_cast<T>(sum[c] / x.count);
+    for (int64_t c = 0; c < cols; ++c) {
+      mean[begin + c] = pivot[begin + c] + sum[c] / x.count;
     }
   });
   return mean;

@@ -103,19 +103,27 @@ void meet_panels(const Embeddings& x, const T* offset, int64_t rows, bool with_r
   }
 }
 
-// Calls visit(a, b) for the tiles [begin, end) of the blocks of two panels. Within one panel those
-// below the diagonal are left out, and the longest and the shortest rows of the rest take turns, so
-// that every run of tiles has its share.
+// How many tiles the blocks of two panels make. Within one panel those below the diagonal are left
+// out.
+template <class T>
+int64_t count_tiles(const Panel<T>& left, const Panel<T>& right) {
+  const int64_t n = left.blocks();
+  return &left == &right ? n * (n + 1) / 2 : n * right.blocks();
+}
+
+// Calls visit(a, b) for the tiles [begin, end) of those. Within one panel the longest row is
+// followed by the shortest, the second longest by the second shortest: each two are n + 1 tiles.
 template <class T, class Visit>
 void visit_tiles(const Panel<T>& left, const Panel<T>& right, int64_t begin, int64_t end,
                  const Visit& visit) {
-  const bool same = &left == &right;
+  const int64_t n = left.blocks();
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t row = i / right.blocks(), b = i % right.blocks();
-    const int64_t a = !same ? row : row % 2 ? left.blocks() - 1 - row / 2 : row / 2;
-    if (!same || a <= b) {
-      visit(a, b);
+    if (&left != &right) {
+      visit(i / right.blocks(), i % right.blocks());
+      continue;
     }
+    const int64_t a = i / (n + 1), b = a + i % (n + 1);
+    b < n ? visit(a, b) : visit(n - 1 - a, b - a - 1);
   }
 }
 

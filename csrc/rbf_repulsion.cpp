@@ -53,7 +53,7 @@ template <class T>
 void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights) {
   const TileOps<T>& ops = tile_ops<T>();
   constexpr int n = kBlock;
-  parallel_for(0, left.blocks() * right.blocks(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, count_tiles(left, right), 1, [&](int64_t begin, int64_t end) {
     visit_tiles(left, right, begin, end, [&](int64_t a, int64_t b) {
       T *tile = weights.tile(a, b), *rows = weights.row_sums_of(a, b);
       T* cols = &left == &right && a == b ? nullptr : weights.col_sums_of(a, b);
@@ -87,12 +87,8 @@ void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright
       similarity[first + i] += parts[i];
     }
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    T* row = force + (first + i) * to.dim + column;
-    for (int64_t c = 0; c < std::min(cols, to.dim - column); ++c) {
-      row[c] += sums[i * kColumns + c];
-    }
-  }
+  tile_ops<T>().add(sums, kColumns, force + first * to.dim + column, to.dim, static_cast<int>(rows),
+                    static_cast<int>(std::min(cols, to.dim - column)));
 }
 
 // Every particle of one panel meets every one of another, or all of one panel each other.
@@ -124,10 +120,8 @@ void finish(const Embeddings& x, const T* offset, T bandwidth, T* force, const T
     Buffer<T> row(x.dim);
     for (int64_t i = begin; i < end; ++i) {
       read_rows(x, i, 1, 0, x.dim, offset, row.data(), 0);
-      T* to = force + i * x.dim;
-      for (int64_t c = 0; c < x.dim; ++c) {
-        to[c] = 2 / bandwidth * (similarity[i] * row[c] - to[c]);
-      }
+      tile_ops<T>().forces(force + i * x.dim, 0, similarity + i, row.data(), 0, 2 / bandwidth, 1,
+                           static_cast<int>(x.dim));
     }
   });
 }

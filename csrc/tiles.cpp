@@ -187,13 +187,45 @@ void softmax_weights(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T
   }
 }
 
+// Calls with_vectors(j) and then with_numbers(j) for the columns that are left.
+template <class T, class WithVectors, class WithNumbers>
+inline void each_column(int cols, const WithVectors& with_vectors,
+                        const WithNumbers& with_numbers) {
+  int j = 0;
+  for (; j + kLanes<T> <= cols; j += kLanes<T>) {
+    with_vectors(j);
+  }
+  for (; j < cols; ++j) {
+    with_numbers(j);
+  }
+}
+
 template <class T>
 void subtract(const T* from, ptrdiff_t from_row, const T* offset, T* to, ptrdiff_t to_row, int rows,
               int cols) {
-  for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < cols; j += kLanes<T>) {
-      store(to + i * to_row + j, load(from + i * from_row + j) - load(offset + j));
-    }
+  for (int i = 0; i < rows; ++i, from += from_row, to += to_row) {
+    each_column<T>(
+        cols, [&](int j) { store(to + j, load(from + j) - load(offset + j)); },
+        [&](int j) { to[j] = from[j] - offset[j]; });
+  }
+}
+
+template <class T>
+void add(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols) {
+  for (int i = 0; i < rows; ++i, from += from_row, to += to_row) {
+    each_column<T>(
+        cols, [&](int j) { store(to + j, load(to + j) + load(from + j)); },
+        [&](int j) { to[j] += from[j]; });
+  }
+}
+
+template <class T>
+void forces(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t x_row, T scale,
+            int rows, int cols) {
+  for (int i = 0; i < rows; ++i, sums += sums_row, x += x_row) {
+    each_column<T>(
+        cols, [&](int j) { store(sums + j, scale * (totals[i] * load(x + j) - load(sums + j))); },
+        [&](int j) { sums[j] = scale * (totals[i] * x[j] - sums[j]); });
   }
 }
 
@@ -212,17 +244,6 @@ void centre(T* x, ptrdiff_t x_row, T* means, int rows, int cols) {
 }
 
 template <class T>
-void forces(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t x_row, T scale,
-            int rows, int cols) {
-  for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < cols; j += kLanes<T>) {
-      T* at = sums + i * sums_row + j;
-      store(at, scale * (totals[i] * load(x + i * x_row + j) - load(at)));
-    }
-  }
-}
-
-template <class T>
 void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
   for (int i = 0; i < rows; ++i) {
     for (int j = 0; j < cols; j += kLanes<T>) {
@@ -233,9 +254,9 @@ void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
 
 template <class T>
 constexpr TileOps<T> kTileOps = {
-    2 * kLanes<T>,      multiply<T>,   squared_norms<T>, squared_distances<T>, weights<T>,
-    softmax_weights<T>, centre<T>,     subtract<T>,      forces<T>,            scale_rows<T>,
-    transpose<T>};
+    2 * kLanes<T>, multiply<T>,        squared_norms<T>, squared_distances<T>,
+    weights<T>,    softmax_weights<T>, centre<T>,        subtract<T>,
+    add<T>,        forces<T>,          scale_rows<T>,    transpose<T>};
 
 }  // namespace
 

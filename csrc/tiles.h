@@ -44,13 +44,15 @@ struct TileOps {
   // Subtracts from each column its mean over any number of rows, which goes to `means`.
   void (*centre)(T* x, ptrdiff_t x_row, T* means, int rows, int cols);
 
-  // to[i][j] = from[i][j] - offset[j], for any number of rows and a multiple of half the width of
-  // columns; in place, if need be.
+  // to[i][j] = from[i][j] - offset[j], for any number of rows and columns.
   void (*subtract)(const T* from, ptrdiff_t from_row, const T* offset, T* to, ptrdiff_t to_row,
                    int rows, int cols);
 
+  // to[i][j] += from[i][j], for any number of rows and columns.
+  void (*add)(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols);
+
   // Turns weighted sums into forces: sums[i][j] = scale (totals[i] x[i][j] - sums[i][j]), for any
-  // number of rows.
+  // number of rows and columns.
   void (*forces)(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t x_row, T scale,
                  int rows, int cols);
 
