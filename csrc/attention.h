@@ -23,8 +23,8 @@ struct AttentionShape {
 
 // out[b][i][h] = sum_j softmax_j(scale q_i . k_j) v_j, contiguous [B, queries, heads, dim];
 // scale >= 0. The softmax is taken block by block of keys (Milakov & Gimelshein 2018,
-// arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135), so that the memory of a thread does not grow
-// with the number of tokens.
+// arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135), so that the memory of a thread does not
+// grow with the number of tokens.
 void attention(const Heads& q, const Heads& k, const Heads& v, const AttentionShape& shape,
                float scale, float* out);
 

@@ -1,7 +1,8 @@
 // The CUDA side of the operators that ops.cpp declares, on PyTorch's stable ABI.
 //
 // No symbol here is of PyTorch's CUDA libraries, so the library loads under a CPU build of PyTorch
-// too: the device guard is of the device-independent interface, and the stream is asked for by name.
+// too: the device guard is of the device-independent interface, and the stream is asked for by
+// name.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -29,7 +30,7 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
 }
 
-// The current stream of a device, by PyTorch's C interface; nativeHandle() is there from 2.13 on only.
+// The current stream of a device, by PyTorch's C interface: nativeHandle() is there from 2.13 on.
 cudaStream_t current_stream(int32_t device) {
   using Get = int32_t (*)(int32_t, void**);
   static const Get get = [] {

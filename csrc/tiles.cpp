@@ -16,8 +16,8 @@ namespace {
 // them with AVX-512, else 16.
 constexpr int kRows = kBytes == 64 ? 8 : 6;
 
-// How much of the depth is multiplied at once: its part of a block's columns stays in the cache that
-// is next to the processor while all rows meet it.
+// How much of the depth is multiplied at once: its part of a block's columns stays in the cache
+// that is next to the processor while all rows meet it.
 constexpr int kDepth = 256;
 
 // One block of kHeight x (kVectors * lanes) sums stays in registers over the whole depth.

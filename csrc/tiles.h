@@ -89,7 +89,8 @@ struct ActivationOps {
   // out[j] = x[j] gelu(gates[j])
   void (*gate)(const float* x, const float* gates, float* out, int cols);
 
-  // sums[j] += sum_i (x[i][j] - pivots[j]), and squares[j] that of the squares, over contiguous rows.
+  // sums[j] += sum_i (x[i][j] - pivots[j]), and squares[j] that of the squares, over contiguous
+  // rows.
   void (*moments)(const float* x, const float* pivots, float* sums, float* squares, int rows,
                   int cols);
 
