@@ -43,6 +43,7 @@ compatibility:
 # The package is that of the wheel, and a copy of the checkout has it in place of its own
 build/%-passes:
 	build/$*/bin/python -m pip install "$(WHEEL)[test]"
+	build/$*/bin/python -m pip install --force-reinstall --no-deps "$(WHEEL)"
 	rm -rf build/$*-checkout
 	mkdir build/$*-checkout
 	git ls-files -z -- ':!fastrepulse' | xargs -0 cp --parents -t build/$*-checkout

@@ -34,7 +34,8 @@ template <class T>
 void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                const T* offset, T* to, int64_t to_row);
 
-// The mean embedding. Distances are taken between centred embeddings, whose norms cancel less.
+// The mean embedding, to the last bit as `centre` takes that of few. Distances are taken between
+// centred embeddings, whose norms cancel less.
 template <class T>
 Buffer<T> mean_embedding(const Embeddings& x);
 
