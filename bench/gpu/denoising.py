@@ -7,7 +7,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -42,8 +42,12 @@ def needs_diffusers(section: Callable[[str, bool], Iterator[Row]]) -> Any:
     return guarded
 
 
+@cache
 def full_size(device: str, smoke: bool) -> Model:
-    """Returns a model of Stable Diffusion 2's size in half precision, or the shipped one."""
+    """Returns a model of Stable Diffusion 2's size in half precision, or the shipped one.
+
+    It is kept: to draw its weights takes a minute.
+    """
     return load_model(device=device) if smoke else stable_diffusion_2(device, torch.float16)
 
 
