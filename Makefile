@@ -16,8 +16,9 @@ AVX2 := FASTREPULSE_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INST
 # One stamp an environment: made by another checkout, or for another torch, it does not count
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-# The ends of what is supported: one wheel, built on the oldest, passes every test on both
-OLDEST ?= torch==2.11.0
+# The ends of what is supported: one wheel, built on the oldest, passes every test on both. The
+# interpreter of Triton 3.6, which torch 2.11 brings, fails with NumPy 2.4
+OLDEST ?= torch==2.11.0 numpy<2.4
 NEWEST ?= torch
 OLDEST_PYTHON ?= python3
 NEWEST_PYTHON ?= python3
@@ -35,7 +36,7 @@ compatibility:
 	rm -rf build/wheel
 	$(OLDEST_PYTHON) -m venv build/oldest
 	$(NEWEST_PYTHON) -m venv build/newest
-	build/oldest/bin/python -m pip install "$(OLDEST)" "setuptools>=77" wheel
+	build/oldest/bin/python -m pip install $(foreach one,$(OLDEST),"$(one)") "setuptools>=77" wheel
 	build/newest/bin/python -m pip install "$(NEWEST)"
 	build/oldest/bin/python -m pip wheel --no-build-isolation --no-deps -w build/wheel .
 	$(MAKE) build/oldest-passes build/newest-passes
