@@ -10,11 +10,7 @@ template <class T>
 int64_t read_chunk(const Embeddings& x, int64_t chunk, const T* offset, int rows, T* to) {
   const int64_t first = chunk * kGramDepth;
   const int64_t depth = std::min<int64_t>(kGramDepth, x.dim - first);
-  read_rows(x, 0, x.count, first, first + depth, offset, to, kGramDepth);
-  for (int64_t i = 0; depth < kGramDepth && i < x.count; ++i) {
-    std::fill(to + i * kGramDepth + depth, to + (i + 1) * kGramDepth, T{0});
-  }
-  std::fill(to + x.count * kGramDepth, to + rows * kGramDepth, T{0});
+  read_block(x, 0, x.count, first, first + depth, offset, to, rows, kGramDepth);
   return depth;
 }
 

@@ -87,6 +87,17 @@ void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, 
 }
 
 template <class T>
+void read_block(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
+                const T* offset, T* to, int64_t block_rows, int64_t block_cols) {
+  const int64_t cols = end - begin;
+  read_rows(x, first, rows, begin, end, offset, to, block_cols);
+  for (int64_t i = 0; cols < block_cols && i < rows; ++i) {
+    std::fill(to + i * block_cols + cols, to + (i + 1) * block_cols, T{0});
+  }
+  std::fill(to + rows * block_cols, to + block_rows * block_cols, T{0});
+}
+
+template <class T>
 Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
   parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
@@ -129,11 +140,7 @@ void Panel<T>::pack(const Embeddings& x, const T* offset, int64_t first_row, int
       for (int64_t c = 0; c < dim; c += width) {
         const int64_t deep = std::min<int64_t>(width, dim - c);
         T* slice = with_rows ? slices.data() + c * capacity + b * kBlock * width : passing.data();
-        read_rows(x, first + b * kBlock, present, c, c + deep, offset, slice, width);
-        for (int64_t i = 0; deep < width && i < present; ++i) {
-          std::fill(slice + i * width + deep, slice + (i + 1) * width, T{0});
-        }
-        std::fill(slice + present * width, slice + kBlock * width, T{0});
+        read_block(x, first + b * kBlock, present, c, c + deep, offset, slice, kBlock, width);
         ops.transpose(slice, width, block_columns + c * kBlock, kBlock, kBlock,
                       static_cast<int>(deep));
       }
@@ -160,6 +167,10 @@ template void read_rows(const Embeddings&, int64_t, int64_t, int64_t, int64_t, c
                         int64_t);
 template void read_rows(const Embeddings&, int64_t, int64_t, int64_t, int64_t, const double*,
                         double*, int64_t);
+template void read_block(const Embeddings&, int64_t, int64_t, int64_t, int64_t, const float*,
+                         float*, int64_t, int64_t);
+template void read_block(const Embeddings&, int64_t, int64_t, int64_t, int64_t, const double*,
+                         double*, int64_t, int64_t);
 template Buffer<float> mean_embedding(const Embeddings&);
 template Buffer<double> mean_embedding(const Embeddings&);
 template class Panel<float>;

@@ -34,6 +34,11 @@ template <class T>
 void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                const T* offset, T* to, int64_t to_row);
 
+// Reads those to [block_rows, block_cols], zero elsewhere.
+template <class T>
+void read_block(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
+                const T* offset, T* to, int64_t block_rows, int64_t block_cols);
+
 // The mean embedding, to the last bit as `centre` takes that of few. Distances are taken between
 // centred embeddings, whose norms cancel less.
 template <class T>
