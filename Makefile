@@ -9,8 +9,8 @@ OUT ?= demo
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 PYTHON := $(ENV)/bin/python
 INSTALLED_TORCH = torch==$$($(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))')
-# What makes torch, MKL and our kernels do without AVX-512; what torch compiled with it would be
-# taken from its cache, and wrong
+# What makes torch, MKL, oneDNN and our kernels do without AVX-512; what torch compiled with it
+# would be taken from its cache, and wrong
 AVX2 := FASTREPULSE_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
         ONEDNN_MAX_CPU_ISA=AVX2 TORCHINDUCTOR_CACHE_DIR=build/inductor-avx2
 # One stamp an environment: made by another checkout, or for another torch, it does not count

@@ -32,6 +32,12 @@ def environment() -> str:
     )
 
 
+def label_shapes(axis: Any, shapes: list[tuple[int, int]]) -> None:
+    """Names the shapes (N, d) along an axis of a plot: N^2 d alone does not order the times."""
+    axis.set_xticks(range(len(shapes)), [f"{n:,}\n{d:,}" for n, d in shapes], fontsize=7)
+    axis.set(xlabel="N, and d below it", ylabel="median time of a call, ms", yscale="log")
+
+
 def read_timings(description: str | None, kind: str) -> list[dict[str, Any]]:
     """Returns the timings of the files that the command line names which say what `kind` is."""
     parser = argparse.ArgumentParser(description=description)

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.common import label_shapes
+
 Row = dict[str, Any]
 
 
@@ -24,7 +26,7 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> bool:
-    """Draws the force's time against N^2 d and the UNet's a particle; says whether it could."""
+    """Draws the force's time for each shape and the UNet's a particle; says whether it could."""
     if find_spec("matplotlib") is None:
         return False
     import matplotlib
@@ -34,22 +36,23 @@ def plot(rows: list[Row], path: Path) -> bool:
 
     force: dict[str, list[tuple[float, float]]] = defaultdict(list)
     unet: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    shapes = sorted({(row["N"], row["d"]) for row in rows if row["what"] == "force"})
     for row in rows:
         if row["what"] == "force":
-            work = row["N"] ** 2 * row["d"]
-            force[f"{row['provider']}, {row['dtype']}"].append((work, row["ms"]))
+            place = shapes.index((row["N"], row["d"]))
+            force[f"{row['provider']}, {row['dtype']}"].append((place, row["ms"]))
         elif row["what"] == "unet" and "ms" in row:
             kind = "compiled" if row["compiled"] else "as it is"
             unet[kind].append((row["batch"], row["ms/particle"]))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 5), width_ratios=(2, 1))
     for axis, lines in ((left, force), (right, unet)):
         for label, points in lines.items():
-            axis.loglog(*zip(*sorted(points), strict=True), marker="o", label=label)
+            axis.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
         axis.grid(alpha=0.3, which="both")
         if lines:
             axis.legend(fontsize=7)
-    left.set(xlabel="N² d", ylabel="median time of a call, ms")
-    right.set(xlabel="batch", ylabel="UNet, guided: ms a particle")
+    label_shapes(left, shapes)
+    right.set(xlabel="batch", ylabel="UNet, guided: ms a particle", xscale="log", yscale="log")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     return True

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib import pyplot
 
-from bench.common import read_timings
+from bench.common import label_shapes, read_timings
 from bench.kernels.providers import FORCE, Provider
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -120,12 +120,11 @@ def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -
         style["linewidth"] = 2.5 if provider == OURS else 0.7
         style["zorder"] = 3 if provider == OURS else 2
         heights = [times.get((provider, shape), float("nan")) for shape in shapes]
-        left.semilogy(range(len(shapes)), heights, **style)
+        left.plot(range(len(shapes)), heights, **style)
         # Nothing has no place on this axis
         mebibytes = [max(peak / 2**20, 0.1) for peak in memory[provider].values()]
         right.loglog(memory[provider].keys(), mebibytes, **style)
-    left.set_xticks(range(len(shapes)), [f"{n:,}\n{d:,}" for n, d in shapes], fontsize=8)
-    left.set(xlabel="N, and d below it", ylabel="median time of a call, ms")
+    label_shapes(left, shapes)
     right.set(xlabel=f"N (d = {MEMORY_DIM})", ylabel="added peak memory, MiB")
     for axis in (left, right):
         axis.grid(alpha=0.3, which="major")
