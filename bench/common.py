@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def environment() -> str:
         f"{native.cpu_capability()}), Python {platform.python_version()}, "
         f"torch {torch.__version__}, diffusers {diffusers.__version__}."
     )
+
+
+def now(device_type: str) -> float:
+    """Returns the time, in seconds, at which a device is done with what it was given."""
+    if device_type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def label_shapes(axis: Any, shapes: list[tuple[int, int]]) -> None:

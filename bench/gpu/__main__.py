@@ -74,7 +74,7 @@ def main() -> None:
                 failed.append(name)
                 write({"what": "failed", "section": name, "error": str(error)[:300]})
             (args.out / "gpu.md").write_text(report.table(rows))
-            if failed and name in DECISIVE:
+            if name in failed and name in DECISIVE:
                 break
     if not report.plot(rows, args.out / "gpu.png"):
         print("no plot: matplotlib is not installed")

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from bench.common import now
+
 
 def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tuple[float, float]:
     """Returns the median of some calls and their spread, by events on a GPU."""
@@ -31,11 +33,9 @@ def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tupl
 
 def seconds(call: Callable[[], Any], device: str) -> float:
     """Returns what one call takes, to the end of what it set going."""
-    begin = time.perf_counter()
+    begin = now(device)
     call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+    return now(device) - begin
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """Where the time of a step goes."""
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 import fastrepulse
+from bench.common import now
 from fastrepulse import Repulsion, models
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser
@@ -17,16 +15,9 @@ from fastrepulse.sampling.denoiser import Denoiser
 PARTS = ("model", "repulsion", "rest")
 
 
-def now(device: torch.device) -> float:
-    """Returns the time at which a device is done with what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 @contextmanager
 def timed(
-    owner: type, name: str, seconds: dict[str, float], part: str, device: torch.device
+    owner: type, name: str, seconds: dict[str, float], part: str, device: str
 ) -> Iterator[None]:
     """Adds up the time that a method takes, and the change of the score that it may return."""
     original = getattr(owner, name)
@@ -63,12 +54,12 @@ def shares(model: models.Model, n: int, steps: int, **how: Any) -> dict[str, flo
     models.Model.decode = lambda self, latents: latents[:, :3].clamp(0, 1)
     try:
         with (
-            timed(Denoiser, "__call__", seconds, "model", model.device),
-            timed(Repulsion, "push", seconds, "repulsion", model.device),
+            timed(Denoiser, "__call__", seconds, "model", model.device.type),
+            timed(Repulsion, "push", seconds, "repulsion", model.device.type),
         ):
-            start = now(model.device)
+            start = now(model.device.type)
             fastrepulse.sample("a potted plant", n, model=model, latents=latents, **how)
-            seconds["rest"] = now(model.device) - start - sum(seconds.values())
+            seconds["rest"] = now(model.device.type) - start - sum(seconds.values())
     finally:
         models.Model.decode = decode
     return {part: seconds[part] / steps for part in PARTS}

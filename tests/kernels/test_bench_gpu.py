@@ -57,12 +57,19 @@ def works(device, smoke):
 
 
 @pytest.mark.parametrize(
-    ("failing", "later"), [("unet", ["row"] * 3), ("correctness", [])], ids=["goes on", "stops"]
+    ("failing", "after", "later"),
+    [
+        ("unet", ["sampling"], ["row"] * 3),
+        ("versions", ["correctness", "sampling"], ["row"] * 6),
+        ("correctness", ["sampling"], []),
+    ],
+    ids=["goes on", "goes on from a right kernel too", "stops"],
 )
-def test_a_section_that_fails(tmp_path, monkeypatch, failing, later):
-    monkeypatch.setattr(bench_gpu, "SECTIONS", {failing: fails, "sampling": works})
+def test_a_section_that_fails(tmp_path, monkeypatch, failing, after, later):
+    sections = {failing: fails, **dict.fromkeys(after, works)}
+    monkeypatch.setattr(bench_gpu, "SECTIONS", sections)
     command = ["bench.gpu", "--device", "cpu", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [*command, "--sections", failing, "sampling"])
+    monkeypatch.setattr(sys, "argv", [*command, "--sections", *sections])
     with pytest.raises(SystemExit, match=f"failed: {failing}"):
         bench_gpu.main()
     rows = read(tmp_path)
