@@ -24,7 +24,7 @@ OLDEST_PYTHON ?= python3
 NEWEST_PYTHON ?= python3
 WHEEL = $(wildcard build/wheel/*.whl)
 
-.PHONY: demo test lint bench bench-gpu compatibility clean
+.PHONY: demo test lint docs bench bench-gpu compatibility clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
@@ -67,6 +67,11 @@ lint: $(STAMP)-lint
 	$(ENV)/bin/ruff format --check .
 	$(ENV)/bin/mypy
 
+# The command-line reference is written from the commands themselves, then the site is built
+docs: $(STAMP)-docs
+	$(ENV)/bin/python docs/command_line.py
+	NO_MKDOCS_2_WARNING=1 $(ENV)/bin/mkdocs build --strict
+
 clean:
 	rm -rf .venv build dist *.egg-info demo out fastrepulse/_native*
 
@@ -84,6 +89,6 @@ endif
 	$(PYTHON) -m pip install --no-build-isolation -e . "$(INSTALLED_TORCH)"
 	touch $@
 
-$(STAMP)-test $(STAMP)-bench $(STAMP)-lint: $(STAMP)-%: $(STAMP)-run
+$(STAMP)-test $(STAMP)-bench $(STAMP)-lint $(STAMP)-docs: $(STAMP)-%: $(STAMP)-run
 	$(PYTHON) -m pip install --no-build-isolation -e ".[$*]" "$(INSTALLED_TORCH)"
 	touch $@
