@@ -52,10 +52,10 @@ build/%-passes:
 	cd build/$*-checkout && OMP_NUM_THREADS=1 ../$*/bin/pytest -n auto --dist loadscope
 
 bench: $(STAMP)-bench
-	$(ENV)/bin/pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
-	$(AVX2) $(ENV)/bin/pytest bench -o python_files='bench_*.py' -q -k 'not compiled]' --benchmark-json=timings-avx2.json
-	$(ENV)/bin/python -m bench.kernels.report timings.json timings-avx2.json
-	$(ENV)/bin/python -m bench.sampling.report timings.json timings-avx2.json
+	$(PYTHON) -m pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
+	$(AVX2) $(PYTHON) -m pytest bench -o python_files='bench_*.py' -q -k 'not compiled]' --benchmark-json=timings-avx2.json
+	$(PYTHON) -m bench.kernels.report timings.json timings-avx2.json
+	$(PYTHON) -m bench.sampling.report timings.json timings-avx2.json
 
 # With the machine's own torch, without pip and network
 bench-gpu:

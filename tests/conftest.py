@@ -1,4 +1,7 @@
-"""Makes the modules beside this file importable in every folder of tests; counts refusals."""
+"""Makes `helpers` importable in every test: pytest puts this file's folder on the path.
+
+Also counts the bad values that were refused.
+"""
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -4,10 +4,10 @@ import sys
 import time
 
 import pytest
-import single_files
 
 import fastrepulse
 from fastrepulse import cli, models
+from helpers import single_files
 
 COMMAND = [sys.executable, "-m", "fastrepulse"]
 FEW = ("sample", "a planet", "--height", "32", "--width", "32", "--num-inference-steps", "1")

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from cpu_variants import threads
 
 from fastrepulse.noise import STREAMS, WORTH_A_THREAD, particle_noise
+from helpers.cpu_variants import threads
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["one-thread", "three-threads"])

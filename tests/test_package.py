@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from compilers import failing_nvcc
+
+from helpers.compilers import failing_nvcc
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fastrepulse"

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from small_pipelines import noise, scheduler_of
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler, corrected_denoised
 from fastrepulse.layers import accelerated
 from fastrepulse.methods.force import mean_distance
+from helpers.small_pipelines import noise, scheduler_of
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 # Back-propagated, computed by matrix products, and analytic

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn import particles_of
 from PIL import Image
 from safetensors.torch import save_file
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion
@@ -31,6 +29,8 @@ from fastrepulse.embeddings import (
 from fastrepulse.embeddings.combine import typical_distance
 from fastrepulse.embeddings.efficientnet import EfficientNetLite0
 from fastrepulse.kernels import median_rbf_repulsion
+from helpers.drawn import particles_of
+from helpers.tolerances import SAME_COMPUTATION
 
 BACKGROUND = next(a for a in MONSTER.attributes if a.name == "background")
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 from fastrepulse.embeddings import Embedding, build
 from fastrepulse.noise import initial_noise
+from helpers.tolerances import SAME_COMPUTATION
 
 
 @pytest.mark.parametrize("sides", [(16, 16), (17, 9)], ids=["16x16", "17x9"])

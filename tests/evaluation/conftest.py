@@ -4,9 +4,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from evaluated import FEW, TINY
-
 from fastrepulse.evaluation import evaluate
+from helpers.evaluated import FEW, TINY
 
 
 @pytest.fixture(scope="session")

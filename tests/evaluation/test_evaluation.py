@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluated import FEW, PROGRAM, PROTOCOL, SEEDS, STEPS, TINY, N
 from PIL import Image
 
 import fastrepulse
@@ -30,6 +29,7 @@ from fastrepulse.metrics import (
     to_pictures,
     vendi_score,
 )
+from helpers.evaluated import FEW, PROGRAM, PROTOCOL, SEEDS, STEPS, TINY, N
 
 
 def test_full_captions_name_every_attribute():

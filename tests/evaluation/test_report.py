@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from browsers import needs_browser, open_browser
-from evaluated import FEW, PROTOCOL, SEEDS, N
 from PIL import Image
 
 from fastrepulse.default_model.figures import PROMPTS
@@ -21,6 +19,8 @@ from fastrepulse.evaluation.report import verdict
 from fastrepulse.evaluation.runs import RunLog
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.metrics import Distance, kernel_distance
+from helpers.browsers import needs_browser, open_browser
+from helpers.evaluated import FEW, PROTOCOL, SEEDS, N
 
 IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')
 

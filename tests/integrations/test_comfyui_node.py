@@ -13,13 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, integrations
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import NoiseSchedule
+from helpers.tolerances import SAME_COMPUTATION
 
 FOLDER = Path(integrations.__file__).parent / "comfyui"
 STEPS = 6

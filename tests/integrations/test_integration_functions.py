@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import AGAINST_FLOAT64
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import corrected_denoised, corrected_epsilon, repulsive_force
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.methods.lengths import MAX_MOVE
 from fastrepulse.noise import initial_noise
+from helpers.tolerances import AGAINST_FLOAT64
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)

@@ -6,16 +6,24 @@ import warnings
 
 import diffusers
 import pytest
-import small_pipelines as small
 import torch
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
-from small_pipelines import COUNT, NOISE, SCHEDULERS, made, noise, scheduler_of, signal_and_noise
-from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.schedule import HIGHEST_LEVEL
+from helpers import small_pipelines as small
+from helpers.small_pipelines import (
+    COUNT,
+    NOISE,
+    SCHEDULERS,
+    made,
+    noise,
+    scheduler_of,
+    signal_and_noise,
+)
+from helpers.tolerances import SAME_COMPUTATION
 
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -5,14 +5,14 @@ from types import SimpleNamespace
 
 import diffusers
 import pytest
-import small_pipelines as small
 import torch
-from small_pipelines import COUNT, made, noise, scheduler_of, signal_and_noise
 
 from fastrepulse import Bank, Repulsion, embeddings, models
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.noise import initial_noise
+from helpers import small_pipelines as small
+from helpers.small_pipelines import COUNT, made, noise, scheduler_of, signal_and_noise
 
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

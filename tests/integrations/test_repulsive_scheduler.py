@@ -6,13 +6,13 @@ import math
 import diffusers
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Bank, Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.methods.base import Particles
 from fastrepulse.noise import initial_noise
+from helpers.tolerances import SAME_COMPUTATION
 
 PROMPT = "a potted plant"
 STEPS = 6

@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from bench.gpu import __main__ as bench_gpu
+from helpers.benchmarks import ROOT, import_bench
 
-ROOT = Path(__file__).resolve().parents[2]
+bench_gpu = import_bench("gpu.__main__")
 SMOKE = ["-m", "bench.gpu", "--device", "cpu", "--smoke"]
 
 

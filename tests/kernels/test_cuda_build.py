@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from compilers import failing_nvcc
 from torch.utils.cpp_extension import include_paths
+
+from helpers.compilers import failing_nvcc
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 NVCC = shutil.which("nvcc")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from cuda_shim.kernels import CudaKernels, build
-from drawn import draw_rows
-from tolerances import AGAINST_FLOAT64
+
+from helpers.drawn import draw_rows
+from helpers.tolerances import AGAINST_FLOAT64
 
 if sys.platform != "linux" or shutil.which("g++") is None:
     pytest.skip("running CUDA kernels on the CPU needs Linux and g++", allow_module_level=True)

@@ -9,7 +9,10 @@ pytest.importorskip("triton")
 import triton
 from triton.backends.compiler import GPUTarget
 
-from bench.kernels.static_analysis import TARGETS, analyse, entries
+from helpers.benchmarks import import_bench
+
+static_analysis = import_bench("kernels.static_analysis")
+TARGETS, entries = static_analysis.TARGETS, static_analysis.entries
 
 # Bytes a program; sm_80's is what the smaller devices have that take its entries
 SHARED = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
@@ -35,7 +38,7 @@ def cases():
 
 @pytest.mark.parametrize(("entry", "everything"), list(cases()))
 def test_an_entry_spills_nothing_and_multiplies_on_matrix_units(entry, everything):
-    resources = analyse(entry, everything)
+    resources = static_analysis.analyse(entry, everything)
     spills, stack = (SPILLS_OF_OLD, STACK_OF_OLD) if OLD and entry.kernel == "histogram" else (0, 0)
     assert resources.spills <= spills and resources.stack <= stack
     assert resources.registers * entry.tile.num_warps <= REGISTERS
@@ -47,7 +50,9 @@ def test_an_entry_spills_nothing_and_multiplies_on_matrix_units(entry, everythin
 @pytest.mark.parametrize("capability", [86, 89, 120])
 @pytest.mark.parametrize("entry", [e for e in entries() if e.architecture == "sm_80"], ids=str)
 def test_smaller_devices_take_the_entries_of_sm_80(entry, capability):
-    resources = analyse(entry, everything=True, target=GPUTarget("cuda", capability, 32))
+    resources = static_analysis.analyse(
+        entry, everything=True, target=GPUTarget("cuda", capability, 32)
+    )
     assert resources.spills == 0 and resources.stack == 0
     assert resources.shared <= SHARED["sm_80"]
 

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from backends import BACKENDS, PLACES, skip_unless_served
 
 from fastrepulse.kernels import median_bandwidth, median_sq_distance
+from helpers.backends import BACKENDS, PLACES, skip_unless_served
 
 SHAPES = [
     pytest.param(n, d, id=f"N{n}-d{d}")

@@ -3,13 +3,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from backends import BACKENDS, PLACES, skip_unless_served
-from cpu_variants import CAPABILITIES, run_with, threads
-from drawn import draw_rows
-from tolerances import AGAINST_FLOAT64
 
 from fastrepulse.kernels import dispatch, median_bandwidth, median_rbf_repulsion, rbf_repulsion
 from fastrepulse.kernels.dispatch import why_not
+from helpers.backends import BACKENDS, PLACES, skip_unless_served
+from helpers.cpu_variants import CAPABILITIES, run_with, threads
+from helpers.drawn import draw_rows
+from helpers.tolerances import AGAINST_FLOAT64
 
 SHAPES = [
     pytest.param(n, d, id=f"N{n}-d{d}")

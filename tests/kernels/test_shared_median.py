@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from drawn import draw_rows
-from tolerances import AGAINST_FLOAT64
 
 from fastrepulse.kernels import median_bandwidth, shared, shared_median_bandwidth
+from helpers.drawn import draw_rows
+from helpers.tolerances import AGAINST_FLOAT64
 
 
 def together(x, parts):

@@ -10,8 +10,9 @@ from multiprocessing import get_context
 
 import pytest
 import torch
-from drawn import draw_rows
-from tolerances import AGAINST_FLOAT64, TIMES_EAGER
+
+from helpers.drawn import draw_rows
+from helpers.tolerances import AGAINST_FLOAT64, TIMES_EAGER
 
 pytest.importorskip("triton")
 

@@ -1,15 +1,15 @@
 import copy
 from functools import partial
 
-import cpu_variants
 import pytest
 import torch
-from cpu_variants import CAPABILITIES, run_with
-from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 from torch.nn.functional import gelu, group_norm, silu
 
 from fastrepulse import models
 from fastrepulse.layers.activations import fused_activations, geglu, group_norm_silu
+from helpers import cpu_variants
+from helpers.cpu_variants import CAPABILITIES, run_with
+from helpers.tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 
 rtol, atol = AGAINST_FLOAT64[torch.float32]
 close = partial(torch.testing.assert_close, rtol=rtol, atol=atol)

@@ -2,13 +2,13 @@ import copy
 
 import pytest
 import torch
-from cpu_variants import CAPABILITIES, run_with, threads
-from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from fastrepulse import models, native, sample
 from fastrepulse.layers.attention import NativeAttention, attention, attention_of, is_faster
+from helpers.cpu_variants import CAPABILITIES, run_with, threads
+from helpers.tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 
 CPU = torch.device("cpu")
 needs_avx512 = pytest.mark.skipif(

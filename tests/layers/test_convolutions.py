@@ -2,13 +2,13 @@ import copy
 
 import pytest
 import torch
-from cpu_variants import CAPABILITIES, run_with, threads
-from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION, TIMES_DIRECT
 from torch import nn
 from torch._dynamo.utils import counters
 
 from fastrepulse import models, native
 from fastrepulse.layers.convolutions import conv3x3, is_faster, pays, winograd_convolutions
+from helpers.cpu_variants import CAPABILITIES, run_with, threads
+from helpers.tolerances import AGAINST_FLOAT64, SAME_COMPUTATION, TIMES_DIRECT
 
 CPU = torch.device("cpu")
 needs_exchange = pytest.mark.skipif(

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 from torch import nn
 
 from fastrepulse import models
 from fastrepulse.layers.linears import linear, onednn_linears
+from helpers.tolerances import AGAINST_FLOAT64, SAME_COMPUTATION
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import particles_of
 from safetensors.torch import save_file
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings
 from fastrepulse.methods.bank import Bank
+from helpers.drawn import particles_of
 
 EVERYWHERE = (math.inf, 0.0)
 WEAK = 1e-6

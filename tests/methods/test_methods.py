@@ -3,8 +3,6 @@ from functools import cache
 
 import pytest
 import torch
-from drawn import particles_of
-from tolerances import AGAINST_FLOAT64
 
 import fastrepulse
 from fastrepulse.kernels import median_bandwidth
@@ -19,6 +17,8 @@ from fastrepulse.methods import (
     VendiGuidance,
 )
 from fastrepulse.metrics import vendi_score_of_kernel
+from helpers.drawn import particles_of
+from helpers.tolerances import AGAINST_FLOAT64
 
 SIGMA = 5.0
 

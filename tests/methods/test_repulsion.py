@@ -3,13 +3,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import particles_of
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods import force as forces
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.methods.lengths import MAX_MOVE, away_from_mean
+from helpers.drawn import particles_of
 
 WIDTHS = {
     "mean": 1,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tolerances import SAME_COMPUTATION
 from torch import nn
 
 from fastrepulse.default_model.judge import features_of, judge_backbone
@@ -22,6 +21,7 @@ from fastrepulse.metrics import (
     kernel_distance,
     to_pictures,
 )
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 

@@ -5,13 +5,13 @@ import gc
 import weakref
 
 import pytest
-import small_pipelines as small
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.noise import initial_noise
+from helpers import small_pipelines as small
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 STEPS = 4

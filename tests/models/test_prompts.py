@@ -5,11 +5,11 @@ import logging
 
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.default_model.subjects import SUBJECTS
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 LONG = "a planet " + " ".join(["blue"] * 30) + " green"

@@ -5,16 +5,16 @@ import importlib.util
 import json
 
 import pytest
-import single_files
-import small_pipelines as small
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.models import single_file
 from fastrepulse.models.vocabulary import clip_tokenizer
 from fastrepulse.noise import initial_noise
+from helpers import single_files
+from helpers import small_pipelines as small
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 V = {"modelspec.prediction_type": "v"}

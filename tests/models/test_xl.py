@@ -3,9 +3,7 @@
 import copy
 
 import pytest
-import small_pipelines as small
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import models
@@ -16,6 +14,8 @@ from fastrepulse.sampling.decode import decode
 from fastrepulse.sampling.denoiser import Denoiser
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.results import SampleResult
+from helpers import small_pipelines as small
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 STEPS = 4

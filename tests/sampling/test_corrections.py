@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings
 from fastrepulse.methods.force import mean_distance
 from fastrepulse.sampling.denoiser import Denoiser
+from helpers.tolerances import SAME_COMPUTATION
 
 STEPS = 6
 RTOL, ATOL = SAME_COMPUTATION

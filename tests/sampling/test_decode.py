@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from faults import failing
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -15,6 +14,7 @@ from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import CHECKPOINTS
 from fastrepulse.surroundings import ran_out
+from helpers.faults import failing
 
 
 def draw(out=None, n=5, **arguments):

@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from faults import failing
 from PIL import Image
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion, models
@@ -14,6 +12,8 @@ from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.denoiser import Denoiser
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import CHECKPOINTS
+from helpers.faults import failing
+from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
 ERRORS = [torch.OutOfMemoryError("injected"), MemoryError("injected")]

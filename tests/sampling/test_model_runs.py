@@ -7,10 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import small_pipelines
 import torch
-from drawn import draw
-from tolerances import SAME_COMPUTATION
 
 from fastrepulse import Repulsion, models
 from fastrepulse.methods import force
@@ -20,6 +17,9 @@ from fastrepulse.models.text import Text
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.denoiser import Denoiser, repays_compiling
 from fastrepulse.sampling.loop import DenoiseLoop
+from helpers import small_pipelines
+from helpers.drawn import draw
+from helpers.tolerances import SAME_COMPUTATION
 
 
 def test_the_micro_batch_size_does_not_matter():

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import shared_runs
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -17,9 +16,10 @@ from safetensors.torch import load_file
 import fastrepulse
 from fastrepulse.sampling.output import CHECKPOINTS
 from fastrepulse.sampling.ranks import Ranks
+from helpers import shared_runs
 
 JOB = Path(shared_runs.__file__)
-PATHS = [str(JOB.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+PATHS = [str(JOB.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
 
 

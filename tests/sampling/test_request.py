@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from drawn import draw
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion
 from fastrepulse.methods import ParticleGuidance
 from fastrepulse.methods.base import Method
+from helpers.drawn import draw
 
 
 def test_pictures_go_straight_to_a_folder(tmp_path):

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from faults import failing
 from PIL import Image
 
 import fastrepulse
@@ -19,6 +18,7 @@ from fastrepulse.records import load_record, save_record
 from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.output import CHECKPOINTS
+from helpers.faults import failing
 
 PROMPTS = ["a face", "a robot"]
 STEPS = 5

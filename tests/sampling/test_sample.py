@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tolerances import SAME_COMPUTATION
 
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, models
 from fastrepulse.noise import initial_noise
+from helpers.tolerances import SAME_COMPUTATION
 
 PROMPT = "a potted plant"
 STEPS = 6

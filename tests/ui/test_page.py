@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import needs_browser, open_browser
 from PIL import Image
 
 from fastrepulse import load_model
+from helpers.browsers import needs_browser, open_browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("gradio")

@@ -23,7 +23,7 @@ def run_with(capability: str, test_file: str, checks: str) -> None:
     """
     path = Path(test_file)
     program = (
-        f"import sys; sys.path[:0] = {[str(path.parent), str(Path(__file__).parent)]!r}\n"
+        f"import sys; sys.path[:0] = {[str(path.parent), str(Path(__file__).parents[1])]!r}\n"
         f"from {path.stem} import *\n"
         "from fastrepulse import native\n"
         f"{checks}\n"

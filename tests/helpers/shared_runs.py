@@ -1,6 +1,6 @@
 """Runs that several processes share; started by torchrun, each writes what came of them.
 
-python -m torch.distributed.run --nproc-per-node 2 tests/shared_runs.py OUT [RUN ...]
+python -m torch.distributed.run --nproc-per-node 2 tests/helpers/shared_runs.py OUT [RUN ...]
 """
 
 import json
@@ -84,8 +84,9 @@ def draw(folder, prompt=("a face", "a robot"), num_particles=5, **arguments):
 def on_process(rank, owner, name, error, after=0):
     """Lets a function fail in one process."""
     import torch.distributed as dist
-    from faults import failing
     from pytest import MonkeyPatch
+
+    from helpers.faults import failing
 
     number = rank if dist.get_rank() == rank else None
     patch = MonkeyPatch()
