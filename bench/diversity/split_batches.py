@@ -32,10 +32,10 @@ WAYS: dict[str, tuple[int, Callable[[], Repulsion | None]]] = {
 }
 
 EXPLANATION = """\
-With the default a push has one length whatever the number of particles, and the pause of guidance
-parts all of them, so that batches of four are nearly as varied as one of sixteen: a bank closes
-what is left. Every batch needs a seed of its own: particles of the same number share what a restart
-draws anew."""
+The default's push has the same length for any number of particles, and the pause of guidance makes
+all of them different. So batches of four are nearly as varied as one of sixteen, and a bank gains
+most of the rest. Every batch needs a seed of its own. Particles of the same number in two batches
+would otherwise get the same new noise at the restart."""
 
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
@@ -95,16 +95,16 @@ def main() -> None:
     matplotlib.use("agg")
     figures = measured(range(FIRST_SEED, FIRST_SEED + args.seeds))
     lines = [
-        f"# {N} pictures in four batches",
+        f"# {N} images in four batches",
         "",
         f"Eight sparse prompts, seeds {FIRST_SEED} to {FIRST_SEED + args.seeds - 1}, 25 Euler "
-        f"steps, guidance 5, the same noise in every row. {environment()}",
+        f"steps, guidance 5. All rows start from the same noise. {environment()}",
         "",
         *table(figures),
         "",
         EXPLANATION,
         "",
-        "![Different pictures in four ways](split-batches.png)",
+        "![Different images in four ways](split-batches.png)",
     ]
     (args.docs / "split-batches.md").write_text("\n".join(lines) + "\n", "utf-8")
     estimates = [Estimate.of([each.attribute_vendi for each in own]) for own in figures.values()]
