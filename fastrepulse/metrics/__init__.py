@@ -1,13 +1,10 @@
-"""How different a set of pictures is, and how good."""
+"""Measures of a set of images: how diverse it is, and how close to reference images."""
 
-from fastrepulse.metrics.clip import clip_score
 from fastrepulse.metrics.diversity import (
     mean_pairwise_similarity,
-    rke,
     vendi_score,
     vendi_score_of_kernel,
 )
-from fastrepulse.metrics.inception import inception_backbone
 from fastrepulse.metrics.patches import PatchReference
 from fastrepulse.metrics.quality import (
     Neighbourhood,
@@ -25,14 +22,11 @@ __all__ = [
     "Neighbourhood",
     "PatchReference",
     "SmallSetWarning",
-    "clip_score",
     "distances",
     "frechet_distance",
-    "inception_backbone",
     "kernel_distance",
     "mean_pairwise_similarity",
     "neighbourhood",
-    "rke",
     "to_pictures",
     "vendi_score",
     "vendi_score_of_kernel",

@@ -1,4 +1,4 @@
-"""How far a set of pictures is from what it should look like."""
+"""How close a set of images is to a reference set: distances and nearest neighbours."""
 
 import warnings
 from dataclasses import dataclass
@@ -17,19 +17,18 @@ def frechet_distance(
     """Returns the Fréchet distance between Gaussians fitted to two sets of features.
 
     ||mu_a - mu_b||^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) (Heusel et al. 2017, arXiv:1706.08500).
-    With S = X^T X the last trace is the sum of the singular values of X_a X_b^T, for any such X:
-    the centred rows themselves if they are few, which makes the cost d M N, or else their
-    triangular factor.
+    With S = X^T X, the trace of the last term is the sum of the singular values of X_a X_b^T. X is
+    the centred rows if there are few of them, which makes the cost d M N, and their triangular
+    factor otherwise.
 
-    A set of d rows or fewer has a covariance without full rank. The distance is then dominated by
-    what the set is too small to show: it falls with its size, and means something only next to
-    distances between sets of the same sizes. `kernel_distance` has no such bias.
+    The covariance of d rows or fewer is rank-deficient. The distance then depends on the size of
+    the set, so compare it only between sets of the same sizes. `kernel_distance` has no such bias.
 
     Args:
         a: Features of one set, [M, d].
         b: Features of the other, [N, d].
-        allow_small_sets: Warn of too small a set (of at least 2 rows) instead of raising. Default
-            False.
+        allow_small_sets: Whether a set of d rows or fewer (at least 2) causes a warning instead of
+            an error. Default False.
 
     Returns:
         The squared distance, at least 0.
@@ -49,7 +48,7 @@ def frechet_distance(
         if len(rows) <= rows.shape[1]
     ]
     if small:
-        message = f"{' and '.join(small)}: the covariance has no full rank"
+        message = f"{' and '.join(small)}: the covariance is rank-deficient"
         if not allow_small_sets:
             raise ValueError(f"{message}; give more rows, or allow_small_sets=True")
         warnings.warn(
@@ -63,7 +62,7 @@ def frechet_distance(
 
 
 def _covariance_factor(rows: Tensor) -> Tensor:
-    """Returns X [min(N, d), d] with X^T X the covariance of the rows [N, d]."""
+    """Returns X [min(N, d), d], where X^T X is the covariance of the rows [N, d]."""
     centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
     return torch.linalg.qr(centred, mode="r").R if len(rows) > rows.shape[1] else centred
 
@@ -83,7 +82,7 @@ def kernel_distance(
         b: Features of the other, [N, d] with N >= 2.
 
     Returns:
-        The squared distance; for sets of one distribution it is 0 on average, and may be below.
+        The squared distance; 0 on average for sets of one distribution, and possibly negative.
 
     Raises:
         ValueError: If a set is not [N, d] with N >= 2 and finite, or if the widths differ.
@@ -103,20 +102,20 @@ def _cubic(product: Tensor) -> Tensor:
 
 
 def _cubic_sum(a: Tensor, b: Tensor) -> float:
-    """Returns the sum of the kernel over all pairs of a row of each."""
+    """Returns the sum of the kernel over all pairs of a row of `a` and a row of `b`."""
     return sum(_cubic(chunk @ b.T / a.shape[1]).sum().item() for chunk in a.split(1024))
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """How a set of pictures and a reference set lie in each other's neighbourhoods.
+    """How well a set of images matches a reference set, by nearest neighbours.
 
     Args:
-        precision: Share of the pictures that lie in the ball of a reference picture, in [0, 1].
-        recall: Share of the reference pictures that lie in the ball of a picture, in [0, 1].
-        density: Reference balls that a picture lies in, over k, on average: 1 on average for two
-            sets of one distribution, above 1 where pictures crowd among the reference.
-        coverage: Share of the reference pictures with a picture in their ball, in [0, 1].
+        precision: Share of the images that lie in the ball of a reference image, in [0, 1].
+        recall: Share of the reference images that lie in the ball of an image, in [0, 1].
+        density: Mean number of reference balls that an image lies in, over k: 1 on average for two
+            sets of one distribution, above 1 where images crowd together in the reference.
+        coverage: Share of the reference images with an image in their ball, in [0, 1].
     """
 
     precision: float
@@ -130,23 +129,22 @@ def neighbourhood(
     reference: Tensor,  # [N, d]
     k: int = 5,
 ) -> Neighbourhood:
-    """Returns precision and recall, density and coverage by k nearest neighbours.
+    """Returns precision, recall, density and coverage by k nearest neighbours.
 
-    The ball of a row reaches to its k-th nearest neighbour in its own set, that one included.
-    Precision and recall are those of Kynkäänniemi et al. 2019 (arXiv:1904.06991); density and
-    coverage, which an outlier's large ball does not spoil, of Naeem et al. 2020 (arXiv:2002.09797).
+    The ball of a row reaches to its k-th nearest neighbour in its own set, inclusive. Precision and
+    recall follow Kynkäänniemi et al. 2019 (arXiv:1904.06991). Density and coverage follow Naeem et
+    al. 2020 (arXiv:2002.09797); they are robust to the large ball of an outlier.
 
     Args:
-        features: Features of the pictures, [M, d] with M > k.
-        reference: Features of the reference pictures, [N, d] with N > k.
-        k: Which neighbour a ball reaches to, at least 1. Default 5; Kynkäänniemi et al. take 3.
+        features: Features of the images, [M, d] with M > k.
+        reference: Features of the reference images, [N, d] with N > k.
+        k: Neighbour that a ball reaches to, at least 1. Default 5; Kynkäänniemi et al. use 3.
 
     Returns:
         The four figures.
 
     Raises:
-        ValueError: If k is below 1, a set is not finite rows, more than k of them, or the widths
-            differ.
+        ValueError: If k is below 1, a set is not finite, has k rows or fewer, or the widths differ.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -166,10 +164,10 @@ def neighbourhood(
 
 def _radii(rows: Tensor, k: int) -> Tensor:
     """Returns the distance of each row to its k-th nearest neighbour, [N]."""
-    # The nearest of all is the row itself
+    # The nearest neighbour is the row itself
     return _distances(rows, rows).kthvalue(k + 1, dim=1).values
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # By differences: a product of matrices would leave copies apart
+    # By differences: a matrix product would give copies a distance above 0
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

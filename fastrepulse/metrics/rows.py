@@ -1,11 +1,11 @@
-"""What every metric asks of the features that it is given."""
+"""Checks of the features given to the metrics."""
 
 import torch
 from torch import Tensor
 
 
 class SmallSetWarning(UserWarning):
-    """A set is so small that the figure depends on its size as well as on its pictures."""
+    """A set is so small that the result depends on its size."""
 
 
 def as_rows(
@@ -13,12 +13,12 @@ def as_rows(
     name: str,
     at_least: int = 1,
 ) -> Tensor:
-    """Returns features in float64, in which all metrics are computed.
+    """Checks features and returns them in float64, the precision of all metrics.
 
     Args:
-        features: One row a picture, [N, d].
-        name: What the caller's argument is called, for the message.
-        at_least: The smallest N that has a meaning.
+        features: One row per image, [N, d].
+        name: Name of the caller's argument, for the message.
+        at_least: Smallest N allowed.
 
     Raises:
         ValueError: If `features` is not [N, d] with N >= `at_least` and d >= 1, or a row is not
@@ -35,14 +35,10 @@ def as_rows(
 
 
 def same_width(a: Tensor, b: Tensor, names: tuple[str, str]) -> None:
-    """Raises if two sets have features of different width, which cannot be compared.
-
-    Raises:
-        ValueError: If the widths differ.
-    """
+    """Raises ValueError if two sets have different numbers of features."""
     if a.shape[1] != b.shape[1]:
         first, second = names
         raise ValueError(
-            f"{first} and {second} must have as many features,"
+            f"{first} and {second} must have equally many features,"
             f" got {tuple(a.shape)} and {tuple(b.shape)}"
         )

@@ -1,7 +1,7 @@
-"""The spaces in which sets of pictures are compared: what they show, where, and in which style.
+"""The feature spaces in which sets of images are compared: content, location and style.
 
-After A. Pondaven, "Repulsion in Stable Diffusion 2" (MSc thesis, Imperial College London, 2023),
-who read them off Inception's feature maps; here off those of any network.
+A. Pondaven, "Repulsion in Stable Diffusion 2" (MSc thesis, Imperial College London, 2023), computes
+them from Inception's feature maps. Here they are computed from the feature maps of any network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,36 +16,35 @@ from torch.nn.functional import interpolate
 from fastrepulse.metrics.quality import frechet_distance, kernel_distance
 
 SPACES = ("content", "location", "style", "style_gram")
-"""The names of the spaces; style has two."""
+"""The names of the spaces. There are two for style."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network for pictures, and at which of its layers each space is read.
+    """An image network and the layers from which the spaces are computed.
 
-    Layers are named as in `network.named_modules()`. With Inception's the widths are the thesis's:
+    Layers are named as in `network.named_modules()`. The thesis's widths, with Inception, are in
+    brackets:
 
-    - content: what is shown. A late layer, averaged over positions: [N, C] (2,048).
-    - location: where something is. A middle feature map, averaged over its channels and flattened:
-      [N, H W] (192 x 35 x 35 gives 1,225).
-    - style: an early feature map, averaged over positions: [N, C] (64 x 73 x 73 gives 64).
-    - style_gram: the Gram matrix of the same early map F [C, H W], G = F F^T / (H W), that is the
-      mean over positions of the product of each two channels; its upper triangle with the diagonal:
-      [N, C (C + 1) / 2] (2,080).
+    - content: a late layer, averaged over positions, [N, C] (2,048).
+    - location: a middle feature map, averaged over its channels and flattened, [N, H W] (1,225).
+    - style: an early feature map, averaged over positions, [N, C] (64).
+    - style_gram: the Gram matrix G = F F^T / (H W) of the same early map F [C, H W], as its upper
+      triangle with the diagonal, [N, C (C + 1) / 2] (2,080).
 
     Args:
-        name: What tables and reports call it.
-        network: The network, in evaluation mode; takes pictures [N, 3, size, size].
-        content: The layer whose output [N, C, H, W] or [N, C] is the content.
-        location: The layer whose output [N, C, H, W] gives the location.
-        style: The layer whose output [N, C, H, W] gives the style and its Gram matrix.
-        size: Side of the pictures that the network takes; others are resized, bilinearly with
-            antialiasing (Parmar et al. 2022, arXiv:2104.11222).
-        mean: What is subtracted from red, green and blue in [0, 1]. Default 0.5.
-        std: What they are divided by then. Default 0.5, so that the network is given [-1, 1].
+        name: Name of the network.
+        network: The network, in evaluation mode; takes images [N, 3, size, size].
+        content: Layer with output [N, C, H, W] or [N, C], for the content.
+        location: Layer with output [N, C, H, W], for the location.
+        style: Layer with output [N, C, H, W], for the style and its Gram matrix.
+        size: Side of the network's images. Other images are resized bilinearly with antialiasing
+            (Parmar et al. 2022, arXiv:2104.11222).
+        mean: Subtracted from red, green and blue in [0, 1]. Default 0.5.
+        std: Divisor after the subtraction. Default 0.5: the network's input is in [-1, 1].
 
     Raises:
-        ValueError: If the network has no such layer, or is in training mode.
+        ValueError: If the network lacks a layer or is in training mode.
     """
 
     name: str
@@ -67,18 +66,18 @@ class Backbone:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
-        """Returns the features of pictures in each of the spaces.
+        """Returns the features of images in each space.
 
         Args:
-            pictures: [N, 3, H, W] in [0, 1], N >= 1.
-            batch_size: Pictures that go through the network at once, at least 1. Default 64.
+            pictures: Images [N, 3, H, W] in [0, 1], N >= 1.
+            batch_size: Images per pass of the network, at least 1. Default 64.
 
         Returns:
             Features [N, d] by the name of the space, in float32 on the CPU.
 
         Raises:
-            ValueError: If the pictures are not [N, 3, H, W] in [0, 1], `batch_size` is below 1, or
-                a layer's output is not of the shape that its space needs.
+            ValueError: If the images are not [N, 3, H, W] in [0, 1], `batch_size` is below 1, or a
+                layer's output has a wrong shape.
         """
         if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
             raise ValueError(f"pictures must be [N, 3, H, W], got {tuple(pictures.shape)}")
@@ -95,7 +94,7 @@ class Backbone:
     def _read(self, pictures: Tensor) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
 
-        # Read while the network runs: a later layer may work in place on the same map
+        # Computed inside the hook, because a later layer may change the map in place
         def read_content(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             features["content"] = _over_positions(_output(output, "content", (2, 4)))
 
@@ -119,7 +118,7 @@ class Backbone:
             for handle in handles:
                 handle.remove()
         if missing := [space for space in SPACES if space not in features]:
-            raise ValueError(f"{missing[0]} must be a layer that the network runs")
+            raise ValueError(f"{missing[0]} must be a layer that the network's forward pass uses")
         return {space: values.float().cpu() for space, values in features.items()}
 
     def _normalised(self, pictures: Tensor) -> Tensor:
@@ -133,8 +132,7 @@ def gram(
 ) -> Tensor:
     """Returns the upper triangle of F F^T / (H W), diagonal included, [N, C (C + 1) / 2].
 
-    The style of Gatys et al. 2016: which channels are active at the same positions, wherever those
-    are.
+    This is the style of Gatys et al. 2016. It does not depend on the order of the positions.
     """
     flat = feature_map.flatten(2)  # [N, C, H W]
     matrix = flat @ flat.mT / flat.shape[2]  # [N, C, C]
@@ -148,13 +146,16 @@ def resized(
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
 ) -> Tensor:
-    """Returns pictures [N, 3, size, size], normalised as an image encoder wants them.
+    """Resizes and normalises images for an image encoder.
 
     Args:
-        pictures: [N, 3, H, W] in [0, 1].
-        size: Of a side, in pixels.
-        mean: Of each colour, subtracted; by default ImageNet's.
-        std: Of each colour, divided by; by default ImageNet's.
+        pictures: Images [N, 3, H, W] in [0, 1].
+        size: New side in pixels.
+        mean: Mean of each colour channel, subtracted. Default: ImageNet's.
+        std: Deviation of each colour channel, the divisor. Default: ImageNet's.
+
+    Returns:
+        Images [N, 3, size, size].
     """
     if pictures.shape[2:] != (size, size):
         pictures = interpolate(pictures, (size, size), mode="bilinear", antialias=True)
@@ -170,17 +171,17 @@ def _output(output: object, space: str, ranks: tuple[int, ...]) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim not in ranks:
         wanted = " or ".join({2: "[N, C]", 4: "[N, C, H, W]"}[rank] for rank in ranks)
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{space} must be a layer whose output is {wanted}, got {got}")
+        raise ValueError(f"{space} must be a layer with output {wanted}, got {got}")
     return output.float()
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two sets of pictures are from each other in one space.
+    """The distances between two sets of images in one space.
 
     Args:
-        frechet: Fréchet distance, at least 0; depends on the sizes of small sets.
-        kernel: Kernel distance; does not, and may be below 0.
+        frechet: Fréchet distance, at least 0; for small sets it depends on their sizes.
+        kernel: Kernel distance; it does not depend on the sizes and can be negative.
     """
 
     frechet: float
@@ -188,25 +189,25 @@ class Distance:
 
 
 def distances(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Distance]:
-    """Returns the Fréchet and the kernel distance of two sets of pictures in each space.
+    """Returns the Fréchet and the kernel distance between two sets of images in each space.
 
-    The thesis measures by the first how near a set is to one of maximum diversity.
+    The thesis uses the Fréchet distance to a set of maximum diversity.
 
     Args:
-        a: Features [M, d] by the name of the space, as a `Backbone` returns them.
-        b: Features [N, d] in the same spaces, of the same backbone.
+        a: Features [M, d] by the name of the space, from a `Backbone`.
+        b: Features [N, d] in the same spaces, from the same backbone.
 
     Returns:
         The distances by the name of the space, in the order of `a`.
 
     Raises:
-        ValueError: If the spaces or their widths differ, or a set has fewer than 2 pictures.
+        ValueError: If the spaces or their widths differ, or a set has fewer than 2 images.
 
     Warns:
-        SmallSetWarning: If a set has no more pictures than a space has dimensions.
+        SmallSetWarning: If a set has no more images than a space has dimensions.
     """
     if a.keys() != b.keys():
-        raise ValueError(f"a and b must be of the same spaces, got {list(a)} and {list(b)}")
+        raise ValueError(f"a and b must have the same spaces, got {list(a)} and {list(b)}")
     return {
         space: Distance(
             frechet_distance(a[space], b[space], allow_small_sets=True),
@@ -217,13 +218,15 @@ def distances(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Dis
 
 
 def to_pictures(images: Sequence[Image.Image]) -> Tensor:
-    """Turns PIL images of one size into pictures [N, 3, H, W] in [0, 1].
+    """Converts PIL images of one size to a tensor [N, 3, H, W] in [0, 1].
 
     Raises:
-        ValueError: If there are none, or their sizes differ.
+        ValueError: If there are no images, or their sizes differ.
     """
     sizes = {image.size for image in images}
     if len(sizes) != 1:
-        raise ValueError(f"images must be of one size, at least one, got sizes {sorted(sizes)}")
+        raise ValueError(
+            f"images must be one or more images of one size, got sizes {sorted(sizes)}"
+        )
     array = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255

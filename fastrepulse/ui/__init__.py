@@ -1,4 +1,4 @@
-"""A page for a browser: draw, compare, point at pictures, go on."""
+"""A browser page to draw images, compare them and steer the next batch."""
 
 from fastrepulse.ui.serve import launch
 

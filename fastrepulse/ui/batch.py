@@ -1,4 +1,4 @@
-"""What a person asks for, as `sample()` takes it, as Python and as a command line."""
+"""The settings of one batch, as arguments of `sample()`, as Python and as a command line."""
 
 import shlex
 from dataclasses import dataclass
@@ -18,29 +18,29 @@ DIFFERS = {
     "style": "gram",
     "content": "random_cnn",
 }
-"""What can be made different, in a person's words, and the embedding that sees it."""
+"""What should differ between images, and the embedding that measures it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of pictures of a prompt.
+    """One batch of images of a prompt.
 
     Args:
-        prompt: What to draw.
-        num_particles: How many.
-        differ: What is to be different, of `DIFFERS`.
-        strength: Of the repulsion, in units of its embedding's own.
-        seed: Of the noise.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Of the guidance.
-        negative_prompt: What guidance leads away from.
-        scheduler: Its name.
-        compare: Whether the same number is drawn independently from the same noise.
-        unlike: Folder of pictures to be unlike, or None.
-        like: Folder of pictures to be like, or None.
+        prompt: The prompt.
+        num_particles: Number of images.
+        differ: What should differ between the images, a key of `DIFFERS`.
+        strength: Strength of the repulsion; 1 is the embedding's default strength.
+        seed: Seed of the noise.
+        num_inference_steps: Number of denoising steps.
+        guidance_scale: Guidance scale.
+        negative_prompt: Negative prompt.
+        scheduler: Name of the scheduler.
+        compare: Whether to draw as many independent images from the same noise.
+        unlike: Folder of images to avoid, or None.
+        like: Folder of images to approach, or None.
 
     Raises:
-        ValueError: If `differ` is unknown, or there are pictures and no repulsion to heed them.
+        ValueError: If `differ` is unknown, or a folder is given without a positive strength.
     """
 
     prompt: str
@@ -59,15 +59,13 @@ class Batch:
     def __post_init__(self) -> None:
         if self.differ not in DIFFERS:
             raise ValueError(f"differ must be one of {', '.join(DIFFERS)}, got {self.differ!r}")
-        if self.strength <= 0 and self._points:
+        if self.strength <= 0 and self._has_examples:
             raise ValueError(
-                "strength must be above 0 where there are pictures to be like or unlike, "
-                f"got {self.strength}"
+                f"strength must be above 0 with images to be like or unlike, got {self.strength}"
             )
 
     @property
-    def _points(self) -> bool:
-        """Whether there are pictures to be like or unlike."""
+    def _has_examples(self) -> bool:
         return self.unlike is not None or self.like is not None
 
     @property
@@ -76,31 +74,31 @@ class Batch:
 
     @property
     def repulsion_strength(self) -> float:
-        """That of the `Repulsion`, as a command line says it."""
+        """The strength for `Repulsion`, rounded as on the command line."""
         return round(self.strength * embeddings.build(self.embedding).strength, 4)
 
     def repulsion(self, model: Model) -> Repulsion:
-        """Returns the repulsion, which knows the pictures."""
-        bank = Bank.of_folders(model, self.unlike, self.like) if self._points else None
+        """Returns the repulsion, with the images of the folders in its bank."""
+        bank = Bank.of_folders(model, self.unlike, self.like) if self._has_examples else None
         return Repulsion(self.embedding, self.repulsion_strength, bank=bank)
 
     def arguments(self) -> dict[str, Any]:
-        """Returns the arguments of `sample()`, but for model and repulsion."""
+        """Returns the arguments of `sample()` except model and repulsion."""
         names = "prompt num_particles num_inference_steps guidance_scale negative_prompt"
         return {name: getattr(self, name) for name in f"{names} scheduler seed".split()}
 
     def as_python(self, model: str | None) -> str:
-        """Returns a program that draws the same pictures.
+        """Returns a Python program that draws the same images.
 
         Args:
-            model: Its folder, file or hub id; None for the shipped one.
+            model: Folder, file or hub id of the model; None for the shipped model.
         """
         lines = ["import fastrepulse", "", f"model = fastrepulse.load_model({model!r})"]
         bank = ""
-        if self._points:
-            piles = {"pictures": self.unlike, "like": self.like}
-            said = [f", {pile}={str(folder)!r}" for pile, folder in piles.items() if folder]
-            lines += [f"bank = fastrepulse.Bank.of_folders(model{''.join(said)})"]
+        if self._has_examples:
+            folders = {"pictures": self.unlike, "like": self.like}
+            given = [f", {name}={str(folder)!r}" for name, folder in folders.items() if folder]
+            lines += [f"bank = fastrepulse.Bank.of_folders(model{''.join(given)})"]
             bank = ", bank=bank"
         repulsion = f"{self.embedding!r}, {self.repulsion_strength:g}{bank}"
         lines += ["result = fastrepulse.sample("]
@@ -109,10 +107,10 @@ class Batch:
         return "\n".join([*lines, 'result.save("pictures")', ""])
 
     def as_command(self, model: str | None) -> str:
-        """Returns a command line that draws the same pictures.
+        """Returns a command line that draws the same images.
 
         Args:
-            model: As in `as_python`.
+            model: Folder, file or hub id of the model; None for the shipped model.
         """
         words = ["fastrepulse", "sample", self.prompt, "-n", self.num_particles]
         options: dict[str, Any] = {

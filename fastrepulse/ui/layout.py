@@ -1,6 +1,7 @@
-"""What stands where on the page."""
+"""The components of the page and their layout."""
 
 from itertools import chain
+from typing import Any
 
 import gradio as gr
 
@@ -9,10 +10,9 @@ from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 from fastrepulse.ui.batch import DIFFERS
 from fastrepulse.ui.session import Kind, Pile
 
-MOST_DRAWN = 64
-"""Pictures of a batch."""
-TITLES: dict[Kind, str] = {"repelled": "Different", "independent": "Independent, the same noise"}
-CHOOSE = "Click on a picture to choose it."
+MAX_BATCH = 64
+TITLES: dict[Kind, str] = {"repelled": "Repelled", "independent": "Independent, same noise"}
+CHOOSE = "Click an image to choose it."
 PILES: dict[Pile, str] = {"unlike": "Unlike these", "like": "Like these"}
 
 CSS = """
@@ -23,11 +23,18 @@ CSS = """
 """
 
 
+def gallery(elem_id: str, label: str, columns: int, **settings: Any) -> gr.Gallery:
+    """Returns a gallery with clickable thumbnails."""
+    return gr.Gallery(
+        elem_id=elem_id, label=label, columns=columns, allow_preview=False, **settings
+    )
+
+
 class Layout:
-    """The components of the page, laid out where they are made.
+    """The components of the page.
 
     Args:
-        prompt: What stands in its field at first.
+        prompt: Initial prompt.
     """
 
     def __init__(self, prompt: str):
@@ -38,44 +45,39 @@ class Layout:
             with gr.Column(scale=1, min_width=300):
                 self._lay_out_settings(prompt)
             with gr.Column(scale=3, min_width=320):
-                self._lay_out_pictures()
+                self._lay_out_images()
         with gr.Tab("Map"):
             gr.Markdown(
-                "All pictures so far; alike ones lie close together, the last batch in orange. "
-                "Click on an empty place: the next batch is drawn towards it."
+                "All images so far. Similar images lie close together; the last batch has orange "
+                "frames. Click the map to add the nearest image to “Like these”."
             )
             self.map = gr.Image(
                 elem_id="map",
-                label="Map of all pictures",
+                label="Map of all images",
                 interactive=False,
                 format="png",
                 buttons=[],
             )
         with gr.Tab("History"):
-            self.history = gr.Gallery(
-                elem_id="history",
-                label="Batches so far: click to see one again",
-                columns=8,
-                allow_preview=False,
-            )
+            self.history = gallery("history", "All batches: click one to show it again", 8)
         with gr.Tab("Reproduce"):
-            self.command = gr.Code(label="As a command line", language="shell", wrap_lines=True)
-            self.program = gr.Code(label="As Python", language="python")
+            self.command = gr.Code(label="Command line", language="shell", wrap_lines=True)
+            self.program = gr.Code(label="Python", language="python")
 
     def _lay_out_settings(self, prompt: str) -> None:
         self.prompt = gr.Textbox(prompt, label="Prompt", lines=2, max_length=2000)
-        self.num_particles = gr.Slider(1, MOST_DRAWN, 16, step=1, label="How many pictures")
+        self.num_particles = gr.Slider(1, MAX_BATCH, 16, step=1, label="Number of images")
         self.strength = gr.Slider(
-            0.0, 2.0, 1.0, step=0.05, label="How different", info="0: as they come. 1: as measured."
+            0.0, 2.0, 1.0, step=0.05, label="Diversity", info="0: no repulsion. 1: recommended."
         )
         self.differ = gr.Radio(list(DIFFERS), value="everything", label="What should differ")
-        self.compare = gr.Checkbox(True, label="Compare with independent pictures")
+        self.compare = gr.Checkbox(True, label="Compare with independent images")
         with gr.Row():
-            # Until the page knows its name
+            # Enabled when the browser has sent the tab's name
             self.draw = gr.Button("Draw", variant="primary", min_width=120, interactive=False)
             self.stop = gr.Button("Stop", variant="stop", min_width=80)
         with gr.Accordion("Advanced", open=False):
-            self.seed = gr.Textbox("", label="Seed (empty: a new one each time)", max_length=20)
+            self.seed = gr.Textbox("", label="Seed (empty: a random seed)", max_length=20)
             self.steps = gr.Slider(1, 100, DEFAULT_STEPS, step=1, label="Steps")
             self.guidance_scale = gr.Slider(
                 1.0, 15.0, DEFAULT_GUIDANCE_SCALE, step=0.5, label="Guidance scale"
@@ -83,25 +85,15 @@ class Layout:
             self.negative_prompt = gr.Textbox("", label="Negative prompt", max_length=2000)
             self.scheduler = gr.Dropdown(list(SCHEDULERS), value="euler", label="Scheduler")
         self.piles: dict[Pile, tuple[gr.Markdown, gr.Gallery]] = {}
+        small: dict[str, Any] = {"show_label": False, "fit_columns": False, "height": 110}
         for pile, title in PILES.items():
             heading = gr.Markdown(f"**{title}**", visible=False)
-            gallery = gr.Gallery(
-                elem_id=pile,
-                label=title,
-                show_label=False,
-                columns=5,
-                fit_columns=False,
-                height=110,
-                allow_preview=False,
-                buttons=[],
-                visible=False,
-            )
-            self.piles[pile] = heading, gallery
-        self.forget = gr.Button("Forget these pictures", size="sm", visible=False)
-        with gr.Accordion("Pictures from the disk", open=False):
+            self.piles[pile] = heading, gallery(pile, title, 5, **small, buttons=[], visible=False)
+        self.forget = gr.Button("Remove these images", size="sm", visible=False)
+        with gr.Accordion("Images from disk", open=False):
             self.files = gr.File(
                 elem_id="files",
-                label="Drop pictures here",
+                label="Drop images here",
                 file_count="multiple",
                 file_types=["image"],
             )
@@ -111,26 +103,20 @@ class Layout:
                     for pile, title in PILES.items()
                 }
 
-    def _lay_out_pictures(self) -> None:
+    def _lay_out_images(self) -> None:
         self.progress = gr.HTML("", label="Progress")
         self.headings: dict[Kind, gr.Markdown] = {}
         self.previews: dict[Kind, gr.HTML] = {}
         self.galleries: dict[Kind, gr.Gallery] = {}
+        large: dict[str, Any] = {"show_label": False, "height": "auto", "object_fit": "contain"}
         with gr.Row():
-            for kind in TITLES:
+            for kind, title in TITLES.items():
                 with gr.Column(min_width=280):
-                    self.headings[kind] = gr.Markdown(f"### {TITLES[kind]}")
+                    self.headings[kind] = gr.Markdown(f"### {title}")
                     self.previews[kind] = gr.HTML("", elem_classes="preview", visible=False)
-                    self.galleries[kind] = gr.Gallery(
-                        elem_id=kind,
-                        label=f"{TITLES[kind]}: click on a picture to choose it",
-                        show_label=False,
-                        columns=4,
-                        height="auto",
-                        object_fit="contain",
-                        format="png",
-                        allow_preview=False,
-                        buttons=[],
+                    label = f"{title}: click an image to choose it"
+                    self.galleries[kind] = gallery(
+                        kind, label, 4, **large, format="png", buttons=[]
                     )
         self.chosen = gr.Markdown(CHOOSE)
         with gr.Row():
@@ -139,13 +125,13 @@ class Layout:
             }
 
     def settings(self) -> list[gr.Component]:
-        """Returns what a batch is asked for in, in the order of `Page._draw`."""
+        """Returns the inputs of a batch, in the order of the arguments of `Page._draw`."""
         first = [self.prompt, self.num_particles, self.differ, self.strength, self.seed]
         advanced = [self.steps, self.guidance_scale, self.negative_prompt, self.scheduler]
         return [*first, *advanced, self.compare]
 
     def shows(self) -> list[gr.Component]:
-        """Returns what shows a session, all of it or in part."""
+        """Returns the outputs that show a session."""
         kinds = [*self.headings.values(), *self.previews.values(), *self.galleries.values()]
         piles = [*chain(*self.piles.values()), self.forget]
         sheets = [self.map, self.history, self.command, self.program]

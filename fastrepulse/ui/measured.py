@@ -1,4 +1,4 @@
-"""How different pictures are, in a line that a person reads."""
+"""The diversity of images, as a line of text."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,18 @@ THUMBNAIL = 8
 
 
 def measured(images: Sequence[Image.Image], prompt: str, model: Model) -> str:
-    """Says how many different pictures there are among some.
+    """Describes how many different images a set holds, as Markdown.
 
-    The shipped model's judge reads attributes off the pictures of its own prompts; of others it is
-    the Vendi score of thumbnails.
+    For the shipped model's own prompts, the judge reads the attributes of the images. For other
+    prompts and models, the figure is the Vendi score of thumbnails.
     """
     count = len(images)
     if model.name == str(DEFAULT_MODEL) and prompt in PROMPTS:
         figures = Figures.of(images, PROMPTS[prompt])
         return (
-            f"**{figures.attribute_vendi:.1f}** different of {count}, "
-            f"{figures.coverage:.0%} of all kinds and colours, "
+            f"**{figures.attribute_vendi:.1f}** different of {count} images, "
+            f"{figures.coverage:.0%} of all attribute values, "
             f"{figures.accuracy:.0%} show {prompt}"
         )
     rows = resized(to_pictures(images), THUMBNAIL, (0.5,) * 3, (0.5,) * 3).flatten(1)
-    return f"**{vendi_score(rows):.2f}** different of {count} (Vendi score of thumbnails)"
+    return f"**{vendi_score(rows):.2f}** different of {count} images (Vendi score of thumbnails)"

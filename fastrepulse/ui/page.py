@@ -1,4 +1,4 @@
-"""What the page does when a person does something."""
+"""The event handlers of the page."""
 
 import base64
 import html
@@ -20,9 +20,9 @@ from fastrepulse.ui.batch import Batch
 from fastrepulse.ui.layout import CHOOSE, PILES, TITLES, Layout
 from fastrepulse.ui.session import Drawn, Kind, Pile, Session
 
-MOST_SESSIONS = 32
+MAX_SESSIONS = 32
 
-# A tab keeps its name over a reload, and another tab has another one
+# A tab keeps its name across reloads; every tab has its own name
 NAME_OF_TAB = """() => {
     const digits = () => Math.floor(Math.random() * 2 ** 48).toString(16).padStart(12, "0");
     const name = sessionStorage.getItem("fastrepulse") || digits();
@@ -35,13 +35,13 @@ Updates: TypeAlias = dict[Any, Any]
 
 
 class Page:
-    """The page and the sessions of all tabs that have it open.
+    """The page and one session for each open tab.
 
     Args:
-        model: What draws.
-        model_name: Its folder, file or hub id; None for the shipped one.
-        folder: Where pictures go.
-        prompt: What stands in the field at first.
+        model: The model.
+        model_name: Folder, file or hub id of the model; None for the shipped model.
+        folder: Folder for the images.
+        prompt: Initial prompt.
     """
 
     def __init__(self, model: Model, model_name: str | None, folder: Path, prompt: str):
@@ -53,19 +53,19 @@ class Page:
             self._connect()
 
     def session(self, tab: str) -> Session:
-        """Returns the session of a tab, a new one if need be."""
+        """Returns the session of a tab, creating it on the first call."""
         if not re.fullmatch("[0-9a-f]{12}", tab):
-            raise gr.Error("this page has lost its name: reload it")
+            raise gr.Error("the page has lost its session: reload the page")
         if tab not in self._sessions:
             idle = [name for name, session in self._sessions.items() if not session.runs]
-            if len(self._sessions) >= MOST_SESSIONS and idle:
+            if len(self._sessions) >= MAX_SESSIONS and idle:
                 del self._sessions[idle[0]]
             self._sessions[tab] = Session(self.model, self.model_name, self.folder, self._worker)
         return self._sessions[tab]
 
     def _connect(self) -> None:
         on = self.on
-        # Nothing waits for its turn but the runs themselves
+        # Handlers run at once; only the runs wait for each other
         how: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         how["concurrency_limit"] = None
         shows, asked = on.shows(), [on.tab, *on.settings()]
@@ -80,11 +80,13 @@ class Page:
             on.take[pile].click(self._pick_files(pile), [on.tab, files], [*shows, files], **how)
         on.forget.click(self._forget, on.tab, shows, **how)
         on.history.select(self._show_again, on.tab, shows, **how)
-        on.map.select(self._aim, on.tab, shows, **how)
+        on.map.select(self._pick_on_map, on.tab, shows, **how)
 
     def _open(self, name: str) -> Iterator[Updates]:
         session = self.session(name)
-        yield {self.on.tab: name, self.on.draw: gr.update(interactive=True)} | self._picked(session)
+        yield {self.on.tab: name, self.on.draw: gr.update(interactive=True)} | self._show_piles(
+            session
+        )
         if session.runs or session.drawn:
             yield from self._watch(session)
 
@@ -97,7 +99,7 @@ class Page:
             if not re.fullmatch(r"\s*\d*\s*", seed):
                 raise ValueError(f"seed must be a whole number or empty, got {seed!r}")
             if not prompt.strip():
-                raise ValueError("prompt must say something")
+                raise ValueError("prompt must not be empty")
             batch = Batch(
                 prompt=prompt,
                 num_particles=int(count),
@@ -116,19 +118,19 @@ class Page:
         yield from self._watch(session)
 
     def _watch(self, session: Session) -> Iterator[Updates]:
-        """Yields what there is to see until the run of a session is over."""
+        """Yields updates of the page until the session's run ends."""
         changes = -1
         while session.runs:
             if session.view.changes != changes:
                 changes = session.view.changes
-                yield self._running(session)
-            # A browser without a GPU of its own takes a tenth of a second to show it
+                yield self._show_run(session)
+            # A browser without a GPU takes a tenth of a second to render an update
             session.wait(0.5)
-        yield self._drawn(session, len(session.drawn) - 1) | self._all(session)
+        yield self._show_batch(session, len(session.drawn) - 1) | self._show_all(session)
 
-    def _running(self, session: Session) -> Updates:
+    def _show_run(self, session: Session) -> Updates:
         view = session.view
-        said = "Waiting for another page's batch"
+        said = "Waiting for the batch of another tab"
         if view.began is not None:
             left = (time.monotonic() - view.began) * (1 / view.share - 1) if view.share else None
             said = f"Drawing: {view.share:.0%}" + ("" if left is None else f", {left:.0f} s left")
@@ -140,12 +142,12 @@ class Page:
             updates[self.on.previews[kind]] = gr.update(value=_sheet(images), visible=True)
         return updates
 
-    def _drawn(self, session: Session, index: int) -> Updates:
-        """Returns what shows one of the batches of a session."""
-        updates = self._picked(session) | {self.on.progress: ""}
+    def _show_batch(self, session: Session, index: int) -> Updates:
+        """Returns the updates that show one batch of a session."""
+        updates = self._show_piles(session) | {self.on.progress: ""}
         updates |= {self.on.selected: None, self.on.chosen: CHOOSE}
         if session.error is not None:
-            updates[self.on.progress] = _bar(f"Not drawn: {session.error}", 0, "alert")
+            updates[self.on.progress] = _bar(f"Failed: {session.error}", 0, "alert")
         for preview in self.on.previews.values():
             updates[preview] = gr.update(value="", visible=False)
         for gallery in self.on.galleries.values():
@@ -154,7 +156,9 @@ class Page:
             return updates
         drawn = session.drawn[index]
         if drawn.stopped and session.error is None:
-            updates[self.on.progress] = _bar("Stopped: this is what the batch was heading for", 0)
+            updates[self.on.progress] = _bar(
+                "Stopped: these are the predicted images at that step", 0
+            )
         for kind, images in drawn.images.items():
             said = [(image, f"{drawn.batch.prompt}, {i + 1}") for i, image in enumerate(images)]
             updates[self.on.galleries[kind]] = gr.update(value=said, visible=True)
@@ -168,8 +172,8 @@ class Page:
             self.on.program: drawn.batch.as_python(self.model_name),
         }
 
-    def _all(self, session: Session) -> Updates:
-        """Returns what shows all batches of a session, where there are any."""
+    def _show_all(self, session: Session) -> Updates:
+        """Returns the updates that show all batches of a session."""
         pca_map = session.map()
         if pca_map is None:
             return {}
@@ -181,8 +185,8 @@ class Page:
             ],
         }
 
-    def _picked(self, session: Session) -> Updates:
-        """Returns what shows the pictures to be like and unlike."""
+    def _show_piles(self, session: Session) -> Updates:
+        """Returns the updates that show the images to be like and unlike."""
         updates: Updates = {self.on.forget: gr.update(visible=any(session.picked.values()))}
         for pile, images in session.picked.items():
             heading, gallery = self.on.piles[pile]
@@ -193,11 +197,11 @@ class Page:
     def _pick(self, pile: Pile) -> Any:
         def pick(tab: str, selected: tuple[int, Kind, int] | None) -> Updates:
             if selected is None:
-                raise gr.Error("click on a picture first")
+                raise gr.Error("click an image first")
             session = self.session(tab)
             batch, kind, i = selected
-            _refusing(lambda: session.pick(pile, session.drawn[batch].images[kind][i]))
-            return self._picked(session)
+            _or_show_error(lambda: session.pick(pile, session.drawn[batch].images[kind][i]))
+            return self._show_piles(session)
 
         return pick
 
@@ -209,7 +213,7 @@ class Page:
                     session.pick_file(pile, Path(file))
                 except ValueError as error:
                     gr.Warning(str(error))
-            return self._picked(session) | {self.on.files: None}
+            return self._show_piles(session) | {self.on.files: None}
 
         return pick_files
 
@@ -217,29 +221,29 @@ class Page:
         session = self.session(tab)
         for images in session.picked.values():
             images.clear()
-        return self._picked(session)
+        return self._show_piles(session)
 
     def _show_again(self, tab: str, event: gr.SelectData) -> Updates:
-        return self._drawn(self.session(tab), event.index)
+        return self._show_batch(self.session(tab), event.index)
 
-    def _aim(self, tab: str, event: gr.SelectData) -> Updates:
+    def _pick_on_map(self, tab: str, event: gr.SelectData) -> Updates:
         session = self.session(tab)
         pca_map = session.map()
         if pca_map is not None:
             x, y = event.index
-            _refusing(lambda: session.pick("like", pca_map.blend(x, y)))
-        return self._picked(session)
+            _or_show_error(lambda: session.pick("like", pca_map.nearest(x, y)))
+        return self._show_piles(session)
 
 
 def _chosen(kind: Kind) -> Any:
     def chosen(shown: int, event: gr.SelectData) -> tuple[tuple[int, Kind, int], str]:
-        return (shown, kind, event.index), f"Chosen: picture {event.index + 1}, {TITLES[kind]}."
+        return (shown, kind, event.index), f"Chosen: image {event.index + 1}, {TITLES[kind]}."
 
     return chosen
 
 
-def _refusing(action: Any) -> None:
-    """Does something, and shows why where that is refused."""
+def _or_show_error(action: Any) -> None:
+    """Runs an action and shows a ValueError on the page."""
     try:
         action()
     except ValueError as error:
@@ -251,16 +255,16 @@ def _caption(number: int, drawn: Drawn) -> str:
 
 
 def _bar(said: str, share: float, role: str = "status") -> str:
-    """Returns a progress bar under a line that a screen reader reads out."""
+    """Returns a progress bar below a line that a screen reader announces."""
     width = f'<div class="bar"><div style="width:{share:.0%}"></div></div>' if share else ""
     return f'<p role="{role}">{html.escape(said)}</p>{width}'
 
 
 def _sheet(images: Sequence[Image.Image]) -> str:
-    """Returns pictures in one element of the page, which is quicker than as many files."""
+    """Returns images as one inline image, which loads faster than many files."""
     if not images:
         return ""
     written = io.BytesIO()
     image_grid(images, columns=4).save(written, "JPEG", quality=85)
     data = base64.b64encode(written.getvalue()).decode()
-    return f'<img alt="What the batch is heading for" src="data:image/jpeg;base64,{data}">'
+    return f'<img alt="Preview of the batch" src="data:image/jpeg;base64,{data}">'

@@ -1,9 +1,8 @@
-"""All pictures so far on one sheet: those that an embedding finds alike lie close together."""
+"""A map of all images so far: images with similar embeddings lie close together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -11,25 +10,25 @@ from torch import Tensor
 SIZE = (720, 540)
 THUMBNAIL = 40
 MARGIN = 30
-EDGES = ("#c8c8c8", "#d95f02")
-"""Around earlier pictures, and around those of the last batch."""
+FRAMES = ("#c8c8c8", "#d95f02")
+"""Colours of the frames around earlier images and around the last batch."""
 
 
 @dataclass(frozen=True)
 class PcaMap:
-    """Where pictures lie, by the two principal components of their embeddings.
+    """Positions of images by the two principal components of their embeddings.
 
     Args:
-        places: Of each picture on the sheet, [M, 2].
-        images: The pictures.
+        positions: Centres of the images on the map in pixels, [M, 2].
+        images: The images.
     """
 
-    places: Tensor
+    positions: Tensor
     images: Sequence[Image.Image]
 
     @classmethod
     def of(cls, embedded: Tensor, images: Sequence[Image.Image]) -> "PcaMap":
-        """Lays out pictures by their embeddings [M, d]."""
+        """Lays out images by their embeddings [M, d]."""
         rows = embedded.double().cpu()
         rows = rows - rows.mean(dim=0)
         _, _, axes = torch.linalg.svd(rows, full_matrices=False)
@@ -37,34 +36,22 @@ class PcaMap:
         flat = torch.nn.functional.pad(flat, (0, 2 - flat.shape[1]))
         low, high = flat.amin(dim=0), flat.amax(dim=0)
         room = torch.tensor(SIZE, dtype=torch.float64) - 2 * MARGIN
-        extent = (high - low).clamp_min(1e-9)
-        # One scale for both, so that distances are distances
-        scale = (room / extent).min()
-        middle = (low + high) / 2
-        return cls((flat - middle) * scale + torch.tensor(SIZE) / 2, images)
+        # One scale for both axes keeps the ratios of distances
+        scale = (room / (high - low).clamp_min(1e-9)).min()
+        return cls((flat - (low + high) / 2) * scale + torch.tensor(SIZE) / 2, images)
 
     def sheet(self, last: int) -> Image.Image:
-        """Returns the map, the last so many pictures in a frame of their own colour."""
+        """Draws the map; the last `last` images have orange frames."""
         sheet = Image.new("RGB", SIZE, "white")
         draw = ImageDraw.Draw(sheet)
-        for i, ((x, y), image) in enumerate(zip(self.places.tolist(), self.images, strict=True)):
+        for i, ((x, y), image) in enumerate(zip(self.positions.tolist(), self.images, strict=True)):
             left, top = round(x - THUMBNAIL / 2), round(y - THUMBNAIL / 2)
             sheet.paste(image.resize((THUMBNAIL, THUMBNAIL)), (left, top))
-            edge = (left - 2, top - 2, left + THUMBNAIL + 1, top + THUMBNAIL + 1)
-            draw.rectangle(edge, outline=EDGES[i >= len(self.images) - last], width=2)
+            frame = (left - 2, top - 2, left + THUMBNAIL + 1, top + THUMBNAIL + 1)
+            draw.rectangle(frame, outline=FRAMES[i >= len(self.images) - last], width=2)
         return sheet
 
-    def blend(self, x: float, y: float) -> Image.Image:
-        """Returns a mixture of all pictures that lies at a place on the sheet.
-
-        Its shares w are the least, in the sum of their squares, with sum w = 1 and
-        sum w (x_i, y_i) = (x, y); beyond the edge some are below 0. What is linear in the pictures
-        lies where it was asked to lie.
-        """
-        ones = torch.ones(len(self.places), 1, dtype=torch.float64)
-        corners = torch.cat([self.places, ones], dim=1)  # [M, 3]
-        wanted = torch.tensor([x, y, 1.0], dtype=torch.float64)
-        shares = torch.linalg.pinv(corners.T) @ wanted
-        pictures = np.stack([np.asarray(image.convert("RGB")) for image in self.images])
-        mixed = np.tensordot(shares.numpy(), pictures, axes=1)
-        return Image.fromarray(mixed.clip(0, 255).round().astype(np.uint8))
+    def nearest(self, x: float, y: float) -> Image.Image:
+        """Returns the image nearest to a point on the map."""
+        distances = (self.positions - torch.tensor([x, y])).norm(dim=1)
+        return self.images[int(distances.argmin())]

@@ -1,4 +1,4 @@
-"""What a run is heading for, shown while it goes on, at next to no cost."""
+"""Previews of the images during a run."""
 
 import time
 
@@ -11,17 +11,17 @@ from fastrepulse.models import DEFAULT_MODEL, Model
 from fastrepulse.sampling.output import to_pil
 
 SHARE = 0.05
-"""The most of a run's time that previews take."""
+"""Largest share of a run's time that previews may take."""
 
 
 class Previews:
-    """Pictures of predicted clean latents, by a linear map to colours where there is one.
+    """Draws previews of predicted clean latents with a linear map from latents to colours.
 
-    The shipped model has one; another's is fitted to the first pictures that it decodes, and until
-    then its decoder draws the previews, as often as it costs little.
+    The map of the shipped model is known. Other models get a map fitted to their first decoded
+    images; until then the decoder draws the previews.
 
     Args:
-        model: Whose latents.
+        model: The model of the latents.
     """
 
     def __init__(self, model: Model):
@@ -31,11 +31,11 @@ class Previews:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a run."""
+        """Resets the time accounting for a new run."""
         self._began, self._spent = time.monotonic(), 0.0
 
     def of(self, latents: Tensor) -> list[Image.Image] | None:
-        """Returns a picture of each of the latents [N, C, H, W]; None if it is too early for it."""
+        """Returns a preview of each of the latents [N, C, H, W], or None to save time."""
         now = time.monotonic()
         if self._spent > SHARE * (now - self._began):
             return None
@@ -45,19 +45,19 @@ class Previews:
             factor = self.model.vae_scale_factor
             images = [
                 image.resize((factor * image.width, factor * image.height))
-                for image in to_pil(coloured(latents, self._rgb))
+                for image in to_pil(latents_to_rgb(latents, self._rgb))
             ]
         self._spent += time.monotonic() - now
         return images
 
     def learn(self, latents: Tensor, pictures: Tensor) -> None:
-        """Fits the map to latents [N, C, H, W] and their pictures [N, 3, s H, s W], if need be."""
+        """Fits an unknown map to latents [N, C, H, W] and their images [N, 3, s H, s W]."""
         if self._rgb is None:
             self._rgb = fit_rgb(latents.float().cpu(), pictures.float().cpu())
 
 
-def coloured(latents: Tensor, rgb: Tensor) -> Tensor:
-    """Returns the colours [N, 3, H, W] in [0, 1] of latents, by a linear map [3, C + 1]."""
+def latents_to_rgb(latents: Tensor, rgb: Tensor) -> Tensor:
+    """Returns colours [N, 3, H, W] in [0, 1] of latents by a linear map [3, C + 1]."""
     rgb = rgb.to(latents)
     colours = torch.einsum("oc,nchw->nohw", rgb[:, :-1], latents) + rgb[:, -1, None, None]
     return colours.clamp(0, 1)

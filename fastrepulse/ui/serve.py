@@ -1,4 +1,4 @@
-"""The page served, to a browser on this machine."""
+"""Starts the page's local web server."""
 
 from pathlib import Path
 
@@ -8,8 +8,7 @@ from fastrepulse.models import Model
 from fastrepulse.ui.layout import CSS
 from fastrepulse.ui.page import Page
 
-UPLOAD = "20mb"
-"""The largest file that is taken."""
+MAX_FILE_SIZE = "20mb"
 
 
 def launch(
@@ -21,16 +20,16 @@ def launch(
     open_browser: bool,
     block: bool = True,
 ) -> tuple[Page, str]:
-    """Serves the page on this machine alone; returns it and its address.
+    """Serves the page on this machine only; returns the page and its address.
 
     Args:
-        model: What draws.
-        model_name: Its folder, file or hub id; None for the shipped one.
-        folder: Where pictures go.
-        prompt: What stands in the field at first.
-        port: Where to listen; by default the first free one from 7860.
-        open_browser: Whether to open the page.
-        block: Whether to wait until it is closed.
+        model: The model.
+        model_name: Folder, file or hub id of the model; None for the shipped model.
+        folder: Folder for the images.
+        prompt: Initial prompt.
+        port: Port to listen on. Default: the first free port from 7860.
+        open_browser: Whether to open the page in a browser.
+        block: Whether to wait until the server stops.
     """
     page = Page(model, model_name, folder, prompt)
     _, address, _ = page.blocks.launch(
@@ -39,7 +38,7 @@ def launch(
         share=False,
         inbrowser=open_browser,
         prevent_thread_lock=not block,
-        max_file_size=UPLOAD,
+        max_file_size=MAX_FILE_SIZE,
         footer_links=[],
         ssr_mode=False,
         enable_monitoring=False,

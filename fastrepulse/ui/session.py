@@ -1,4 +1,4 @@
-"""What one person draws, from batch to batch: pictures, picks, and a run that can be stopped."""
+"""The batches of one tab: images, chosen examples, and the current run."""
 
 import logging
 import tempfile
@@ -29,27 +29,26 @@ from fastrepulse.ui.previews import Previews
 
 Kind: TypeAlias = Literal["repelled", "independent"]
 Pile: TypeAlias = Literal["unlike", "like"]
-MOST_PICKED = 64
-"""Pictures in a pile."""
+MAX_PICKED = 64
+"""Largest number of images to be like, and of images to be unlike."""
 
 log = logging.getLogger("fastrepulse")
 
 
 class Stopped(Exception):
-    """A person has pressed Stop."""
+    """The user has pressed Stop."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch that has been drawn, or stopped on the way.
+    """A finished or stopped batch.
 
     Args:
-        batch: What was asked for.
-        images: The "repelled" pictures, and the "independent" ones from the same noise if somebody
-            asked for them.
-        latents: Of the repelled ones, [N, C, H, W].
-        measured: How different each of them are, as Markdown.
-        stopped: Whether it was stopped, and the last pictures are what it was heading for.
+        batch: The settings.
+        images: The "repelled" images, and the "independent" images if `batch.compare`.
+        latents: The latents of the repelled images, [N, C, H, W].
+        measured: The diversity of each kind of images, as Markdown.
+        stopped: Whether the user stopped the batch; its last images are then predictions.
     """
 
     batch: Batch
@@ -61,13 +60,13 @@ class Drawn:
 
 @dataclass
 class View:
-    """What there is to see of a run that goes on.
+    """Progress of the current run.
 
     Args:
-        share: How much of it is done, in [0, 1].
-        began: When, by `time.monotonic`; None while it waits for its turn.
-        images: Previews, and pictures that are done.
-        changes: How often it has changed.
+        share: Finished share of the run, in [0, 1].
+        began: Start time by `time.monotonic`; None while the run waits for other runs.
+        images: Previews and finished images.
+        changes: Number of updates so far.
     """
 
     share: float = 0.0
@@ -76,7 +75,7 @@ class View:
     changes: int = 0
 
     def show(self, share: float, kind: Kind, images: Sequence[Image.Image] | None) -> None:
-        """Changes it; without pictures those before stay."""
+        """Updates the progress, and the images unless they are None."""
         self.share = share
         if images is not None:
             self.images = self.images | {kind: images}
@@ -84,16 +83,16 @@ class View:
 
 
 class Session:
-    """The batches of one person, each in a folder of its own.
+    """The batches of one tab, each in its own folder.
 
-    One run goes on at a time, in another thread, whether or not somebody looks on.
+    One run at a time goes on in a worker thread, whether or not the page is open.
 
     Args:
-        model: What draws.
-        model_name: Its folder, file or hub id, for programs and command lines; None for the
-            shipped one.
-        folder: Where new folders go.
-        worker: Where runs go on: those of several sessions come one after the other.
+        model: The model.
+        model_name: Folder, file or hub id of the model, for programs and command lines; None for
+            the shipped model.
+        folder: Parent of the session's folder.
+        worker: Runs the batches; several sessions share it and take turns.
     """
 
     def __init__(self, model: Model, model_name: str | None, folder: Path, worker: Executor):
@@ -112,19 +111,19 @@ class Session:
 
     @property
     def runs(self) -> bool:
-        """Whether a run goes on."""
+        """Whether a run is in progress."""
         return self._run is not None and not self._run.done()
 
     def start(self, batch: Batch) -> None:
-        """Begins to draw a batch, with the pictures that are picked.
+        """Starts to draw a batch with the chosen examples.
 
         Raises:
-            RuntimeError: If a run goes on already.
-            ValueError: If the batch cannot be drawn.
+            RuntimeError: If a run is in progress.
+            ValueError: If the settings are invalid.
         """
         if self.runs:
             raise RuntimeError("a batch is being drawn already")
-        # Numbered by what has begun: a run that failed has left its folder
+        # Failed runs count too, because their folders remain
         self._begun += 1
         folder = self.folder / f"batch-{self._begun:03d}"
         batch = replace(batch, unlike=self._keep(folder, "unlike"), like=self._keep(folder, "like"))
@@ -133,29 +132,29 @@ class Session:
         self._run = self._worker.submit(self._draw, batch, folder)
 
     def stop(self) -> None:
-        """Ends the run at its next step; the pictures that it was heading for are kept."""
+        """Stops the run after its current step and keeps the predicted images."""
         self._stop.set()
 
     def wait(self, seconds: float) -> None:
-        """Waits until the run ends, or for some time."""
+        """Waits until the run ends, at most this long."""
         if self._run is not None:
             futures.wait([self._run], seconds)
 
     def pick(self, pile: Pile, image: Image.Image) -> None:
-        """Adds a picture to those to be like or unlike.
+        """Adds an image to the images to be like or unlike.
 
         Raises:
-            ValueError: If there are too many.
+            ValueError: If there are too many images.
         """
-        if len(self.picked[pile]) >= MOST_PICKED:
-            raise ValueError(f"{pile} must be at most {MOST_PICKED} pictures")
+        if len(self.picked[pile]) >= MAX_PICKED:
+            raise ValueError(f"{pile} must be at most {MAX_PICKED} images")
         self.picked[pile].append(image)
 
     def pick_file(self, pile: Pile, path: Path) -> None:
-        """Adds a picture from the disk, cut to the model's size.
+        """Adds an image file, cropped to the model's size.
 
         Raises:
-            ValueError: If it cannot be read, or there are too many.
+            ValueError: If the file cannot be read, or there are too many images.
         """
         try:
             picture = read_fitted(path, self.model)
@@ -164,7 +163,7 @@ class Session:
         self.pick(pile, picture)
 
     def map(self) -> PcaMap | None:
-        """Returns where the pictures of all batches lie, by the last batch's embedding."""
+        """Returns a map of all images by the last batch's embedding, or None without images."""
         if not self.drawn:
             return None
         embed = embeddings.build(self.drawn[-1].batch.embedding)
@@ -175,7 +174,7 @@ class Session:
         )
 
     def _keep(self, folder: Path, pile: Pile) -> Path | None:
-        """Writes the pictures that are picked; returns their folder, if there are any."""
+        """Writes the chosen examples and returns their folder, or None without examples."""
         if not self.picked[pile]:
             return None
         _write(self.picked[pile], folder / pile)
@@ -185,37 +184,37 @@ class Session:
         try:
             self.view.began = time.monotonic()
             self._previews.restart()
-            self.drawn.append(self._drawn(batch, folder))
+            self.drawn.append(self._draw_batch(batch, folder))
         except Exception as error:
-            log.exception("a batch was not drawn")
+            log.exception("drawing a batch failed")
             self.error = error
 
-    def _drawn(self, batch: Batch, folder: Path) -> Drawn:
+    def _draw_batch(self, batch: Batch, folder: Path) -> Drawn:
         kinds: tuple[Kind, ...] = ("repelled", "independent") if batch.compare else ("repelled",)
         images: dict[Kind, Sequence[Image.Image]] = {}
-        said: dict[Kind, str] = {}
+        texts: dict[Kind, str] = {}
         latents, stopped = torch.zeros(0), False
         for done, kind in enumerate(kinds):
             if stopped:
                 break
             images[kind], clean, stopped = self._sample(batch, kind, done, len(kinds), folder)
-            said[kind] = measured(images[kind], batch.prompt, self.model)
+            texts[kind] = measured(images[kind], batch.prompt, self.model)
             if kind == "repelled":
                 latents = clean.cpu()
             self.view.show((done + 1) / len(kinds), kind, images[kind])
-        return Drawn(batch, images, latents, said, stopped)
+        return Drawn(batch, images, latents, texts, stopped)
 
     def _sample(
         self, batch: Batch, kind: Kind, done: int, kinds: int, folder: Path
     ) -> tuple[Sequence[Image.Image], Tensor, bool]:
-        """Returns pictures, their latents, and whether the run was stopped."""
-        heading_for: list[Tensor] = []
+        """Returns images, their latents, and whether the user stopped the run."""
+        predicted: list[Tensor] = []
 
         def after_step(end: StepEnd) -> None:
             share = (done + end.taken / end.of) / kinds
             self.view.show(share, kind, self._previews.of(end.denoised))
             if self._stop.is_set() and end.taken < end.of:
-                heading_for.append(end.denoised.clone())
+                predicted.append(end.denoised.clone())
                 raise Stopped
 
         try:
@@ -228,7 +227,7 @@ class Session:
                 progress=False,
             )
         except Stopped:
-            latents = heading_for[0]
+            latents = predicted[0]
             with torch.no_grad():
                 images = to_pil(self.model.decode(latents.to(self.model.device)))
             _write(images, folder / f"{kind}-stopped")
@@ -239,7 +238,7 @@ class Session:
 
 
 def _write(images: Sequence[Image.Image], folder: Path) -> None:
-    """Writes pictures into a new folder."""
+    """Writes images into a new folder."""
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
         image.save(picture_path(folder, i))

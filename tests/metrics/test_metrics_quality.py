@@ -1,4 +1,4 @@
-"""Quality: Fréchet and kernel distance, and nearest neighbours in a reference set."""
+"""Fréchet distance, kernel distance and nearest neighbours in a reference set."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ def draw(n, d, seed=0):
 
 
 def gaussian(n, mean, deviations, seed=0):
-    """Rows whose own mean and deviations are exactly these, and uncorrelated."""
+    """Uncorrelated rows with exactly this mean and these standard deviations."""
     rows = draw(n, len(mean), seed)
     rows = rows - rows.mean(0)
     whitening = torch.linalg.inv(torch.linalg.cholesky(torch.cov(rows.T)))
@@ -36,21 +36,21 @@ def dense(a, b):
     return ((a.mean(0) - b.mean(0)) ** 2).sum() + traces - 2 * cross
 
 
-def test_frechet_of_a_set_with_itself_is_zero_and_of_a_shift_its_square():
+def test_frechet_distance_to_itself_is_zero_and_to_a_shifted_copy_the_squared_shift():
     rows = draw(50, 4)
     assert frechet_distance(rows, rows) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(rows, rows + 2) == pytest.approx(16)
 
 
-def test_frechet_by_hand_for_a_scaling():
+def test_frechet_distance_of_a_scaled_set():
     rows = draw(30, 1)
-    spread = (2 * rows).std() - rows.std()
+    deviation = (2 * rows).std() - rows.std()
     shift = (2 * rows).mean() - rows.mean()
-    expected = (spread**2 + shift**2).item()
+    expected = (deviation**2 + shift**2).item()
     assert frechet_distance(rows, 2 * rows) == pytest.approx(expected)
 
 
-def test_frechet_of_gaussians_of_known_parameters():
+def test_frechet_distance_of_known_gaussians():
     a = gaussian(40, [1.0, 0.0, 2.0], [1.0, 2.0, 3.0])
     b = gaussian(25, [0.0, 0.0, 4.0], [2.0, 2.0, 7.0], seed=1)
     # 1 + 4 for the means, (2 - 1)^2 + 0 + (7 - 3)^2 for the deviations
@@ -65,7 +65,7 @@ def test_frechet_of_gaussians_of_known_parameters():
         pytest.param(34, 33, 32, id="M34-N33-d32"),
     ],
 )
-def test_frechet_is_the_dense_formula(m, n, d):
+def test_frechet_distance_equals_the_dense_formula(m, n, d):
     a, b = draw(m, d) @ draw(d, d, 1), draw(n, d, 2) @ draw(d, d, 3) + 1
     assert frechet_distance(a, b) == pytest.approx(dense(a, b), rel=1e-6)
 
@@ -78,15 +78,15 @@ def test_frechet_is_the_dense_formula(m, n, d):
         pytest.param(33, 20, 33, id="M33-N20-d33"),
     ],
 )
-def test_frechet_of_small_sets_is_the_dense_formula_and_warns(m, n, d):
+def test_frechet_distance_of_small_sets_equals_the_dense_formula_and_warns(m, n, d):
     a, b = draw(m, d), 2 * draw(n, d, 1) + 1
     with pytest.warns(SmallSetWarning, match=f"a has {m} rows of {d} features"):
         distance = frechet_distance(a, b, allow_small_sets=True)
-    # Not closer: the dense formula takes the root of eigenvalues that are zero but for rounding
+    # A loose tolerance: the dense formula takes roots of eigenvalues that are rounding errors
     assert distance == pytest.approx(dense(a, b), rel=1e-5)
 
 
-def test_frechet_of_hundreds_of_pictures_in_the_gram_space():
+def test_frechet_distance_of_500_images_in_the_gram_space():
     rows = draw(500, 2080).float()
     with pytest.warns(SmallSetWarning, match="a has 500 rows of 2080 features and b has 500"):
         distance = frechet_distance(rows, 2 * rows, allow_small_sets=True)
@@ -105,7 +105,7 @@ def test_frechet_of_hundreds_of_pictures_in_the_gram_space():
         (torch.zeros(9, 3), torch.full((9, 3), math.inf), "b .*row 0"),
     ],
 )
-def test_frechet_refuses_what_it_cannot_compare(a, b, named):
+def test_frechet_distance_refuses_bad_sets(a, b, named):
     with pytest.raises(ValueError, match=named):
         frechet_distance(a, b)
 
@@ -122,7 +122,7 @@ def kernel(x, y):
         pytest.param(3, 13, 65, id="M3-N13-d65"),
     ],
 )
-def test_kernel_distance_by_its_definition(m, n, d):
+def test_kernel_distance_equals_its_definition(m, n, d):
     a, b = draw(m, d).numpy(), draw(n, d, 1).numpy() + 0.3
     within_a = np.mean([kernel(x, y) for i, x in enumerate(a) for j, y in enumerate(a) if i != j])
     within_b = np.mean([kernel(x, y) for i, x in enumerate(b) for j, y in enumerate(b) if i != j])
@@ -132,7 +132,7 @@ def test_kernel_distance_by_its_definition(m, n, d):
     assert got == pytest.approx(expected, abs=1e-12)
 
 
-def test_kernel_distance_of_more_than_one_chunk():
+def test_kernel_distance_of_sets_larger_than_a_chunk():
     a, b = draw(1500, 2), draw(1100, 2, 1)
     direct = [((x @ y.T / 2 + 1) ** 3) for x, y in ((a, a), (b, b), (a, b))]
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in direct[:2]]
@@ -145,7 +145,7 @@ def test_kernel_distance_is_unbiased_for_small_sets():
     drawn = [kernel_distance(rows[:5], rows[5:]) for rows in halves]
     error = statistics.stdev(drawn) / len(drawn) ** 0.5
     assert abs(statistics.mean(drawn)) < 3 * error
-    # The estimate that counts a picture as its own pair is off by about 2 (8 - 1) / 5
+    # An estimate that pairs an image with itself is off by about 2 (8 - 1) / 5
     assert error < 0.1
 
 
@@ -157,23 +157,23 @@ def test_kernel_distance_is_unbiased_for_small_sets():
         (torch.zeros(9, 3), torch.zeros(9), r"b .*\(9,\)"),
     ],
 )
-def test_kernel_distance_refuses_what_it_cannot_compare(a, b, named):
+def test_kernel_distance_refuses_bad_sets(a, b, named):
     with pytest.raises(ValueError, match=named):
         kernel_distance(a, b)
 
 
-def test_neighbourhood_by_hand_on_a_line():
+def test_neighbourhood_of_points_on_a_line():
     reference = torch.tensor([[0.0], [1], [2], [3]])  # balls of radius 1
     features = torch.tensor([[0.5], [3.5], [10], [11]])  # balls of radius 3, 3, 1, 1
     figures = neighbourhood(features, reference, k=1)
-    # 0.5 lies in the balls of 0 and 1, 3.5 in that of 3; 10 and 11 in none
+    # 0.5 lies in the balls of 0 and 1, 3.5 in the ball of 3, 10 and 11 in no ball
     assert figures.precision == 2 / 4
     assert figures.density == 3 / 4
     assert figures.coverage == 3 / 4
     assert figures.recall == 1
 
 
-def test_neighbourhood_reaches_to_the_kth_neighbour():
+def test_balls_reach_to_the_kth_neighbour():
     reference = torch.tensor([[0.0], [1], [3], [7]])  # second neighbours at 3, 2, 3, 6
     features = torch.tensor([[-2.5], [-10], [-20], [-30]])
     figures = neighbourhood(features, reference, k=2)
@@ -191,7 +191,7 @@ def test_neighbourhood_of_identical_and_of_separated_sets(k):
     assert (apart.precision, apart.recall, apart.density, apart.coverage) == (0, 0, 0, 0)
 
 
-def test_copies_of_one_picture_are_precise_and_cover_little():
+def test_copies_of_one_image_have_high_precision_and_low_coverage():
     reference = draw(200, 2)
     figures = neighbourhood(reference[:1].repeat(50, 1), reference)
     assert figures.precision == 1

@@ -1,4 +1,4 @@
-"""The spaces: read off a network by hand, and off the shipped judge on rendered pictures."""
+"""Feature spaces of a small network and of the shipped judge."""
 
 import dataclasses
 from collections import OrderedDict
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from fastrepulse.default_model.judge import features_of, judge_backbone
@@ -17,7 +16,6 @@ from fastrepulse.metrics import (
     SmallSetWarning,
     distances,
     frechet_distance,
-    inception_backbone,
     kernel_distance,
     to_pictures,
 )
@@ -31,7 +29,7 @@ def draw(*shape, seed=0):
 
 
 def small(**changes):
-    """A backbone whose maps are the pictures, their 2 x 2 averages, and their 4 x 4 averages."""
+    """A backbone that returns the images, their 2 x 2 averages and their 4 x 4 averages."""
     network = nn.Sequential(
         OrderedDict(
             early=nn.Identity(),
@@ -58,7 +56,7 @@ def heldout():
         return [sheet.convert("RGB").crop((x, y, x + 64, y + 64)) for x, y in corners]
 
 
-def test_each_space_by_hand():
+def test_each_space_equals_its_definition():
     pictures = draw(3, 3, 8, 8)
     features = small()(pictures)
     assert tuple(features) == SPACES
@@ -73,27 +71,27 @@ def test_each_space_by_hand():
         torch.testing.assert_close(features["style_gram"][i], torch.stack(products))
 
 
-def test_what_is_read_is_the_layers_output_though_the_next_works_in_place():
+def test_a_later_in_place_layer_does_not_change_the_features():
     backbone = small(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
     pictures = draw(2, 3, 8, 8)
     expected = (pictures - 0.5).mean(dim=(2, 3)) / torch.tensor([0.25, 0.5, 1.0])
     torch.testing.assert_close(backbone(pictures)["style"], expected)
 
 
-def test_content_may_be_flat():
+def test_the_content_layer_may_be_flat():
     pictures = draw(2, 3, 8, 8)
     blocks = pictures.view(2, 3, 2, 4, 2, 4).mean(dim=(3, 5))
     torch.testing.assert_close(small(content="flat")(pictures)["content"], blocks.flatten(1))
 
 
-def test_style_does_not_know_where_and_location_does():
+def test_moving_an_image_changes_location_and_not_style():
     pictures = draw(4, 3, 8, 8)
     features, moved = small()(pictures), small()(pictures.roll(3, dims=3))
     torch.testing.assert_close(features["style_gram"], moved["style_gram"])
     assert not torch.allclose(features["location"], moved["location"], atol=1e-2)
 
 
-def test_pictures_of_another_size_are_resized():
+def test_images_of_another_size_are_resized():
     constant = torch.tensor([0.2, 0.4, 0.9]).view(1, 3, 1, 1)
     features = small()(constant.expand(1, 3, 20, 13))
     torch.testing.assert_close(features["content"], constant.flatten(1))
@@ -101,14 +99,14 @@ def test_pictures_of_another_size_are_resized():
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
-def test_batches_change_nothing(batch_size):
+def test_the_batch_size_does_not_change_the_features(batch_size):
     pictures = draw(7, 3, 64, 64)
     whole, batched = judge_backbone()(pictures), judge_backbone()(pictures, batch_size)
     for space in SPACES:
         torch.testing.assert_close(batched[space], whole[space], rtol=RTOL, atol=ATOL)
 
 
-def test_the_network_is_left_as_it_was():
+def test_hooks_are_removed_from_the_network():
     backbone = judge_backbone()
     backbone(draw(1, 3, 64, 64))
     assert not any(module._forward_hooks for module in backbone.network.modules())
@@ -123,7 +121,7 @@ def test_the_network_is_left_as_it_was():
         ({"network": nn.Sequential(nn.Identity()).eval()}, "content .*'late'"),
     ],
 )
-def test_a_backbone_refuses_layers_that_it_has_not(changes, named):
+def test_a_backbone_refuses_unknown_layers(changes, named):
     with pytest.raises(ValueError, match=named):
         dataclasses.replace(small(), **changes)
 
@@ -142,7 +140,7 @@ def test_a_backbone_refuses_a_network_in_training_mode():
         ({"style": "flat"}, r"style .*\[N, C, H, W\], got \(2, 12\)"),
     ],
 )
-def test_a_map_must_be_one(changes, named):
+def test_location_and_style_layers_must_return_maps(changes, named):
     with pytest.raises(ValueError, match=named):
         small(**changes)(draw(2, 3, 8, 8))
 
@@ -161,9 +159,9 @@ class Skips(nn.Module):
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [("unused", "content .*runs"), ("pair", "content .*got tuple")],
+    [("unused", "content .*uses"), ("pair", "content .*got tuple")],
 )
-def test_a_layer_must_run_and_return_a_tensor(content, named):
+def test_layers_must_run_and_return_a_tensor(content, named):
     backbone = Backbone("skips", Skips().eval(), content, location="used", style="used", size=8)
     with pytest.raises(ValueError, match=named):
         backbone(draw(2, 3, 8, 8))
@@ -180,17 +178,17 @@ def test_a_layer_must_run_and_return_a_tensor(content, named):
         (torch.full((1, 3, 8, 8), torch.nan), "pictures .*nan"),
     ],
 )
-def test_a_backbone_refuses_what_are_no_pictures(pictures, named):
+def test_a_backbone_refuses_tensors_that_are_not_images(pictures, named):
     with pytest.raises(ValueError, match=named):
         small()(pictures)
 
 
-def test_a_backbone_refuses_an_empty_batch():
+def test_a_backbone_refuses_a_batch_size_of_zero():
     with pytest.raises(ValueError, match="batch_size"):
         small()(draw(2, 3, 8, 8), batch_size=0)
 
 
-def test_the_judge_has_the_thesis_s_style_and_its_own_features():
+def test_widths_of_the_judges_spaces():
     images = heldout()[:5]
     features = judge_backbone()(to_pictures(images))
     widths = {space: values.shape[1] for space, values in features.items()}
@@ -199,7 +197,7 @@ def test_the_judge_has_the_thesis_s_style_and_its_own_features():
 
 
 @pytest.mark.filterwarnings("ignore::fastrepulse.metrics.SmallSetWarning")
-def test_moving_pictures_changes_location_and_recolouring_them_style():
+def test_moving_images_changes_location_and_recolouring_them_changes_style():
     backbone, pictures = judge_backbone(), to_pictures(heldout())
     original = backbone(pictures)
     moved = distances(backbone(pictures.roll(20, dims=3)), original)
@@ -211,7 +209,7 @@ def test_moving_pictures_changes_location_and_recolouring_them_style():
         assert recoloured[space].kernel > moved[space].kernel
 
 
-def test_distances_are_frechet_and_kernel_in_every_space():
+def test_distances_are_computed_in_every_space():
     a, b = small()(draw(20, 3, 8, 8)), small()(draw(18, 3, 8, 8, seed=1) ** 2)
     found = distances(a, b)
     assert tuple(found) == SPACES
@@ -232,16 +230,16 @@ def test_distances_of_small_sets_warn():
     ("a", "b", "named"),
     [
         ({"style": torch.ones(3, 2)}, {"content": torch.ones(3, 2)}, "same spaces"),
-        ({"style": torch.ones(3, 2)}, {"style": torch.ones(3, 4)}, "as many features"),
+        ({"style": torch.ones(3, 2)}, {"style": torch.ones(3, 4)}, "equally many features"),
         ({"style": torch.ones(3, 2)}, {"style": torch.ones(1, 2)}, "b must .*N >= 2"),
     ],
 )
-def test_distances_refuse_what_they_cannot_compare(a, b, named):
+def test_distances_refuse_different_spaces_and_bad_sets(a, b, named):
     with pytest.raises(ValueError, match=named):
         distances(a, b)
 
 
-def test_images_become_pictures():
+def test_images_become_a_tensor():
     image = Image.new("RGB", (3, 2), (255, 0, 51))
     pictures = to_pictures([image, image.convert("RGBA")])
     assert pictures.shape == (2, 3, 2, 3)
@@ -249,28 +247,6 @@ def test_images_become_pictures():
 
 
 @pytest.mark.parametrize("sizes", [[], [(3, 2), (2, 3)]])
-def test_images_must_be_of_one_size(sizes):
-    with pytest.raises(ValueError, match="images must be of one size"):
+def test_images_must_have_one_size(sizes):
+    with pytest.raises(ValueError, match="images must be one or more images of one size"):
         to_pictures([Image.new("RGB", size) for size in sizes])
-
-
-@pytest.mark.parametrize("name", ["nothing.safetensors", "weights.pth"])
-def test_inception_takes_safetensors_alone(tmp_path, name):
-    (tmp_path / "weights.pth").write_bytes(b"pickled")
-    with pytest.raises(ValueError, match=f"weights .*{name}"):
-        inception_backbone(tmp_path / name)
-
-
-def test_inception_has_the_thesis_s_spaces(tmp_path):
-    pytest.importorskip("torch_fidelity")
-    from fastrepulse.metrics import inception
-
-    network = inception.network_without_weights()
-    weights = {**network.state_dict(), "fc.weight": torch.zeros(1008, 2048)}
-    save_file(weights, tmp_path / "inception.safetensors")
-    features = inception_backbone(tmp_path / "inception.safetensors")(draw(2, 3, 64, 64))
-    widths = {space: values.shape[1] for space, values in features.items()}
-    assert widths == {"content": 2048, "location": 1225, "style": 64, "style_gram": 2080}
-    save_file({"AuxLogits.fc.bias": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="weights must be of FID's Inception"):
-        inception_backbone(tmp_path / "other.safetensors")

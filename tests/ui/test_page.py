@@ -1,4 +1,4 @@
-"""The page in a browser, used as a person uses it."""
+"""The page in a browser, used like a person."""
 
 import re
 import shlex
@@ -62,9 +62,9 @@ def set_number(tab, label, value):
 
 
 def ask(tab, prompt="a robot", count=3, steps=4, seed=5):
-    """Fills in what a batch is asked for, so that it is quickly drawn."""
+    """Fills in the settings of a small batch."""
     tab.get_by_label("Prompt", exact=True).fill(prompt)
-    set_number(tab, "How many pictures", count)
+    set_number(tab, "Number of images", count)
     if not tab.get_by_label("number input for Steps").is_visible():
         tab.get_by_role("button", name="Advanced").click()
     set_number(tab, "Steps", steps)
@@ -72,13 +72,13 @@ def ask(tab, prompt="a robot", count=3, steps=4, seed=5):
 
 
 def draw(tab, session):
-    """Draws a batch and waits until it is there to see."""
+    """Draws a batch and waits until the page shows it."""
     count = len(session.drawn)
     tab.get_by_role("button", name="Draw", exact=True).click()
-    see(tab, session, count + 1)
+    wait_for_batches(tab, session, count + 1)
 
 
-def see(tab, session, count):
+def wait_for_batches(tab, session, count):
     deadline = time.monotonic() + 60
     while len(session.drawn) < count:
         assert time.monotonic() < deadline and session.error is None
@@ -94,17 +94,17 @@ def session_of(served, tab):
 
 def choose(tab, number, kind="repelled"):
     tab.locator(f"#{kind} .thumbnail-item").nth(number - 1).click()
-    expect(tab.get_by_text(f"Chosen: picture {number},")).to_be_visible()
+    expect(tab.get_by_text(f"Chosen: image {number},")).to_be_visible()
 
 
-def test_draw_compare_steer_stop_reload_and_repeat(tab, served, tmp_path):
+def test_draw_compare_steer_reproduce_stop_and_reload(tab, served, tmp_path):
     ask(tab)
     session = session_of(served, tab)
     draw(tab, session)
     for kind in ("repelled", "independent"):
         assert tab.locator(f"#{kind} .thumbnail-item").count() == 3
     assert "show a robot" in tab.get_by_text(DRAWN).first.inner_text()
-    # Pick two, and draw unlike them
+    # Draw a batch unlike two images
     for number in (1, 3):
         choose(tab, number)
         tab.get_by_role("button", name="More unlike it").click()
@@ -112,7 +112,7 @@ def test_draw_compare_steer_stop_reload_and_repeat(tab, served, tmp_path):
     draw(tab, session_of(served, tab))
     batch = session.drawn[1].batch
     assert len(list(batch.unlike.iterdir())) == 2 and batch.like is None
-    # Copy the command and run it
+    # Run the command that the page shows
     tab.get_by_role("tab", name="Reproduce").click()
     command = tab.locator(".cm-content").first.inner_text().replace("\n", "")
     line = [sys.executable, "-m", *shlex.split(command), "--out", str(tmp_path / "again")]
@@ -120,12 +120,12 @@ def test_draw_compare_steer_stop_reload_and_repeat(tab, served, tmp_path):
     for i, image in enumerate(session.drawn[1].images["repelled"]):
         again = Image.open(tmp_path / "again" / f"{i:05d}.png")
         assert np.array_equal(np.asarray(again), np.asarray(image))
-    # Stop in the middle, and find it all again after a reload
+    # Stop in the middle, then reload
     set_number(tab, "Steps", 100)
     tab.get_by_role("button", name="Draw", exact=True).click()
-    expect(tab.get_by_alt_text("What the batch is heading for")).to_be_visible()
+    expect(tab.get_by_alt_text("Preview of the batch")).to_be_visible()
     tab.get_by_role("button", name="Stop").click()
-    expect(tab.get_by_text("Stopped: this is what the batch was heading for")).to_be_visible()
+    expect(tab.get_by_text("Stopped: these are the predicted images at that step")).to_be_visible()
     assert session.drawn[2].stopped
     tab.reload()
     expect(tab.locator("#unlike .thumbnail-item")).to_have_count(2)
@@ -136,47 +136,47 @@ def test_draw_compare_steer_stop_reload_and_repeat(tab, served, tmp_path):
     assert session_of(served, tab) is session and not tab.errors
 
 
-def test_a_reload_in_the_middle_loses_nothing(tab, served):
+def test_a_reload_during_a_run_loses_nothing(tab, served):
     ask(tab, steps=60)
     tab.get_by_role("button", name="Draw", exact=True).click()
-    expect(tab.get_by_alt_text("What the batch is heading for")).to_be_visible()
+    expect(tab.get_by_alt_text("Preview of the batch")).to_be_visible()
     tab.reload()
     expect(tab.get_by_text(re.compile("^Drawing"))).to_be_visible()
     tab.get_by_role("button", name="Stop").click()
-    expect(tab.get_by_text("Stopped: this is what the batch was heading for")).to_be_visible()
+    expect(tab.get_by_text("Stopped: these are the predicted images at that step")).to_be_visible()
     assert len(session_of(served, tab).drawn) == 1
 
 
-def test_two_tabs_do_not_mix(browser, served, tab):
+def test_two_tabs_have_separate_sessions(browser, served, tab):
     other = open_tab(browser, served[1])
     ask(tab, "a robot")
     ask(other, "a planet", count=2)
     for page in (tab, other):
         page.get_by_role("button", name="Draw", exact=True).click()
     for page in (tab, other):
-        see(page, session_of(served, page), 1)
+        wait_for_batches(page, session_of(served, page), 1)
     assert [d.batch.prompt for d in session_of(served, tab).drawn] == ["a robot"]
     assert [d.batch.prompt for d in session_of(served, other).drawn] == ["a planet"]
     assert other.locator("#repelled .thumbnail-item").count() == 2
     other.context.close()
 
 
-def test_a_click_on_the_map_is_where_the_next_batch_goes(tab, served):
+def test_a_click_on_the_map_adds_the_nearest_image_to_the_next_batch(tab, served):
     ask(tab)
     draw(tab, session_of(served, tab))
     tab.locator("#map img").click(position={"x": 200, "y": 150})
     expect(tab.locator("#like .thumbnail-item")).to_have_count(1)
     draw(tab, session_of(served, tab))
     assert len(list(session_of(served, tab).drawn[1].batch.like.iterdir())) == 1
-    tab.get_by_role("button", name="Forget these pictures").click()
+    tab.get_by_role("button", name="Remove these images").click()
     expect(tab.locator("#like")).to_be_hidden()
     assert session_of(served, tab).picked == {"unlike": [], "like": []}
 
 
-def test_pictures_are_taken_from_the_disk(tab, served, tmp_path):
+def test_images_from_disk(tab, served, tmp_path):
     Image.new("RGB", (80, 120), "green").save(tmp_path / "green.png")
     (tmp_path / "broken.png").write_bytes(b"broken")
-    tab.get_by_role("button", name="Pictures from the disk").click()
+    tab.get_by_role("button", name="Images from disk").click()
     files = [str(tmp_path / name) for name in ("green.png", "broken.png")]
     tab.locator("#files input[type=file]").set_input_files(files)
     for file in ("green.png", "broken.png"):
@@ -187,7 +187,7 @@ def test_pictures_are_taken_from_the_disk(tab, served, tmp_path):
     assert session_of(served, tab).picked["like"][0].size == (64, 64)
 
 
-def test_what_is_wrong_is_a_message_and_nothing_is_lost(tab, served):
+def test_wrong_inputs_show_a_message_and_lose_nothing(tab, served):
     ask(tab)
     draw(tab, session_of(served, tab))
     tab.get_by_label("Seed").fill("seven")
@@ -195,16 +195,16 @@ def test_what_is_wrong_is_a_message_and_nothing_is_lost(tab, served):
     expect(tab.get_by_text(re.compile("seed must be a whole number"))).to_be_visible()
     tab.get_by_label("Seed").fill("7")
     tab.get_by_role("button", name="More like it").click()
-    expect(tab.get_by_text("click on a picture first", exact=False)).to_be_visible()
+    expect(tab.get_by_text("click an image first", exact=False)).to_be_visible()
     tab.get_by_label("Prompt", exact=True).fill("")
     tab.get_by_role("button", name="Draw", exact=True).click()
-    expect(tab.get_by_text(re.compile("prompt must say something"))).to_be_visible()
+    expect(tab.get_by_text(re.compile("prompt must not be empty"))).to_be_visible()
     assert tab.locator("#repelled .thumbnail-item").count() == 3
     assert len(session_of(served, tab).drawn) == 1
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits_a_screen_and_a_phone_and_has_a_name_for_everything(browser, served, width):
+def test_the_page_fits_a_screen_and_a_phone_and_labels_every_control(browser, served, width):
     tab = open_tab(browser, served[1], width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     unnamed = tab.evaluate(
@@ -215,7 +215,7 @@ def test_it_fits_a_screen_and_a_phone_and_has_a_name_for_everything(browser, ser
             .map(e => e.outerHTML.slice(0, 200))"""
     )
     assert not unnamed
-    # By keyboard alone
+    # Reachable by keyboard
     tab.get_by_label("Prompt", exact=True).focus()
     reached = set()
     for _ in range(20):
@@ -225,7 +225,7 @@ def test_it_fits_a_screen_and_a_phone_and_has_a_name_for_everything(browser, ser
     tab.context.close()
 
 
-def test_nothing_leaves_this_machine(browser, served):
+def test_the_page_requests_nothing_from_other_machines(browser, served):
     page, address = served
     asked = []
     tab = browser.new_page()
@@ -239,7 +239,7 @@ def test_nothing_leaves_this_machine(browser, served):
     tab.close()
 
 
-def test_files_of_the_machine_are_not_served(served):
+def test_other_files_of_the_machine_are_not_served(served):
     import urllib.error
     import urllib.request
 
