@@ -88,8 +88,9 @@ LAYERS = [
         "native",
         "noise",
         "naive",
-        "records",
-        "surroundings",
+        "out_of_memory",
+        "safetensors_record",
+        "torch_settings",
         "version",
         "triton_kernels",
         "metrics",
@@ -164,7 +165,8 @@ def test_what_stands_alone():
     assert len((PACKAGE / "naive.py").read_text().splitlines()) <= 100
     tops = {path.stem for path in PACKAGE.glob("*.py")}
     layout = (
-        "__init__ __main__ checks cli demo naive native noise records schedule surroundings version"
+        "__init__ __main__ checks cli demo naive native noise out_of_memory safetensors_record "
+        "schedule torch_settings version"
     )
     assert tops <= set(layout.split())
 

@@ -18,7 +18,7 @@ from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics.diversity import vendi_score_of_kernel
 from fastrepulse.metrics.spaces import Backbone, to_pictures
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, silu
 
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "style_classifier.safetensors"
 ASPECTS = {

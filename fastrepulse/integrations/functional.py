@@ -12,7 +12,7 @@ from torch import Tensor
 from fastrepulse.checks import check_number
 from fastrepulse.methods.base import Particles
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 
 def repulsive_force(

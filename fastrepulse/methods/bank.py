@@ -11,7 +11,7 @@ from torch import Tensor
 from fastrepulse.embeddings import Embedding
 from fastrepulse.methods.base import Particles
 from fastrepulse.models import Model, encode_folder
-from fastrepulse.records import load_record, save_record
+from fastrepulse.safetensors_record import load_record, save_record
 
 VERSION = 2
 """Of a bank's file."""

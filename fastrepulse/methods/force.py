@@ -13,7 +13,8 @@ from torch import Tensor
 from fastrepulse.checks import check_choice, check_number, check_window
 from fastrepulse.embeddings import Embed, Embedding, build
 from fastrepulse.methods.base import Particles, PromptForce
-from fastrepulse.surroundings import full_precision, is_at_hand, ran_out
+from fastrepulse.out_of_memory import ran_out
+from fastrepulse.torch_settings import full_precision
 
 SHARED_FROM = 20_000
 """Particles of a prompt from which processes share out its pairs."""
@@ -260,6 +261,11 @@ def part_duplicates(embedded: Tensor, seed: int, bandwidth: float | Tensor | Non
 def odd_numbers(count: int) -> np.ndarray:
     """Returns whole numbers drawn among the odd ones of 63 bits."""
     return np.random.default_rng(0).integers(2**62, size=count) * 2 + 1
+
+
+def is_at_hand(tensor: Tensor) -> bool:
+    """Whether the host can read a tensor without waiting for another device."""
+    return tensor.device.type == "cpu"
 
 
 def have_a_double(rows: Tensor) -> Tensor | None:

@@ -20,7 +20,7 @@ from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
 from fastrepulse.models.model import Model
 from fastrepulse.models.pipeline import is_pipeline, of_pipeline
 from fastrepulse.models.single_file import PREDICTIONS, read_file
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 _loaded: "weakref.WeakValueDictionary[tuple, Model]" = weakref.WeakValueDictionary()
 _shipped: list[Model] = []

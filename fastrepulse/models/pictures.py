@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fastrepulse.models.model import Model
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 KINDS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.models import Model
-from fastrepulse.records import load_record, save_record
+from fastrepulse.safetensors_record import load_record, save_record
 from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.output import CHECKPOINTS
 from fastrepulse.sampling.request import Request

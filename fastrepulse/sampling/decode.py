@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fastrepulse.layers import accelerated
 from fastrepulse.methods.base import Share
 from fastrepulse.models import Model
+from fastrepulse.out_of_memory import ran_out
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import (
     SavedImages,
@@ -25,7 +26,6 @@ from fastrepulse.sampling.output import (
     to_pil,
 )
 from fastrepulse.sampling.results import SampleResult
-from fastrepulse.surroundings import ran_out
 
 log = logging.getLogger("fastrepulse")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.models.text import Text
-from fastrepulse.surroundings import ran_out
+from fastrepulse.out_of_memory import ran_out
 
 Forward = Callable[..., Tensor]
 

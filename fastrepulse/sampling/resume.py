@@ -20,7 +20,7 @@ from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import DEFAULT_CHECKPOINT_EVERY
 from fastrepulse.sampling.state import restore
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 MAY_DIFFER = ("model", "device", "latents_given")
 """Settings that do not matter to the steps that are left; the model's weights are compared."""

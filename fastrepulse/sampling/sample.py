@@ -20,7 +20,7 @@ from fastrepulse.sampling.prepare import prepare
 from fastrepulse.sampling.ranks import Ranks
 from fastrepulse.sampling.request import Request
 from fastrepulse.sampling.results import SampleResult, StepEnd
-from fastrepulse.surroundings import undisturbed
+from fastrepulse.torch_settings import undisturbed
 
 DEFAULT_REPULSION = Repulsion()
 DEFAULT_STEPS = 25

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 import fastrepulse
 from fastrepulse.models import Model
+from fastrepulse.out_of_memory import ran_out
 from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import CHECKPOINTS
-from fastrepulse.surroundings import ran_out
 from helpers.faults import failing
 
 

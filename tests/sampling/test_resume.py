@@ -14,7 +14,7 @@ import fastrepulse
 from fastrepulse import Bank, Correction, Repulsion, methods, models
 from fastrepulse.checks import plain
 from fastrepulse.methods.from_settings import method_from_settings
-from fastrepulse.records import load_record, save_record
+from fastrepulse.safetensors_record import load_record, save_record
 from fastrepulse.sampling.checkpoint import Checkpoints
 from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.output import CHECKPOINTS
@@ -287,12 +287,12 @@ def test_what_a_killed_process_was_writing_is_gone_in_the_end(monkeypatch, tmp_p
     program = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from fastrepulse import records\n"
+        "from fastrepulse import safetensors_record\n"
         "def killed(tensors, path, about):\n"
         "    (Path(path).parent / '.tmpx').touch()\n"
         "    os._exit(9)\n"
-        "records.save_file = killed\n"
-        "records.save_record(Path(sys.argv[1]), {}, {})"
+        "safetensors_record.save_file = killed\n"
+        "safetensors_record.save_record(Path(sys.argv[1]), {}, {})"
     )
     path = tmp_path / "killed" / "checkpoint-000003.safetensors"
     assert subprocess.run([sys.executable, "-c", program, str(path)]).returncode == 9

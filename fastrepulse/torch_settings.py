@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor
 
 CPU = torch.device("cpu")
 
@@ -37,21 +36,3 @@ def full_precision() -> Iterator[None]:
     same = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
     with cudnn.flags(enabled=cudnn.enabled, allow_tf32=False, **same):
         yield
-
-
-def is_at_hand(tensor: Tensor) -> bool:
-    """Says whether reading a tensor makes the host wait for no other device."""
-    return tensor.device.type == "cpu"
-
-
-def ran_out(error: BaseException) -> bool:
-    """Says whether an error means that there was not enough memory, of a GPU or of the host.
-
-    That of a graph while it is compiled or captured comes inside another one.
-    """
-    inner = getattr(error, "inner_exception", None) or error.__cause__
-    return (
-        (inner is not None and ran_out(inner))
-        or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastrepulse import Bank
-from fastrepulse.records import load_record, save_record
+from fastrepulse.safetensors_record import load_record, save_record
 
 TENSORS = {
     "rows": torch.arange(6.0).view(2, 3),
@@ -62,7 +62,7 @@ def test_a_write_that_fails_leaves_what_was_there(file, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = file.read_bytes()
-    monkeypatch.setattr("fastrepulse.records.save_file", full)
+    monkeypatch.setattr("fastrepulse.safetensors_record.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_record(file, {"rows": torch.zeros(3)}, {})
     assert file.read_bytes() == before
