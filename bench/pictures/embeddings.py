@@ -25,7 +25,7 @@ from fastrepulse.sampling.output import image_grid
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PROMPT = "a potted plant"
 N = 6
-NAMES = ("mean", "channel_mean", "decoded_mean", "halves", "thirds", "pooled")
+NAMES = ("channel_mean", "decoded_mean", "halves", "thirds", "pooled")
 NAMES += ("style_classifier", "style_thirds", "random_cnn", "gram", "latent")
 
 

@@ -20,9 +20,6 @@ class Patterns(Embedding):
     cells: int
     mix: tuple[tuple[float, ...], ...]
 
-    def __init__(self) -> None:
-        self._there: dict[tuple[torch.Size, torch.device, torch.dtype], Tensor] = {}
-
     def __call__(self, latents: Tensor) -> Tensor:
         return (latents.flatten(2) @ self._patterns(latents).T).flatten(1)
 
@@ -37,21 +34,27 @@ class Patterns(Embedding):
         return self(latents), pull_back
 
     def _patterns(self, latents: Tensor) -> Tensor:
-        """Returns the patterns [F, H W] for latents of that size, where the latents are."""
-        key = latents.shape[2:], latents.device, latents.dtype
-        if key not in self._there:
-            made = make_patterns(self.mix, self.cells, *latents.shape[2:])
-            self._there[key] = torch.from_numpy(made).to(latents)
-        return self._there[key]
+        """Returns the patterns [F, H W] for the size of the latents, on their device."""
+        height, width = latents.shape[2:]
+        return make_patterns(self.mix, self.cells, height, width, latents.device, latents.dtype)
 
 
+# Outlives the embedding: each step builds a new one from its name
 @lru_cache(maxsize=64)
 def make_patterns(
-    mix: tuple[tuple[float, ...], ...], cells: int, height: int, width: int
-) -> np.ndarray:
-    """Returns the patterns [F, H W] that mix averages over a grid of cells."""
+    mix: tuple[tuple[float, ...], ...],
+    cells: int,
+    height: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Returns patterns [F, H W]: weighted sums, by `mix`, of averages over a grid of cells."""
     grid = np.einsum("rh,cw->rchw", averages(height, cells), averages(width, cells))
-    return np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
+    patterns = np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
+    # Autograd cannot save a tensor that was made in inference mode
+    with torch.inference_mode(False):
+        return torch.from_numpy(patterns).to(device, dtype)
 
 
 def averages(length: int, cells: int) -> np.ndarray:
@@ -111,19 +114,6 @@ class Thirds(Patterns):
         *(_minus(k + 3, k, 9) for k in range(6)),
         *(_minus(k + 1, k, 9) for k in range(9) if k % 3 < 2),
     )
-
-
-@register
-class Mean(Embedding):
-    """The average of the whole latent, d = 1: makes one mixture of colour and brightness different.
-
-    On a line the nearest neighbours do the pushing: particles spread out over it like a comb.
-    """
-
-    name = "mean"
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        return latents.mean(dim=(1, 2, 3))[:, None]
 
 
 @register

@@ -25,7 +25,11 @@ def download(hub_id: str, dtype: torch.dtype) -> Path:
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=list(CONFIGURATIONS)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise OSError(f"model {hub_id!r} cannot be downloaded: {error}") from None
+        raise OSError(
+            "model must be a folder in diffusers' layout, a safetensors file or a hub id "
+            f"'owner/name', got {hub_id!r}: there is no folder of that name here, and the download "
+            f"from the hub failed: {error}"
+        ) from None
     try:
         files = HfApi().list_repo_files(hub_id)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError):

@@ -104,10 +104,11 @@ class Model:
         return scheduler
 
     def fingerprint(self) -> str:
-        """Returns what tells its weights from others, a checksum of a part of each."""
+        """Returns a checksum of the names, the shapes and some values of all weights."""
         parts = [
             (f"{name} {tuple(tensor.shape)}", tensor.detach()[:1].flatten()[:64].float())
-            for network in (self.unet, self.vae, self.text_encoder)
+            for network in (self.unet, self.vae, self.text_encoder, self.text_encoder_2)
+            if network is not None
             for name, tensor in network.named_parameters()
         ]
         names = zlib.crc32("\n".join(name for name, _ in parts).encode())

@@ -89,7 +89,7 @@ def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(
     assert abs((change * direction).sum() - slope) < 2e-3 * scale
 
 
-@pytest.mark.parametrize("name", ["mean", "decoded_mean", "style_classifier", "style_thirds"])
+@pytest.mark.parametrize("name", ["decoded_mean", "style_classifier", "style_thirds"])
 def test_pull_back_against_float64(name):
     embed, precise = build(name), build(name)
     for each in (embed, precise):
@@ -108,11 +108,10 @@ def test_pull_back_against_float64(name):
     torch.testing.assert_close(change, expected.float(), rtol=rtol, atol=atol)
 
 
-def test_mean_gram_and_colour_by_hand():
+def test_gram_and_colour_by_hand():
     latents = torch.zeros(1, 2, 2, 2)
     latents[0, 0] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     latents[0, 1] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert build("mean")(latents).tolist() == [[12 / 8]]
     assert Gram("latent")(latents).tolist() == [[30 / 4, 5 / 4, 2 / 4]]
     red_is_first_green_second = [[1.0, 0.0, 0.25], [0.0, 1.0, 0.0], [0.0, 0.0, 0.5]]
     assert DecodedMean(red_is_first_green_second)(latents).tolist() == [[2.75, 0.5, 0.5]]
@@ -166,8 +165,8 @@ def test_the_forces_of_a_sum_of_kernels_add_up():
 
 
 def test_parts_of_a_product_have_an_equal_say_on_latents_like_those_given():
-    embed = product("mean", "latent", like=draw(60, seed=1))
-    parts = embed(draw(60, seed=2)).split([1, 1024], dim=1)
+    embed = product("channel_mean", "latent", like=draw(60, seed=1))
+    parts = embed(draw(60, seed=2)).split([4, 1024], dim=1)
     assert [torch.pdist(p).median().item() for p in parts] == pytest.approx([1, 1], rel=0.25)
 
 
@@ -207,7 +206,6 @@ def test_decoded_mean_is_near_the_average_colour_of_the_decoded_pictures(indepen
 
 
 REPELS = {
-    "mean": 1.0,
     "decoded_mean": 1.0,
     "style_classifier": 3.0,
     "style_thirds": 3.0,

@@ -1,8 +1,11 @@
 import pytest
 import torch
 
+from fastrepulse import Repulsion
 from fastrepulse.embeddings import Embedding, build
+from fastrepulse.embeddings.patterns import make_patterns
 from fastrepulse.noise import initial_noise
+from helpers.drawn import particles_of
 from helpers.tolerances import SAME_COMPUTATION
 
 
@@ -16,3 +19,25 @@ def test_patterns_pull_back_without_a_graph_what_autograd_does_with_one(name, si
     assert rows.grad_fn is None and torch.equal(rows, expected_rows)
     rtol, atol = SAME_COMPUTATION
     torch.testing.assert_close(pull_back(force), expected_pull_back(force), rtol=rtol, atol=atol)
+
+
+def test_patterns_are_made_once_for_all_steps(monkeypatch):
+    def count(rows):
+        made.append(rows.shape)
+        return real(rows)
+
+    made, real = [], torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", count)
+    make_patterns.cache_clear()
+    for sigma in (8.0, 6.0, 5.0):
+        Repulsion("thirds").push(particles_of(initial_noise(0, 3, (4, 16, 16)), sigma=sigma))
+    assert made.count((12, 256)) == 1
+
+
+def test_patterns_that_were_made_in_inference_mode_have_a_gradient():
+    make_patterns.cache_clear()
+    latents = initial_noise(0, 2, (4, 8, 8))
+    with torch.inference_mode():
+        build("halves")(latents)
+    build("halves")(latents.requires_grad_()).sum().backward()
+    assert latents.grad.abs().max() > 0

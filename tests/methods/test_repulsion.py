@@ -12,7 +12,6 @@ from fastrepulse.methods.lengths import MAX_MOVE, away_from_mean
 from helpers.drawn import particles_of
 
 WIDTHS = {
-    "mean": 1,
     "decoded_mean": 3,
     "channel_mean": 4,
     "halves": 8,

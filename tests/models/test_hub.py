@@ -127,7 +127,12 @@ def test_the_variant_that_suits_is_downloaded_and_found_again_offline(repository
     assert json.loads(again.stdout.splitlines()[-1]) == loaded
 
 
-def test_what_was_never_downloaded_is_refused(tmp_path):
+def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused(tmp_path):
+    """For example a folder whose path is mistyped."""
     run = load(tmp_path, "http://127.0.0.1:9", "float32", offline=True)
     assert run.returncode == 3, run.stderr
-    assert NAME in run.stdout
+    expected = (
+        "model must be a folder in diffusers' layout, a safetensors file or a hub id 'owner/name', "
+        f"got {NAME!r}: there is no folder of that name here, and the download from the hub failed:"
+    )
+    assert run.stdout.startswith(expected)

@@ -1,6 +1,7 @@
 """Stable Diffusion XL, from a pipeline and from a folder: the pictures are diffusers' own."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,15 @@ def test_a_folder_gives_the_same(pipe, folder):
     expected = sampled(pipe, "a robot", latents).latents
     got = sampled(folder, "a robot", latents).latents
     torch.testing.assert_close(got, expected, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_the_fingerprint_depends_on_the_weights_of_every_network(pipe, part):
+    model = models.load_model(pipe)
+    changed = copy.deepcopy(getattr(model, part))
+    with torch.no_grad():
+        next(changed.parameters()).add_(1)
+    assert replace(model, **{part: changed}).fingerprint() != model.fingerprint()
 
 
 def test_particles_repel(pipe):
