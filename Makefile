@@ -24,13 +24,18 @@ OLDEST_PYTHON ?= python3
 NEWEST_PYTHON ?= python3
 WHEEL = $(wildcard build/wheel/*.whl)
 
-.PHONY: demo test lint docs bench bench-gpu compatibility clean
+.PHONY: demo test clang lint docs bench bench-gpu compatibility clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
 	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
+
+# Replaces the checkout's library by one that Clang built, without warnings
+clang: $(STAMP)-test
+	CXX=clang++ CXXFLAGS=-Werror FASTREPULSE_CUDA=0 $(PYTHON) setup.py build_ext --inplace
+	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -q tests/layers tests/kernels/test_rbf_repulsion.py tests/kernels/test_median_sq_distance.py
 
 compatibility:
 	rm -rf build/wheel

@@ -4,11 +4,13 @@ It is built against PyTorch's stable ABI, so that one library serves every torch
 with CUDA or without, and every Python from 3.10 on.
 """
 
+import atexit
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -88,10 +90,41 @@ def architecture_flags(nvcc: str) -> list[str]:
 class BuildNative(build_ext):
     """Compiles the tiles once for each instruction set, and CUDA's kernels where there is nvcc."""
 
+    failure: Exception | None = None
+
+    def run(self) -> None:
+        """Builds the library; a failed build leaves its reason where the library would be."""
+        super().run()
+        folders = [Path(self.build_lib, "fastrepulse")]
+        if self.inplace:
+            folders.append(Path("fastrepulse"))
+        for folder in folders:
+            reason = folder / "_native_build_failed.txt"
+            reason.unlink(missing_ok=True)
+            if self.failure:
+                for outdated in folder.glob("_native*.so"):
+                    outdated.unlink()
+                folder.mkdir(parents=True, exist_ok=True)
+                reason.write_text(f"{self.failure}\n")
+        if self.failure:
+            atexit.register(
+                print,
+                f"\nWARNING: fastrepulse's native library was not built: {self.failure}\n"
+                "fastrepulse works without it, but slower. The compiler's messages are above.\n",
+                file=sys.stderr,
+            )
+
     def build_extension(self, ext: Extension) -> None:
+        try:
+            self.compile_and_link(ext)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def compile_and_link(self, ext: Extension) -> None:
         temporary = Path(self.build_temp)
         temporary.mkdir(parents=True, exist_ok=True)
-        compiler = [os.environ.get("CXX", "g++"), *FLAGS]
+        compiler = [os.environ.get("CXX", "g++"), *FLAGS, *os.environ.get("CXXFLAGS", "").split()]
         x86 = ["-DFASTREPULSE_X86"] if X86 else []
         torch_headers = [f"-isystem{path}" for path in include_paths()]
         commands = {

@@ -126,8 +126,10 @@ __global__ void __launch_bounds__(kMedianThreads)
 
   const float variance = gather_distances(partials, gridDim.x, n, shared);
   const float median = select_median(n, shared);
-  const float floored = fmaxf(median / logf(static_cast<float>(n)), kBandwidthFloor * variance);
-  const float h = variance > 0 ? floored : 1.0f;
+  const float scaled = median / logf(static_cast<float>(n)), floor = kBandwidthFloor * variance;
+  // NaN in either propagates, which fmaxf would drop
+  const float larger = floor > scaled || floor != floor ? floor : scaled;
+  const float h = larger == 0 ? 1.0f : larger;
   const RbfKernel kernel(h);
   for (int e = threadIdx.x; e < n * stride; e += kMedianThreads)
     shared.distances[e] = kernel(shared.distances[e]);

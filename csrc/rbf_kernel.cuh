@@ -10,9 +10,11 @@ namespace fastrepulse::gpu {
 struct RbfKernel {
   float inverse_bandwidth;
 
-  // Finite however small h is: infinity times a distance of 0 would be NaN
-  __device__ explicit RbfKernel(float bandwidth)
-      : inverse_bandwidth(fminf(1.0f / bandwidth, FLT_MAX / 4)) {}
+  // The limit keeps the weight at distance 0 from being NaN for a tiny bandwidth. A NaN bandwidth
+  // stays NaN, which fminf would drop.
+  __device__ explicit RbfKernel(float bandwidth) : inverse_bandwidth(1.0f / bandwidth) {
+    if (inverse_bandwidth > FLT_MAX / 4) inverse_bandwidth = FLT_MAX / 4;
+  }
 
   __device__ float operator()(float sq_distance) const {
     constexpr float kLog2E = 1.44269504f;

@@ -1,4 +1,4 @@
-// The transpose of a tile, compiled with the tiles.
+// Transposes of vectors in registers and of tiles, compiled with the tiles.
 #pragma once
 
 #include "vectors.h"
@@ -10,22 +10,6 @@
 namespace fastrepulse {
 namespace {
 
-template <class T>
-void transpose_plainly(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows,
-                       int cols) {
-  constexpr int kSide = 16;
-  for (int r0 = 0; r0 < rows; r0 += kSide) {
-    for (int c = 0; c < cols; ++c) {
-      for (int r = r0; r < r0 + kSide; ++r) {
-        to[c * to_row + r] = from[r * from_row + c];
-      }
-    }
-  }
-}
-
-// GCC from 12 on, and Clang
-#if __has_builtin(__builtin_shufflevector)
-
 template <int... kLane>
 struct LaneList {};
 template <int kCount, int... kLane>
@@ -35,16 +19,27 @@ struct FirstLanes<0, kLane...> {
   using List = LaneList<kLane...>;
 };
 
-// Swaps the lanes of `low` whose number has the bit `kBit` with those of `high` whose has not.
+// Selects lanes of `low` (numbered from 0) and of `high` (numbered on from there).
+template <class T, int... kLane>
+inline Values<T> select_lanes(Values<T> low, Values<T> high) {
+#if __has_builtin(__builtin_shufflevector)  // GCC from 12 on, and Clang
+  return __builtin_shufflevector(low, high, kLane...);
+#else
+  return __builtin_shuffle(low, high, Bits<T>{kLane...});
+#endif
+}
+
+// Exchanges the lanes of `low` that have the bit `kBit` in their number with the lanes of `high`
+// that do not.
 template <class T, int kBit, int... kLane>
 inline void swap_lanes(Values<T>& low, Values<T>& high, LaneList<kLane...>) {
   constexpr int W = sizeof...(kLane);
   const Values<T> l = low, h = high;
-  low = __builtin_shufflevector(l, h, (kLane & kBit ? W + kLane - kBit : kLane)...);
-  high = __builtin_shufflevector(l, h, (kLane & kBit ? W + kLane : kLane + kBit)...);
+  low = select_lanes<T, (kLane & kBit ? W + kLane - kBit : kLane)...>(l, h);
+  high = select_lanes<T, (kLane & kBit ? W + kLane : kLane + kBit)...>(l, h);
 }
 
-// Transposes as many vectors as they have lanes, bit by bit of the numbers of both (Eklundh 1972).
+// Transposes a square of vectors, one bit of the row and lane numbers at a time (Eklundh 1972).
 template <class T, int kBit = 1>
 inline void transpose_vectors(Values<T>* x) {
   constexpr int W = kLanes<T>;
@@ -77,17 +72,13 @@ void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int r
       }
     }
   }
-  transpose_plainly(from + c0, from_row, to + c0 * to_row, to_row, rows, cols - c0);
+  // Columns beyond the last whole vector
+  for (int c = c0; c < cols; ++c) {
+    for (int r = 0; r < rows; ++r) {
+      to[c * to_row + r] = from[r * from_row + c];
+    }
+  }
 }
-
-#else
-
-template <class T>
-void transpose(const T* from, ptrdiff_t from_row, T* to, ptrdiff_t to_row, int rows, int cols) {
-  transpose_plainly(from, from_row, to, to_row, rows, cols);
-}
-
-#endif
 
 }  // namespace
 }  // namespace fastrepulse

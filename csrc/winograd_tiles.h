@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tiles.h"
+#include "transpose_tiles.h"
 #include "vectors.h"
 
 namespace fastrepulse {
@@ -118,29 +119,6 @@ void winograd_output(const float* from, ptrdiff_t from_step, const float* bias,
   }
 }
 
-// rows[i][j] becomes rows[j][i]: each round deals out both halves like a pack of cards.
-inline void transpose_square(Floats* rows) {
-  constexpr int W = kLanes<float>;
-  Bits<float> low, high;
-  for (int i = 0; i < W; ++i) {
-    low[i] = i / 2 + (i % 2) * W;
-    high[i] = low[i] + W / 2;
-  }
-#pragma GCC unroll 4
-  for (int round = 1; round < W; round *= 2) {
-    Floats dealt[W];
-#pragma GCC unroll 8
-    for (int i = 0; i < W / 2; ++i) {
-      dealt[2 * i] = __builtin_shuffle(rows[i], rows[i + W / 2], low);
-      dealt[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + W / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) {
-      rows[i] = dealt[i];
-    }
-  }
-}
-
 void winograd_filters(const float* filters, ptrdiff_t filter_step, ptrdiff_t tap_step, float* to,
                       ptrdiff_t to_row, ptrdiff_t to_step, int rows, int cols) {
   constexpr int W = kLanes<float>;
@@ -154,7 +132,7 @@ void winograd_filters(const float* filters, ptrdiff_t filter_step, ptrdiff_t tap
         for (int i = 0; i < W; ++i) {
           square[i] = load(filters + (c + i) * filter_step + tap * tap_step + r);
         }
-        transpose_square(square);
+        transpose_vectors<float>(square);
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) {
           taps[tap][i] = square[i];

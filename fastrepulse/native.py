@@ -8,10 +8,16 @@ import torch
 
 @cache
 def why_unavailable() -> str | None:
-    """Loads the library once; returns None if that worked, else the reason why not."""
-    built = sorted(Path(__file__).parent.glob("_native*.so"))
+    """Loads the library once; returns None on success, else the reason for the failure."""
+    folder = Path(__file__).parent
+    built = sorted(folder.glob("_native*.so"))
     if not built:
-        return "the native library was not built; a C++ compiler builds it on installation"
+        failed = folder / "_native_build_failed.txt"  # written by setup.py
+        reason = failed.read_text().strip() if failed.exists() else "no compiler ran"
+        return (
+            f"the native library was not built ({reason}); "
+            "pip install -v --no-build-isolation . builds it and shows the compiler's messages"
+        )
     try:
         torch.ops.load_library(str(built[0]))
     except OSError as error:
@@ -20,7 +26,7 @@ def why_unavailable() -> str | None:
 
 
 def has_kernel(name: str, device_type: str) -> bool:
-    """Says whether the library has a kernel for a kind of device ("cpu", "cuda")."""
+    """Whether the library has a kernel for a device type ("cpu", "cuda")."""
     if why_unavailable():
         return False
     return torch._C._dispatch_has_kernel_for_dispatch_key(
@@ -29,7 +35,7 @@ def has_kernel(name: str, device_type: str) -> bool:
 
 
 def serves(name: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Says whether a CPU kernel, which takes float32 alone, computes tensors of a device."""
+    """Whether the library has a kernel for float32 tensors on the CPU."""
     return device.type == "cpu" and dtype == torch.float32 and has_kernel(name, "cpu")
 
 
@@ -37,7 +43,7 @@ def cpu_capability() -> str:
     """Returns the instruction set that the CPU kernels run on: "baseline", "avx2" or "avx512".
 
     Raises:
-        RuntimeError: If there is no library.
+        RuntimeError: If the library is not available.
     """
     reason = why_unavailable()
     if reason:

@@ -1,10 +1,10 @@
-"""Compilers that are not what a build hopes for."""
+"""Compilers that fail."""
 
 
 def failing_nvcc(folder):
-    """Makes an nvcc in a folder's `bin` that knows few architectures, and fails.
+    """Writes an nvcc to a folder's `bin` that lists two architectures and compiles nothing.
 
-    Returns the file that it writes what it was asked to.
+    Returns the file to which this nvcc writes its arguments.
     """
     nvcc, asked = folder / "bin" / "nvcc", folder / "asked"
     nvcc.parent.mkdir()

@@ -220,6 +220,14 @@ def test_median_rbf_repulsion_keeps_a_floor_under_the_bandwidth(kernels, d):
     assert similarity[0] == 1 and (similarity[1:] == 5).all() and (force == 0).all()
 
 
+@pytest.mark.parametrize("d", [1, 300])
+def test_median_rbf_repulsion_passes_nan_on(kernels, d):
+    x = draw_rows(9, d)
+    x[3, d // 2] = math.nan  # the median of the 36 distances is a number, the variance is not
+    force, similarity, bandwidth = kernels.median_rbf_repulsion(x)
+    assert bandwidth.isnan() and force.isnan().all() and similarity.isnan().all()
+
+
 @pytest.mark.parametrize("d", [20, 300])
 def test_the_order_of_threads_makes_no_difference(kernels, d):
     x = draw_rows(70, d)
