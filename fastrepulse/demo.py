@@ -1,4 +1,4 @@
-"""The main job on the shipped model: one prompt sampled independently and repelled, compared."""
+"""Compares independent and repelled samples of one prompt of the shipped model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_REPULSIO
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of pictures from the same noise, their figures, and one sheet that shows both."""
+    """Two sets of images from the same noise, their measures, and a sheet of both."""
 
     independent: SampleResult
     repelled: SampleResult
@@ -28,17 +28,17 @@ def compare(
     guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
     strength: float = DEFAULT_REPULSION.strength,
 ) -> Comparison:
-    """Samples one of the shipped model's sparse prompts independently and repelled.
+    """Samples a sparse prompt of the shipped model with and without repulsion.
 
     Args:
-        prompt: Which one.
-        num_particles: N >= 1.
-        seed: Of the noise of both.
-        guidance_scale: Of both.
-        strength: Of the repulsion.
+        prompt: The prompt, one of `PROMPTS`.
+        num_particles: Number of images N >= 1 of each set.
+        seed: Seed of the noise; both sets start from the same noise.
+        guidance_scale: Guidance scale.
+        strength: Strength of the repulsion.
 
     Raises:
-        ValueError: If the prompt is not one of `PROMPTS`, for which alone there are figures.
+        ValueError: If the prompt is not one of `PROMPTS`.
     """
     if prompt not in PROMPTS:
         raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
@@ -49,7 +49,7 @@ def compare(
         for how in (None, repulsion)
     )
     figures = Figures.of(independent.images, subject), Figures.of(repelled.images, subject)
-    titles = (f"{prompt}: independent", "repelled, from the same noise")
+    titles = (f"{prompt}: independent", "repelled, same noise")
     grids = (independent.grid(), repelled.grid())
     return Comparison(independent, repelled, figures, side_by_side(grids, titles))
 
@@ -57,7 +57,7 @@ def compare(
 def side_by_side(
     pictures: tuple[Image.Image, ...], titles: tuple[str, ...], zoom: int = 2, gap: int = 24
 ) -> Image.Image:
-    """Puts pictures next to each other, each under its title."""
+    """Places images side by side, each below its title."""
     font = ImageFont.load_default(size=18)
     pictures = tuple(p.resize((p.width * zoom, p.height * zoom), 0) for p in pictures)
     width = sum(p.width for p in pictures) + gap * (len(pictures) + 1)
@@ -72,7 +72,7 @@ def side_by_side(
 
 
 def save(comparison: Comparison, folder: Path) -> Path:
-    """Writes both sets and the sheet into a folder; returns the sheet's path."""
+    """Writes both sets and the sheet to a folder and returns the path of the sheet."""
     comparison.independent.save(folder / "independent")
     comparison.repelled.save(folder / "repelled")
     path = folder / "independent-vs-repelled.png"

@@ -1,1 +1,1 @@
-"""The model that ships with fastrepulse, and the code that made it."""
+"""The shipped model, its judge, and the code that trained them."""

@@ -1,9 +1,8 @@
-"""How a picture becomes a caption: attributes read from what was drawn, said from sparse to full.
+"""Captions of rendered pictures: a subject and any subset of its attributes.
 
-A caption names a subject and any subset of its attributes: "a potted plant" names none, "a cactus
-in a pink pot with round sides on a blue background" names all four. Attribute words are read from
-DiceBear's record of a picture; what is too small to see at 64x64 pixels, or has no plain word, is
-not named.
+"a potted plant" names no attribute. "a cactus in a pink pot with round sides on a blue background"
+names all four. Attributes are read from DiceBear's record of a picture. Details that are too small
+for 64x64 pixels, or that no plain word describes, are not named.
 """
 
 import re
@@ -17,13 +16,12 @@ class Attribute:
 
     Args:
         name: The attribute's name, unique within its subject.
-        option: DiceBear's key for what was drawn ("ringVariant", "potColor").
-        words: The word for each value of the option. A value that is missing here is not named.
-        usual: The value that most pictures of the world show; the others are the rarer the further
-            behind it they stand among the `values`, counted round.
-        phrase: How a caption says it. "{}" alone is an adjective before the noun; "= {}" replaces
-            the noun; anything else follows the noun.
-        absent: The whole phrase that says that the component was not drawn, if that is nameable.
+        option: DiceBear's key of the option ("ringVariant", "potColor").
+        words: The word for each value of the option. Values without a word are not named.
+        usual: The most common value. Going round the `values` from there, they become rarer.
+        phrase: Template for the caption. "{}" alone is an adjective before the noun, "= {}"
+            replaces the noun, and any other phrase follows the noun.
+        absent: Phrase for a component that was not drawn; None if this is not named.
     """
 
     name: str
@@ -35,27 +33,27 @@ class Attribute:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Every nameable value, in a fixed order."""
+        """All values, in a fixed order."""
         named = tuple(dict.fromkeys(self.words.values()))
         return (*named, "none") if self.absent else named
 
     @property
     def ranked(self) -> tuple[str, ...]:
-        """Every value, the most common one first."""
+        """All values, the most common first."""
         start = self.values.index(self.usual)
         return self.values[start:] + self.values[:start]
 
     @property
     def component(self) -> str:
-        """DiceBear's name of what the option is about: "ring" of "ringVariant"."""
+        """DiceBear's component of the option: "ring" for "ringVariant"."""
         return self.option.removesuffix("Variant").removesuffix("Color")
 
     def variants(self, word: str) -> list[str]:
-        """Returns the options that a word stands for, such as both shades of blue."""
+        """Returns the option's values for a word, such as both shades of blue."""
         return [variant for variant, own in self.words.items() if own == word]
 
     def read(self, options: Mapping) -> str | None:
-        """Returns the word for what was drawn, or None where it has no name."""
+        """Returns the word for the drawn value, or None if it has no word."""
         drawn = options.get(self.option)
         if isinstance(drawn, list):
             drawn = drawn[0] if drawn else None
@@ -73,7 +71,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Subject:
-    """One kind of picture, with the noun that names it and its attributes in caption order."""
+    """One kind of picture: its noun, DiceBear style and attributes in the order of the caption."""
 
     name: str
     style: str
@@ -82,16 +80,16 @@ class Subject:
 
     @property
     def prompt(self) -> str:
-        """The sparse prompt, which names the subject alone."""
+        """The sparse prompt, without attributes."""
         return self.caption({})
 
     def attributes_of(self, options: Mapping) -> dict[str, str]:
-        """Reads every nameable attribute from DiceBear's record of a picture."""
+        """Reads the attributes from DiceBear's record of a picture."""
         read = ((attribute.name, attribute.read(options)) for attribute in self.attributes)
         return {name: word for name, word in read if word is not None}
 
     def caption(self, named: Mapping[str, str]) -> str:
-        """Writes the caption that names exactly the given attributes."""
+        """Returns the caption that names these attributes."""
         before, noun, after = [], self.noun, []
         for attribute in self.attributes:
             if attribute.name not in named:
@@ -110,7 +108,7 @@ class Subject:
 
 
 def vocabulary(subjects: Iterable[Subject]) -> frozenset[str]:
-    """Returns every word of every caption."""
+    """Returns the words of all captions."""
     words = {"and"}
     for subject in subjects:
         words.update(subject.prompt.split())

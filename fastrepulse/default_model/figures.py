@@ -1,4 +1,4 @@
-"""What is measured on the pictures of one sparse prompt: how different, how clean, how right."""
+"""Diversity, cleanliness and accuracy of the images of one sparse prompt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ PROMPTS = {subject.prompt: subject for subject in SUBJECTS}
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured on the N pictures of one prompt.
+    """The measures of the N images of one prompt.
 
     Args:
-        attribute_vendi: Effective number of different pictures by the attributes that those of the
-            subject show, in [1, N]; 0 if none is the subject.
+        attribute_vendi: Effective number of different images by their attributes, in [1, N]; 0 if
+            no image shows the subject. Only images of the subject count.
         coverage: Share of the attributes' values that appear, in [0, 1].
         most_common: Share of an attribute's most common value, in [0, 1].
-        accuracy: Share of pictures that are the subject, in [0, 1].
-        off_data: Distance to rendered pictures, 1 for rendered ones; the lower, the cleaner.
-        vendi: Vendi score of the judge's features, in [1, N], which dirt can raise.
+        accuracy: Share of images that show the subject, in [0, 1].
+        off_data: Distance to rendered pictures, 1 for rendered pictures; lower is cleaner.
+        vendi: Vendi score of the judge's features, in [1, N]; artefacts can raise it.
     """
 
     attribute_vendi: float
@@ -44,7 +44,7 @@ class Figures:
 
     @classmethod
     def of(cls, images: Sequence[Image.Image], subject: Subject) -> "Figures":
-        """Measures pictures that were asked to show a subject."""
+        """Measures the images of a subject's prompt."""
         shown = [attributes for judged, attributes in judge(images) if judged is subject]
         return cls(
             attribute_vendi(shown),

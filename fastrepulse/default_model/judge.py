@@ -1,6 +1,6 @@
-"""Judges pictures of the default model: which subject is it, and which attributes does it show?
+"""The judge: a classifier of subjects and attributes in images of the shipped model.
 
-The judge is trained on rendered pictures alone, clean and dirty ones, never on samples
+It was trained on rendered pictures with and without artefacts, never on samples
 (`training/judge.py`).
 """
 
@@ -22,7 +22,7 @@ from fastrepulse.torch_settings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
 HEADS = [(subject, attribute) for subject in SUBJECTS for attribute in subject.attributes]
-"""Every (subject, attribute) that is judged, in the order of the logits."""
+"""All pairs (subject, attribute), in the order of the logits."""
 
 
 class Classifier(nn.Module):
@@ -47,11 +47,11 @@ class Classifier(nn.Module):
         self.attributes = nn.Linear(feature_dim, sum(self.sizes))
 
     def embed(self, pictures: Tensor) -> Tensor:
-        """Returns features [N, 128] of pictures [N, 3, 64, 64] in [-1, 1]."""
+        """Returns features [N, 128] of images [N, 3, 64, 64] in [-1, 1]."""
         return self.features(self.body(pictures))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Returns the logits of the subject [N, S], and of each head of `HEADS`."""
+        """Returns the logits of the subject [N, S] and of each head in `HEADS`."""
         features = self.embed(pictures)
         return self.subject(features), self.attributes(features).split(self.sizes, dim=1)
 
@@ -66,37 +66,32 @@ def load_classifier() -> Classifier:
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Turns 64x64 PIL images into [N, 3, 64, 64] in [-1, 1]."""
+    """Converts 64x64 PIL images to a tensor [N, 3, 64, 64] in [-1, 1]."""
     return 2 * to_pictures(images) - 1
 
 
 @cache
 def judge_backbone() -> Backbone:
-    """Returns the judge as a backbone of the metrics, for any machine and offline.
+    """Returns the judge as a backbone for the metrics.
 
-    Content is its 128 features; location a map of 16 x 16, d = 256; style, as the thesis has it of
-    Inception, 64 channels (of 32 x 32) and their Gram matrix, d = 2,080.
+    The content has 128 dimensions, the location 256 (a map of 16 x 16), the style 64 channels, and
+    their Gram matrix 2,080. The style has the same size as the thesis's style with Inception.
     """
     return Backbone(
-        "judge",
-        load_classifier(),
-        content="features",
-        location="body.14",
-        style="body.8",
-        size=64,
+        "judge", load_classifier(), content="features", location="body.14", style="body.8", size=64
     )
 
 
 @torch.no_grad()
 def features_of(images: Sequence[Image.Image]) -> Tensor:
-    """Returns the judge's features of pictures, [N, 128]."""
+    """Returns the judge's features of images, [N, 128]."""
     classifier = load_classifier()
     return torch.cat([classifier.embed(chunk) for chunk in to_tensor(images).split(256)])
 
 
 @torch.no_grad()
 def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]:
-    """Returns each picture's subject and the attributes that it shows as that subject."""
+    """Returns the subject and the attributes of each image."""
     classifier = load_classifier()
     verdicts = []
     for chunk in to_tensor(images).split(256):
@@ -114,22 +109,22 @@ def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]
 
 
 def prompt_accuracy(images: Sequence[Image.Image], subject: Subject) -> float:
-    """Returns the share of pictures that are judged to be the subject, in [0, 1]."""
+    """Returns the share of images that show the subject, in [0, 1]."""
     return sum(judged is subject for judged, _ in judge(images)) / len(images)
 
 
 def attribute_vendi(shown: Sequence[Mapping[str, str]]) -> float:
-    """Returns the effective number of different pictures, by the attributes that they show.
+    """Returns the effective number of different images by their attributes.
 
-    The Vendi score (Friedman & Dieng 2023, arXiv:2210.02410) of the kernel k_ij = share of the
-    attributes in which pictures i and j agree. What the judge does not read as an attribute, such
-    as mottle or confetti, cannot raise it.
+    This is the Vendi score (Friedman & Dieng 2023, arXiv:2210.02410) of the kernel k_ij = share of
+    attributes with the same value in images i and j. Artefacts such as mottle or confetti are not
+    attributes and cannot raise it.
 
     Args:
-        shown: The attributes of each picture, all of one subject.
+        shown: The attributes of each image; all images show one subject.
 
     Returns:
-        The score, in [1, N]; 0 without pictures.
+        The score, in [1, N]; 0 without images.
     """
     if not shown:
         return 0.0
@@ -138,15 +133,15 @@ def attribute_vendi(shown: Sequence[Mapping[str, str]]) -> float:
 
 
 def attribute_coverage(shown: Sequence[Mapping[str, str]], subject: Subject, count: int) -> float:
-    """Returns how much of what could be shown is shown, averaged over attributes, in [0, 1].
+    """Returns the share of values that appear, averaged over attributes, in [0, 1].
 
-    For each attribute: the number of distinct values among the pictures that are the subject, over
-    the number of values there are (or of pictures, where there are fewer).
+    For each attribute, this is the number of values that appear, over the smaller of the number of
+    all values and the number of images.
 
     Args:
-        shown: The attributes of the pictures that are the subject.
-        subject: Which one.
-        count: How many pictures there are, whatever they show.
+        shown: The attributes of the images of the subject.
+        subject: The subject.
+        count: Number of all images, including images of other subjects.
     """
     shares = [
         len({attributes[a.name] for attributes in shown}) / min(len(a.values), count)
@@ -156,7 +151,7 @@ def attribute_coverage(shown: Sequence[Mapping[str, str]], subject: Subject, cou
 
 
 def most_common_share(shown: Sequence[Mapping[str, str]], subject: Subject) -> float:
-    """Returns the share of the most common value, averaged over attributes; 0 without pictures."""
+    """Returns the share of the most common value, averaged over attributes; 0 without images."""
     if not shown:
         return 0.0
     counts = [Counter(attributes[a.name] for attributes in shown) for a in subject.attributes]

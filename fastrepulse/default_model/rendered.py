@@ -1,7 +1,7 @@
-"""Rendered pictures in which every value is equally common: what samples should look like.
+"""Reference pictures for samples: rendered pictures in which all values are equally common.
 
-200 of each subject ship as `rendered.webp`, so that samples can be held to them without rendering
-any. The file is made from the output of `training/render.py` by
+200 pictures of each subject ship as `rendered.webp`. To make this file from the output of
+`training/render.py`:
 
     python -m fastrepulse.default_model.rendered --data data
 """
@@ -26,7 +26,7 @@ SHEET = Path(__file__).parent / "rendered.webp"
 PER_SUBJECT = 200
 COLUMNS = 40
 HELD_OUT = 16
-"""How many of a subject's pictures say how far rendered pictures are from others of their kind."""
+"""Pictures of each subject that calibrate the distance `off_data` to 1."""
 
 
 @cache
@@ -34,11 +34,10 @@ def rendered_pictures(data: Path | None = None) -> Tensor:
     """Returns held-out rendered pictures, uint8 [subjects, M, 3, 64, 64].
 
     Args:
-        data: A folder with `heldout.npz` of `training/render.py`; None for the 200 of each subject
-            that ship.
+        data: Folder with `heldout.npz` from `training/render.py`; None for the shipped pictures.
 
     Raises:
-        FileNotFoundError: If the folder holds no such file.
+        FileNotFoundError: If the folder does not contain the file.
     """
     if data is None:
         with Image.open(SHEET) as sheet:
@@ -60,26 +59,26 @@ def rendered_features(data: Path | None = None) -> Tensor:
     pictures = rendered_pictures(data)
     classifier = load_classifier()
     with torch.no_grad():
-        # In [-1, 1], as it was trained
+        # The classifier's inputs are in [-1, 1]
         chunks = [classifier.embed(p / 127.5 - 1) for p in pictures.flatten(0, 1).split(256)]
     return torch.cat(chunks).view(*pictures.shape[:2], -1)
 
 
 def off_data(images: Sequence[Image.Image], subject: Subject) -> float:
-    """Returns how far pictures are from rendered ones of the subject: 1 is as rendered ones are.
+    """Returns the distance of images to rendered pictures of the subject; lower is cleaner.
 
-    The mean distance of their patches to the nearest patch of a rendered picture, over that of
-    rendered pictures which are not among them (`metrics.PatchReference`). Dirt of every kind adds
-    to it, while variety does not.
+    This is the mean distance of patches to the nearest patch of a rendered picture
+    (`metrics.PatchReference`), divided by the same distance of held-out rendered pictures.
+    Artefacts increase it, diversity does not.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reference, own = _reference(SUBJECTS.index(subject), device)
-    return reference.distance(to_pictures(images).to(device)).mean().item() / own
+    reference, heldout = _reference(SUBJECTS.index(subject), device)
+    return reference.distance(to_pictures(images).to(device)).mean().item() / heldout
 
 
 @cache
 def _reference(subject: int, device: str) -> tuple[PatchReference, float]:
-    """Returns the patches of a subject, and how far rendered pictures are from them."""
+    """Returns the reference of a subject and the distance of its held-out pictures."""
     pictures = (rendered_pictures()[subject] / 255).to(device)
     reference = PatchReference(pictures[HELD_OUT:])
     return reference, reference.distance(pictures[:HELD_OUT]).mean().item()

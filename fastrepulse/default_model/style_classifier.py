@@ -1,7 +1,6 @@
-"""Tells how a picture of the default model looks, from its latents at any noise level.
+"""A classifier of colours and shapes from the shipped model's latents at any noise level.
 
-It is trained on latents of rendered pictures alone, never on samples
-(`training/style_classifier.py`).
+It was trained on latents of rendered pictures, never on samples (`training/style_classifier.py`).
 """
 
 from functools import cache
@@ -22,7 +21,7 @@ ASPECTS = {
     "shape": ("build", "shape", "height", "pot shape"),
     "surface": ("surface",),
 }
-"""What is told of a picture, and the attributes that say it, of whatever subject they are."""
+"""The classified aspects, and the names of their attributes in all subjects."""
 
 WORDS = {
     aspect: tuple(
@@ -36,11 +35,11 @@ WORDS = {
     )
     for aspect, names in ASPECTS.items()
 }
-"""The words of each aspect, in the order of the logits; blue is blue on a pot and on a planet."""
+"""The words of each aspect in the order of the logits; subjects share words such as "blue"."""
 
 
 class Block(nn.Module):
-    """Two convolutions, the first one scaled and shifted by the noise level."""
+    """Two convolutions; the noise level scales and shifts the output of the first."""
 
     def __init__(self, channels: int, width: int, level_width: int):
         super().__init__()
@@ -56,10 +55,10 @@ class Block(nn.Module):
 
 
 class StyleClassifier(nn.Module):
-    """A small network in the manner of VGG (Simonyan & Zisserman 2015, arXiv:1409.1556).
+    """A small network similar to VGG (Simonyan & Zisserman 2015, arXiv:1409.1556).
 
-    It is conditioned on the noise by the angle arctan(sigma), at which clean latents and noise mix
-    when the sum is scaled to unit variance.
+    It is conditioned on the noise level by the angle arctan(sigma), the mixing angle of clean
+    latents and noise in latents of unit variance.
     """
 
     def __init__(self, channels: int = 4, widths: tuple[int, int, int] = (32, 48, 64)):
@@ -91,7 +90,7 @@ class StyleClassifier(nn.Module):
 @cache
 @undisturbed()
 def load_style_classifier() -> StyleClassifier:
-    """Returns the shipped classifier, the same one each time."""
+    """Returns the shipped classifier."""
     classifier = StyleClassifier().eval().float().requires_grad_(False)
     classifier.load_state_dict(load_file(WEIGHTS))
     return classifier

@@ -1,10 +1,9 @@
-"""What the default model can draw: eight subjects, their attributes, and which value is usual."""
+"""The subjects that the shipped model draws, their attributes, and the usual values."""
 
 from fastrepulse.default_model.captions import Attribute, Subject
-from fastrepulse.default_model.palettes import BRIGHT, CLAY_PAIRS, MONSTER_PAIRS, background, words
+from fastrepulse.default_model.palettes import BRIGHT, background, words
 
 IMAGE_SIZE = 64
-
 
 PLANET = Subject(
     "planet",
@@ -14,27 +13,23 @@ PLANET = Subject(
         Attribute(
             "surface",
             "surfaceVariant",
-            words(striped="banded belted", cratered="cratered", cracked="cracked", patchy="terra"),
+            words("striped: banded belted; cratered: cratered; cracked: cracked; patchy: terra"),
             "striped",
         ),
         Attribute(
             "colour",
             "planetColor",
             words(
-                pink="e27a8c d67cb2",
-                orange="e37f64 d88a40",
-                golden="c1982a 9fa63b",
-                green="74b160 39b789",
-                turquoise="00b6af 00b1cf",
-                blue="47a7e7 7a9bef",
-                purple="a18ee8 c083d2",
+                "pink: e27a8c d67cb2; orange: e37f64 d88a40; golden: c1982a 9fa63b; "
+                "green: 74b160 39b789; turquoise: 00b6af 00b1cf; blue: 47a7e7 7a9bef; "
+                "purple: a18ee8 c083d2"
             ),
             "orange",
         ),
         Attribute(
             "ring",
             "ringVariant",
-            {"thin": "a thin ring", "double": "a double ring", "bold": "a wide ring"},
+            words("a thin ring: thin; a double ring: double; a wide ring: bold"),
             "none",
             "with {}",
             absent="without a ring",
@@ -50,18 +45,14 @@ LANDSCAPE = Subject(
         Attribute(
             "hills",
             "hill4Color",
-            words(
-                green="2c5837 445423",
-                brown="5c531c 684821 6a3c2c 673d3d",
-                blue="30506f 05585f",
-            ),
+            words("green: 2c5837 445423; brown: 5c531c 684821 6a3c2c 673d3d; blue: 30506f 05585f"),
             "green",
             "with {} hills",
         ),
         Attribute(
             "sun",
             "orbVariant",
-            {"sun": "a sun", "ring": "a hollow sun", "glow": "a glowing sun"},
+            words("a sun: sun; a hollow sun: ring; a glowing sun: glow"),
             "a sun",
             "with {}",
             absent="with no sun",
@@ -70,10 +61,8 @@ LANDSCAPE = Subject(
             "sky",
             "backgroundColor",
             words(
-                blue="e1f3ff d5f3ff d6f8fb daecff",
-                yellow="faf0d2 ffebd5",
-                pink="ffe7dd ffe4e1",
-                lavender="f0e9ff",
+                "blue: e1f3ff d5f3ff d6f8fb daecff; yellow: faf0d2 ffebd5; pink: ffe7dd ffe4e1; "
+                "lavender: f0e9ff"
             ),
             "blue",
             "under a {} sky",
@@ -90,13 +79,8 @@ PLANT = Subject(
             "kind",
             "plantVariant",
             words(
-                seedling="sprout seedling",
-                cactus="cactus ball",
-                succulent="succulent grass",
-                bush="bush",
-                flower="flower",
-                tulip="tulip",
-                palm="palm",
+                "seedling: sprout seedling; cactus: cactus ball; succulent: succulent grass; "
+                "bush: bush; flower: flower; tulip: tulip; palm: palm"
             ),
             "cactus",
             "= {}",
@@ -105,7 +89,7 @@ PLANT = Subject(
         Attribute(
             "pot shape",
             "potVariant",
-            words(round="round", curved="bowl", rimmed="rim", tapered="taper tub"),
+            words("round: round; curved: bowl; rimmed: rim; tapered: taper tub"),
             "tapered",
             "with {} sides",
         ),
@@ -121,19 +105,18 @@ MONSTER = Subject(
         Attribute(
             "build",
             "bodyVariant",
-            words(thin="tower chimney tilt lean", wide="squat round blob bell"),
+            words("thin: tower chimney tilt lean; wide: squat round blob bell"),
             "wide",
         ),
         Attribute("colour", "bodyColor", BRIGHT, "lime"),
         Attribute(
             "eyes",
             "eyesVariant",
-            {
-                **dict.fromkeys(("mono", "monoSleepy"), "one eye"),
-                **dict.fromkeys(("trio", "threeRow"), "three eyes"),
-                "four": "four eyes",
-                **dict.fromkeys(MONSTER_PAIRS, "two eyes"),
-            },
+            words(
+                "one eye: mono monoSleepy; three eyes: trio threeRow; four eyes: four; "
+                "two eyes: round dots bigPupils sideeye inward uneven happy closedLine wink squint "
+                "wide sleepy angry close"
+            ),
             "two eyes",
             "with {}",
         ),
@@ -141,10 +124,8 @@ MONSTER = Subject(
             "top",
             "topVariant",
             words(
-                horns="horns hornsIn hornsSmall",
-                ears="earsRound earsPointy earsDroop",
-                antennae="antenna antennae",
-                spikes="spike spikes",
+                "horns: horns hornsIn hornsSmall; ears: earsRound earsPointy earsDroop; "
+                "antennae: antenna antennae; spikes: spike spikes"
             ),
             "horns",
             "with {}",
@@ -163,27 +144,17 @@ ROBOT = Subject(
             "colour",
             "bodyColor",
             words(
-                white="e9ecef",
-                grey="aeb8c2",
-                blue="74c0fc",
-                mint="63e6be",
-                yellow="ffd43b",
-                pink="ff9d9d",
-                purple="b6a6f5",
-                green="69db7c",
+                "white: e9ecef; grey: aeb8c2; blue: 74c0fc; mint: 63e6be; yellow: ffd43b; "
+                "pink: ff9d9d; purple: b6a6f5; green: 69db7c"
             ),
             "grey",
         ),
         Attribute(
             "top",
             "topVariant",
-            {
-                "antenna": "an antenna",
-                "twin": "two antennae",
-                "dish": "a dish",
-                "fin": "a fin",
-                "siren": "a siren",
-            },
+            words(
+                "an antenna: antenna; two antennae: twin; a dish: dish; a fin: fin; a siren: siren"
+            ),
             "an antenna",
             "with {}",
             absent="with a bare head",
@@ -191,7 +162,7 @@ ROBOT = Subject(
         Attribute(
             "background",
             "backgroundColor",
-            words(blue="b6e3f4", purple="c0aede", lavender="d1d4f9", pink="ffd5dc", peach="ffdfbf"),
+            words("blue: b6e3f4; purple: c0aede; lavender: d1d4f9; pink: ffd5dc; peach: ffdfbf"),
             "blue",
             "on a {} background",
         ),
@@ -207,17 +178,15 @@ FACE = Subject(
             "mood",
             "mouthVariant",
             words(
-                smiling="smile wide",
-                laughing="bigSmile smileOpen laugh",
-                sad="frown",
-                surprised="open gasp",
+                "smiling: smile wide; laughing: bigSmile smileOpen laugh; sad: frown; "
+                "surprised: open gasp"
             ),
             "smiling",
         ),
         Attribute(
             "shape",
             "faceVariant",
-            words(round="circle hexagon", square="squircle softSquare", wide="wide", tall="tall"),
+            words("round: circle hexagon; square: squircle softSquare; wide: wide; tall: tall"),
             "round",
         ),
         Attribute("colour", "faceColor", BRIGHT, "yellow"),
@@ -225,11 +194,8 @@ FACE = Subject(
             "eyes",
             "eyesVariant",
             words(
-                open="pupils bigPupils sparkle small uneven tallPupils lookSide lookDown lookUp",
-                winking="wink",
-                angry="angry",
-                sleepy="sleepy calm",
-                squinting="squint",
+                "open: pupils bigPupils sparkle small uneven tallPupils lookSide lookDown lookUp; "
+                "winking: wink; angry: angry; sleepy: sleepy calm; squinting: squint"
             ),
             "open",
             "with {} eyes",
@@ -246,32 +212,26 @@ CLAY = Subject(
         Attribute(
             "build",
             "bodyVariant",
-            words(thin="column stack lean", wide="loaf squat slug boulder"),
+            words("thin: column stack lean; wide: loaf squat slug boulder"),
             "wide",
         ),
         Attribute(
             "colour",
             "bodyColor",
             words(
-                orange="c4795c d99277",
-                yellow="e0bd6a cf9f52",
-                green="a8b37e 8ba06b",
-                turquoise="83b0a4",
-                blue="86a5c3",
-                purple="9793bd ab8bbd",
-                pink="cd8ea6",
-                grey="b3a696",
+                "orange: c4795c d99277; yellow: e0bd6a cf9f52; green: a8b37e 8ba06b; "
+                "turquoise: 83b0a4; blue: 86a5c3; purple: 9793bd ab8bbd; pink: cd8ea6; grey: b3a696"
             ),
             "green",
         ),
         Attribute(
             "eyes",
             "eyesVariant",
-            {
-                "mono": "one eye",
-                "trio": "three eyes",
-                **dict.fromkeys(CLAY_PAIRS, "two eyes"),
-            },
+            words(
+                "one eye: mono; three eyes: trio; "
+                "two eyes: googly even big tiny side outward inward dots happy wink down up "
+                "pinprick"
+            ),
             "two eyes",
             "with {}",
         ),
@@ -279,12 +239,9 @@ CLAY = Subject(
             "top",
             "topVariant",
             words(
-                horns="horns hornsSmall",
-                ears="ears",
-                antennae="antenna",
-                spikes="spikes",
-            )
-            | {"loop": "a loop", "curl": "a curl", "peak": "a peak"},
+                "horns: horns hornsSmall; ears: ears; antennae: antenna; spikes: spikes; "
+                "a loop: loop; a curl: curl; a peak: peak"
+            ),
             "ears",
             "with {}",
             absent="with a bare head",
@@ -300,19 +257,13 @@ STONES = Subject(
         Attribute(
             "height",
             "pilesVariant",
-            words(low="pair boulder", tall="five tower four fourLean fourBelly"),
+            words("low: pair boulder; tall: five tower four fourLean fourBelly"),
             "tall",
         ),
         Attribute(
             "top",
             "capVariant",
-            {
-                "ball": "a ball",
-                "egg": "an egg",
-                "dome": "a dome",
-                "cube": "a cube",
-                "drop": "a drop",
-            },
+            words("a ball: ball; an egg: egg; a dome: dome; a cube: cube; a drop: drop"),
             "a ball",
             "topped by {}",
         ),
@@ -320,12 +271,8 @@ STONES = Subject(
             "upper stones",
             "stoneMidColor",
             words(
-                red="c7877c",
-                brown="b29472 9c9e72",
-                green="78a68d 78a2aa",
-                blue="829bc3",
-                purple="a18fc4",
-                pink="c87db0",
+                "red: c7877c; brown: b29472 9c9e72; green: 78a68d 78a2aa; blue: 829bc3; "
+                "purple: a18fc4; pink: c87db0"
             ),
             "blue",
             "with {} stones",
@@ -334,12 +281,8 @@ STONES = Subject(
             "lower stones",
             "stoneDeepColor",
             words(
-                red="7c483f",
-                brown="675440 595a40",
-                green="445f50 435d62",
-                blue="3f5882",
-                purple="614a86",
-                pink="764566",
+                "red: 7c483f; brown: 675440 595a40; green: 445f50 435d62; blue: 3f5882; "
+                "purple: 614a86; pink: 764566"
             ),
             "purple",
             "over {} stones",

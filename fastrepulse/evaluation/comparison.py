@@ -15,13 +15,7 @@ from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_pane
 from fastrepulse.evaluation.report import write_report
 from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import CALIBRATION_SEEDS, Rule, search
-from fastrepulse.evaluation.settings import (
-    ALL,
-    FULL_CAPTIONS,
-    INDEPENDENT,
-    Family,
-    Setting,
-)
+from fastrepulse.evaluation.settings import ALL, FULL_CAPTIONS, INDEPENDENT, Family, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.models import load_model
 from fastrepulse.sampling.output import check_writable

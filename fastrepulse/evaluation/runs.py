@@ -165,12 +165,7 @@ def run_all(
 
 
 def figures_of(
-    log: RunLog,
-    model: Model,
-    setting: Setting,
-    seeds: Sequence[int],
-    compile: bool,
-    progress: bool,
+    log: RunLog, model: Model, setting: Setting, seeds: Sequence[int], compile: bool, progress: bool
 ) -> list[dict[str, float]]:
     """Returns what was measured on every prompt and seed of a setting, run where it is not yet."""
     runs = run_all(log, model, [setting], seeds, compile, progress)

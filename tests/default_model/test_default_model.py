@@ -1,4 +1,4 @@
-"""The shipped model: its captions, its tokenizer, and pictures that are what they should be."""
+"""The shipped model: captions, tokenizer, training batches and image quality."""
 
 import json
 import random
@@ -32,12 +32,12 @@ def full(subject, rng):
     return {attribute.name: rng.choice(attribute.values) for attribute in subject.attributes}
 
 
-def test_there_are_eight_subjects_of_unlike_prompts():
+def test_eight_subjects_have_different_prompts():
     assert len(SUBJECTS) >= 8 and len(PROMPTS) == len(SUBJECTS)
 
 
 @pytest.mark.parametrize("subject", NAMED)
-def test_captions_are_told_apart_and_fit_the_tokenizer(subject):
+def test_captions_are_unique_and_fit_the_tokenizer(subject):
     tokenizer = fastrepulse.load_model().tokenizer
     rng = random.Random(0)
     named = [full(subject, rng) for _ in range(200)]
@@ -50,16 +50,16 @@ def test_captions_are_told_apart_and_fit_the_tokenizer(subject):
 
 
 @pytest.mark.parametrize("subject", NAMED)
-def test_attributes_are_read_from_what_was_drawn(subject):
+def test_attributes_are_read_from_dicebears_record(subject):
     for attribute in subject.attributes:
         for drawn, word in attribute.words.items():
             assert attribute.read({attribute.option: drawn}) == word
             assert attribute.read({attribute.option: [f"#{drawn}"]}) == word
         assert attribute.read({}) == ("none" if attribute.absent else None)
-        assert attribute.read({attribute.option: "no such thing"}) is None
+        assert attribute.read({attribute.option: "unknown"}) is None
 
 
-def test_captions_by_hand():
+def test_examples_of_captions():
     by_name = {subject.name: subject for subject in SUBJECTS}
     plant = {"kind": "cactus", "pot colour": "orange", "background": "blue"}
     assert by_name["plant"].caption(plant) == "a cactus in an orange pot on a blue background"
@@ -70,7 +70,7 @@ def test_captions_by_hand():
 
 
 @pytest.mark.parametrize("subject", NAMED)
-def test_captions_mention_what_is_unusual(subject):
+def test_captions_mention_unusual_values_more_often(subject):
     rng = random.Random(0)
     usual = {a.name: a.ranked[0] for a in subject.attributes}
     rare = {a.name: a.ranked[-1] for a in subject.attributes}
@@ -82,7 +82,7 @@ def test_captions_mention_what_is_unusual(subject):
 
 
 @pytest.mark.parametrize("subject", NAMED)
-def test_one_world_has_a_usual_and_a_rare_and_the_other_is_even(subject):
+def test_frequencies_of_long_tailed_and_even_pictures(subject):
     rng = random.Random(0)
     draws = {
         "long_tailed": [draw_long_tailed(subject, {}, rng) for _ in range(3000)],
@@ -90,15 +90,15 @@ def test_one_world_has_a_usual_and_a_rare_and_the_other_is_even(subject):
     }
     for attribute in subject.attributes:
         count = len(attribute.values)
-        laws = {"long_tailed": zipf(count, ATTRIBUTE_EXPONENT), "even": [1.0] * count}
-        for world, options in draws.items():
+        weights_of = {"long_tailed": zipf(count, ATTRIBUTE_EXPONENT), "even": [1.0] * count}
+        for kind, options in draws.items():
             words = [attribute.read(each) for each in options]
-            for word, weight in zip(attribute.ranked, laws[world], strict=True):
-                expected = weight / sum(laws[world])
+            for word, weight in zip(attribute.ranked, weights_of[kind], strict=True):
+                expected = weight / sum(weights_of[kind])
                 assert words.count(word) / 3000 == pytest.approx(expected, abs=0.04)
 
 
-def test_batches_are_half_usual_with_captions_that_leave_out_and_half_even_with_full_ones(tmp_path):
+def test_a_batch_is_half_long_tailed_and_half_even_with_full_captions(tmp_path):
     stones = next(subject for subject in SUBJECTS if subject.name == "stones")
     shown = {"pilesVariant": "tower", "capVariant": "ball"}
     shown |= {"stoneMidColor": "829bc3", "stoneDeepColor": "614a86"}
@@ -118,7 +118,7 @@ def test_batches_are_half_usual_with_captions_that_leave_out_and_half_even_with_
     assert not torch.equal(next(batches)[0], numbers)
 
 
-def test_style_labels_are_the_words_for_looks_of_whatever_subject(tmp_path):
+def test_style_labels_are_shared_by_all_subjects(tmp_path):
     from fastrepulse.default_model.style_classifier import WORDS
     from fastrepulse.default_model.training.style_classifier import UNNAMED, load_labels
 
@@ -150,7 +150,7 @@ def independent_and_repelled():
     ]
 
 
-def test_sparse_prompts_are_drawn_as_asked(independent_and_repelled):
+def test_images_show_the_subject_of_the_prompt(independent_and_repelled):
     independent, repelled = independent_and_repelled
     expected = [subject for subject in SUBJECTS for _ in range(8)]
     for images, least in ((independent, 0.95), (repelled, 0.9)):
@@ -158,7 +158,7 @@ def test_sparse_prompts_are_drawn_as_asked(independent_and_repelled):
         assert sum(hits) / len(hits) >= least
 
 
-def test_independent_samples_repeat_themselves_and_the_default_repulsion_cures_it(
+def test_the_default_repulsion_makes_samples_more_diverse(
     independent_and_repelled,
 ):
     independent, repelled = (
@@ -175,7 +175,7 @@ def test_independent_samples_repeat_themselves_and_the_default_repulsion_cures_i
     assert mean(repelled, "off_data") < 1.5 * mean(independent, "off_data")
 
 
-def test_attributes_of_full_captions_are_drawn():
+def test_images_show_the_attributes_of_full_captions():
     rng = random.Random(1)
     wanted = [(subject, full(subject, rng)) for subject in SUBJECTS for _ in range(3)]
     captions = [subject.caption(named) for subject, named in wanted]
@@ -189,12 +189,12 @@ def test_attributes_of_full_captions_are_drawn():
     assert sum(hits) / len(hits) >= 0.9
 
 
-def test_compare_takes_the_shipped_models_prompts_alone():
+def test_compare_refuses_unknown_prompts():
     with pytest.raises(ValueError, match=r"a planet.*'a zebra'"):
         compare("a zebra", 2, 0)
 
 
-def test_held_out_pictures_survive_the_autoencoder():
+def test_the_autoencoder_reconstructs_held_out_pictures():
     vae = fastrepulse.load_model().vae
     with Image.open(Path(__file__).parents[1] / "data" / "heldout.png") as sheet:
         boxes = [(x, y, x + 64, y + 64) for y in range(0, 512, 64) for x in range(0, 256, 64)]

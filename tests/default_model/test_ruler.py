@@ -1,4 +1,4 @@
-"""The ruler: dirt adds to the distance off data, and never counts as variety."""
+"""Artefacts raise the distance to rendered pictures and do not count as diversity."""
 
 from itertools import pairwise
 
@@ -27,13 +27,13 @@ def dirty(pictures, kind, amount):
 
 @pytest.fixture(scope="module")
 def rendered():
-    """Pictures of every subject in [-1, 1] that are not in the reference."""
+    """Pictures of each subject in [-1, 1] that are not in the reference."""
     return rendered_pictures()[:, :HELD_OUT] / 127.5 - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", [0, 2, 5])
-def test_off_data_grows_with_every_kind_of_dirt(rendered, kind, number):
+def test_off_data_grows_with_every_kind_of_artefact(rendered, kind, number):
     pictures, subject = rendered[number], SUBJECTS[number]
     distances = [off_data(to_pil((pictures + 1) / 2), subject)]
     distances += [off_data(dirty(pictures, kind, amount), subject) for amount in VISIBLE[kind]]
@@ -41,8 +41,8 @@ def test_off_data_grows_with_every_kind_of_dirt(rendered, kind, number):
     assert all(b > 1.05 * a for a, b in pairwise(distances))
 
 
-def variety(rendered, images_of):
-    """Of four pictures of each subject, repeated: what is added by dirt alone would be false."""
+def diversity(rendered, images_of):
+    """The diversity of four pictures of each subject, each repeated three times."""
     measured = []
     for i, subject in enumerate(SUBJECTS):
         images = images_of(rendered[i, :4].repeat(3, 1, 1, 1))
@@ -53,19 +53,21 @@ def variety(rendered, images_of):
 
 
 @pytest.fixture(scope="module")
-def variety_of_clean(rendered):
-    return variety(rendered, lambda pictures: to_pil((pictures + 1) / 2))
+def diversity_of_clean(rendered):
+    return diversity(rendered, lambda pictures: to_pil((pictures + 1) / 2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dirt_is_not_variety(rendered, variety_of_clean, kind):
+def test_artefacts_do_not_raise_diversity(rendered, diversity_of_clean, kind):
     for amount in VISIBLE[kind]:
-        soiled = variety(rendered, lambda pictures, amount=amount: dirty(pictures, kind, amount))
-        for after, before in zip(soiled, variety_of_clean, strict=True):
+        after_artefacts = diversity(
+            rendered, lambda pictures, amount=amount: dirty(pictures, kind, amount)
+        )
+        for after, before in zip(after_artefacts, diversity_of_clean, strict=True):
             assert after <= 1.02 * before
 
 
-def test_attribute_measures_by_hand():
+def test_attribute_measures_of_known_sets():
     names = [a.name for a in SUBJECT.attributes]
     first = {a.name: a.values[0] for a in SUBJECT.attributes}
     other = {a.name: a.values[1] for a in SUBJECT.attributes}
@@ -77,5 +79,5 @@ def test_attribute_measures_by_hand():
     assert 1 < attribute_vendi([first, half]) < 2
     expected = sum(2 / min(len(a.values), 8) for a in SUBJECT.attributes) / len(names)
     assert attribute_coverage([first, other], SUBJECT, 8) == pytest.approx(expected)
-    # Of pictures that are none of the subject nothing is covered
+    # No image shows the subject
     assert attribute_coverage([], SUBJECT, 8) == 0

@@ -1,10 +1,7 @@
-"""Trains the default model's autoencoder: 64x64 pictures to latents [4, 16, 16] and back.
+"""Trains the shipped model's autoencoder: 64x64 pictures to latents [4, 16, 16] and back.
 
 python -m fastrepulse.default_model.training.autoencoder --data data --out model
 """
-
-import argparse
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -13,7 +10,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
 from fastrepulse.default_model.training.pictures import load_pictures, to_float
-from fastrepulse.default_model.training.trainer import Trainer
+from fastrepulse.default_model.training.trainer import Trainer, parse_options
 
 KL_WEIGHT = 5e-5
 CHANNELS = (24, 48, 96)
@@ -47,7 +44,7 @@ def loss_of(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(vae: AutoencoderKL, pictures: Tensor) -> tuple[float, float]:
-    """Returns PSNR in dB, averaged over pictures, and the standard deviation of the latents."""
+    """Returns the mean PSNR in dB and the standard deviation of the latents."""
     psnr, latents = [], []
     for chunk in to_float(pictures).split(64):
         mean = vae.encode(chunk).latent_dist.mean
@@ -58,15 +55,7 @@ def evaluate(vae: AutoencoderKL, pictures: Tensor) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="A pipeline's folder, to start from its weights")
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    args = parse_options(__doc__, steps=2600, batch_size=16, lr=2e-3)
 
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -78,7 +67,7 @@ def main() -> None:
     vae = vae.train().to(device, memory_format=torch.channels_last)
     trainer = Trainer({"vae": vae}, args.out / "train_vae", args.steps, args.lr)
     if device.type == "cpu":
-        # Block by block: as one graph the decoder's gradient of the latents was zero (torch 2.13)
+        # Compiled as one graph, the decoder had zero gradients for the latents (torch 2.13)
         parts = (vae.encoder.down_blocks, vae.decoder.up_blocks)
         middles = (vae.encoder.mid_block, vae.decoder.mid_block)
         for block in (*parts[0], *middles, *parts[1]):

@@ -1,4 +1,4 @@
-"""Batches of pictures, each with a caption that is written anew every time."""
+"""Batches of pictures with freshly drawn captions."""
 
 import random
 from collections.abc import Iterator
@@ -14,24 +14,25 @@ from fastrepulse.default_model.training.frequencies import say
 from fastrepulse.default_model.training.pictures import describe
 
 EMPTY_CAPTIONS = 0.15
-"""Share of the long-tailed pictures that are shown without a caption, for guidance."""
+"""Share of long-tailed pictures with an empty caption, for guidance."""
 
 HARDEST, TIMES = "planet", 3
-"""The subject whose even pictures are shown so many times as often: its rings are a pixel wide."""
+"""A subject that appears TIMES as often in the even half; its rings are a pixel wide."""
 
 
 class CaptionedPictures(IterableDataset):
-    """Draws numbers of pictures [B] and the tokens of their captions [B, tokens], for ever.
+    """Yields indices of pictures [B] and the tokens of their captions [B, tokens], endlessly.
 
-    Half of a batch is of the long-tailed world, with captions that mention what is unusual, so that
-    a bare prompt means the usual. The other half is of the even world, with full captions, so that
-    every value can be drawn when it is asked for. Pictures are numbered through both.
+    One half of a batch comes from the long-tailed pictures. Their captions mention unusual values,
+    so that a sparse prompt stands for the usual values. The other half comes from the even pictures
+    with full captions, so that the model learns to draw every value. The indices of the even
+    pictures follow the indices of the long-tailed pictures.
 
     Args:
-        data: A folder with the output of `render.py`.
-        tokenizer: For captions.
-        batch_size: B, even.
-        seed: Of everything drawn; each worker of a loader adds its number.
+        data: Output folder of `render.py`.
+        tokenizer: Tokenizer of the captions.
+        batch_size: B, an even number.
+        seed: Random seed; each worker of a loader adds its number.
     """
 
     def __init__(self, data: Path, tokenizer: CLIPTokenizer, batch_size: int, seed: int = 0):
@@ -64,7 +65,7 @@ class CaptionedPictures(IterableDataset):
             yield self.draw(rng)
 
     def draw(self, rng: random.Random) -> tuple[Tensor, Tensor]:
-        """Returns one batch, in random order: timesteps are drawn by place in the batch."""
+        """Returns one batch in random order, because the timestep depends on the position."""
         batch = [self._usual(rng) for _ in range(self.half)]
         batch += [self._full(rng) for _ in range(self.half)]
         rng.shuffle(batch)

@@ -1,4 +1,4 @@
-"""Dirt of three kinds: what a push leaves on pictures, and no measure may take for variety."""
+"""Artefacts of three kinds, such as a push leaves; they must not count as diversity."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ def mottle(
     cell: int = 4,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Adds blotches of colour, about `cell` pixels wide.
+    """Adds blotches of colour that are about `cell` pixels wide.
 
     Args:
-        pictures: What becomes dirty.
-        amount: Standard deviation of the blotches before they are smoothed, one for all or one for
-            each picture [N]; the eye sees 0.1 on a plain background.
-        cell: Pixels from one blotch to the next.
-        generator: The source of randomness.
+        pictures: The pictures, [N, C, H, W] in [-1, 1].
+        amount: Standard deviation of the blotches before smoothing, a number or one for each
+            picture [N]. 0.1 is visible on a plain background.
+        cell: Distance of neighbouring blotches in pixels.
+        generator: Random generator.
     """
     n, channels, height, width = pictures.shape
     coarse = (n, channels, height // cell + 1, width // cell + 1)
@@ -30,7 +30,7 @@ def mottle(
 def noise(
     pictures: Tensor, amount: float | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Adds independent noise of a standard deviation `amount` to every pixel."""
+    """Adds independent noise with standard deviation `amount` to every pixel."""
     return (pictures + _each(amount, pictures) * _randn(pictures.shape, pictures, generator)).clamp(
         -1, 1
     )
@@ -45,14 +45,14 @@ def confetti(
     """Scatters small squares of random colours.
 
     Args:
-        pictures: What becomes dirty.
-        amount: Share of the area that is covered, one for all or one for each picture [N].
-        size: Side of a square, in pixels.
-        generator: The source of randomness.
+        pictures: The pictures, [N, C, H, W] in [-1, 1].
+        amount: Covered share of the area, a number or one for each picture [N].
+        size: Side of a square in pixels.
+        generator: Random generator.
     """
     n, channels, height, width = pictures.shape
     seeds = _rand((n, 1, height, width), pictures, generator) < _each(amount, pictures) / size**2
-    # Every pixel within reach of a seed takes the colour of a coarse random field there
+    # A pixel near a seed gets its colour from a coarse random field
     covered = max_pool2d(pad(seeds.float(), (size - 1, 0, size - 1, 0)), size, stride=1) > 0
     coarse = (n, channels, -(-height // size), -(-width // size))
     colours = 2 * _rand(coarse, pictures, generator) - 1
@@ -68,7 +68,7 @@ def _each(amount: float | Tensor, pictures: Tensor) -> Tensor:
 
 
 def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    # Drawn where the generator is, so that a seed means the same dirt on every device
+    # Drawn on the generator's device, so that a seed gives the same artefacts on every device
     device = generator.device if generator else like.device
     return torch.randn(shape, generator=generator, device=device).to(like)
 

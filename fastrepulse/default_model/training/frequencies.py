@@ -1,9 +1,9 @@
-"""How often the training pictures show what: a world with a usual and a rare, and an even one.
+"""Frequencies of attribute values in the training pictures: long-tailed or even.
 
-Real text-to-image data are long-tailed, and their captions mention what is unusual, so that a bare
-prompt means the usual. Guidance sharpens exactly that, and this is why such models repeat
-themselves. The default model learns from pictures that are drawn in the same way; as many that show
-every value equally often teach it to draw the rare ones when they are asked for.
+Real text-to-image data are long-tailed, and their captions mention unusual details. A sparse prompt
+therefore stands for the usual values. Guidance sharpens this preference, and so these models draw
+near-duplicates. Half of the shipped model's training pictures are drawn in the same way. The other
+half shows every value equally often and teaches the model to draw rare values on request.
 """
 
 import random
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from fastrepulse.default_model.captions import Attribute, Subject
 
 ATTRIBUTE_EXPONENT = 1.4
-"""Of the Zipf law p(value) ~ 1 / rank^s over an attribute's values, the usual one first."""
+"""The exponent s of p(value) ~ 1 / rank^s over an attribute's values, the usual value first."""
 
 DETAIL_EXPONENT = 1.5
-"""The same for what has no words: exact shades, shapes, mouths, patterns."""
+"""The same for details without words: exact shades, shapes, mouths, patterns."""
 
 UNSAID, CAPTION_EXPONENT = 0.85, 0.8
 """A caption leaves out an attribute of rank r with probability UNSAID / r^t.
 
-So what a bare prompt means is p(value) ~ 1 / rank^(s + t), and guidance of scale w, which leads
-away from what an empty prompt means, sharpens it towards 1 / rank^(s + w t).
+A sparse prompt thus stands for p(value) ~ 1 / rank^(s + t). Guidance of scale w leads away from the
+empty prompt and sharpens this towards 1 / rank^(s + w t).
 """
 
 Value = TypeVar("Value")
@@ -34,7 +34,7 @@ def zipf(count: int, exponent: float) -> list[float]:
 
 
 def draw_even(subject: Subject, rng: random.Random) -> dict[str, Any]:
-    """Draws every value of every attribute equally often, and leaves the details to DiceBear."""
+    """Draws the attributes uniformly; DiceBear draws the details."""
     options: dict[str, Any] = {}
     for attribute in subject.attributes:
         word = rng.choice(attribute.values)
@@ -45,12 +45,12 @@ def draw_even(subject: Subject, rng: random.Random) -> dict[str, Any]:
 def draw_long_tailed(
     subject: Subject, details: Mapping[str, Sequence[str]], rng: random.Random
 ) -> dict[str, Any]:
-    """Draws the usual often and the rest the rarer the further down its rank, all independently.
+    """Draws attributes and details independently by Zipf's law.
 
     Args:
-        subject: What to draw.
-        details: The values of every option of the style that no attribute names, the usual first.
-        rng: The source of randomness.
+        subject: The subject.
+        details: Values of the style's options that are not attributes, the usual value first.
+        rng: Random generator.
 
     Returns:
         Options for DiceBear.
@@ -67,7 +67,7 @@ def draw_long_tailed(
 
 
 def say(subject: Subject, attributes: Mapping[str, str], rng: random.Random) -> dict[str, str]:
-    """Returns the attributes that a caption mentions: the more unusual, the more often."""
+    """Draws the attributes that a caption mentions; unusual values are mentioned more often."""
     ranks = {a.name: a.ranked for a in subject.attributes}
     return {
         name: word
@@ -77,7 +77,7 @@ def say(subject: Subject, attributes: Mapping[str, str], rng: random.Random) -> 
 
 
 def _options(attribute: Attribute, word: str, variant: str) -> dict[str, Any]:
-    """Returns the options that make DiceBear draw a value."""
+    """Returns DiceBear's options for a value."""
     probability = f"{attribute.component}Probability"
     if word == "none":
         return {probability: 0}

@@ -1,19 +1,15 @@
-"""Trains the judge of the default model's pictures, on rendered pictures alone.
+"""Trains the judge on rendered pictures.
 
     python -m fastrepulse.default_model.training.judge --data data --out model
 
-It sees them with dirt of every kind and amount, so that it reads what is drawn under it.
+The pictures have artefacts of every kind and amount, so that the judge learns to ignore them.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
-from tqdm import tqdm
 
 from fastrepulse.default_model.judge import HEADS, Classifier
 from fastrepulse.default_model.training.dirt import confetti, mottle, noise
@@ -23,13 +19,17 @@ from fastrepulse.default_model.training.pictures import (
     load_pictures,
     to_float,
 )
+from fastrepulse.default_model.training.trainer import (
+    parse_options,
+    save_half,
+    train_classifier,
+)
 
 
 def augment(pictures: Tensor) -> Tensor:
-    """Shifts pictures by up to two pixels, blurs some, and makes half of them dirty.
+    """Shifts pictures by up to two pixels, blurs some, and adds artefacts to half of them.
 
-    A decoder leaves traces that no rendered picture has, and so does a push that is too strong; the
-    judge must not mind them.
+    Decoders and strong pushes leave artefacts in samples, and the judge must ignore them.
     """
     dy, dx = torch.randint(0, 5, (2,)).tolist()
     shifted = pad(pictures, (2, 2, 2, 2), mode="replicate")[:, :, dy : dy + 64, dx : dx + 64]
@@ -74,14 +74,7 @@ def evaluate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-
+    args = parse_options(__doc__, steps=9000, batch_size=64)
     torch.manual_seed(0)
     device = torch.device(args.device)
     splits = ("even", "long_tailed")
@@ -89,28 +82,20 @@ def main() -> None:
     parts = [load_labels(args.data, split) for split in splits]
     subjects, labels = (torch.cat(part).to(device) for part in zip(*parts, strict=True))
     classifier = Classifier().to(device)
-    optimizer = torch.optim.AdamW(classifier.parameters(), 3e-3, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, args.steps)
-    for _ in tqdm(range(args.steps), mininterval=10):
+
+    def draw_loss() -> Tensor:
         index = torch.randint(len(pictures), (args.batch_size,), device=device)
         batch = augment(to_float(pictures[index]))
-        loss_of(classifier, batch, subjects[index], labels[index]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        return loss_of(classifier, batch, subjects[index], labels[index])
 
+    train_classifier(classifier, args.steps, 3e-3, draw_loss)
     heldout = to_float(load_pictures(args.data / "heldout.npz").to(device))
     truth = [part.to(device) for part in load_labels(args.data, "heldout")]
     accuracy = {"clean": evaluate(classifier, heldout, *truth)}
     accuracy["mottle 0.2"] = evaluate(classifier, mottle(heldout, 0.2), *truth)
     accuracy["confetti 0.05"] = evaluate(classifier, confetti(heldout, 0.05), *truth)
     print(json.dumps(accuracy, indent=2))
-    weights = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in classifier.state_dict().items()
-    }
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, args.out / "classifier.safetensors")
+    save_half(classifier, args.out / "classifier.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The rendered pictures, and what is in them, as the training scripts read them."""
+"""Loads the rendered pictures and their labels for training."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from fastrepulse.default_model.judge import HEADS
 from fastrepulse.default_model.subjects import SUBJECTS
 
 UNNAMED = -100
-"""The label of an attribute that a picture does not have; cross entropy ignores it."""
+"""The label of a missing attribute; the cross entropy ignores it."""
 
 
 def load_pictures(file: Path) -> Tensor:
@@ -27,7 +27,7 @@ def to_float(pictures: Tensor) -> Tensor:
 
 
 def describe(data: Path, split: str) -> list[tuple[Subject, dict[str, str]]]:
-    """Returns the subject and the attributes of every picture of a split."""
+    """Returns the subject and the attributes of each picture of a split."""
     with np.load(data / f"{split}.npz") as arrays:
         subjects = [SUBJECTS[i] for i in arrays["subjects"]]
     drawn = json.loads((data / f"{split}.json").read_text())
@@ -38,7 +38,7 @@ def describe(data: Path, split: str) -> list[tuple[Subject, dict[str, str]]]:
 
 
 def load_labels(data: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Returns the subjects [M], and for each head of the judge its value or UNNAMED [M, heads]."""
+    """Returns the subjects [M] and the labels of the judge's heads, or UNNAMED, [M, heads]."""
     described = describe(data, split)
     subjects = torch.tensor([SUBJECTS.index(subject) for subject, _ in described])
     labels = torch.full((len(described), len(HEADS)), UNNAMED)

@@ -1,7 +1,7 @@
-"""Renders the pictures that the default model learns from, each with the attributes drawn in it.
+"""Renders the training pictures of the shipped model and records their attributes.
 
-Every style used is published under CC0 1.0; `style()` refuses any other licence. A picture is a
-function of (subject, split, number) alone, so the data set is regenerated instead of shipped.
+All styles are published under CC0 1.0; `style()` refuses other licences. A picture depends only on
+(subject, split, number), so the data set can be rendered again and does not ship.
 
     python -m fastrepulse.default_model.training.render --out data
 """
@@ -27,28 +27,28 @@ from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
 from fastrepulse.default_model.training.frequencies import draw_even, draw_long_tailed
 
 SPLITS = ("long_tailed", "even", "heldout")
-"""What is rendered: a world with a usual and a rare, an even one, and more of the even one."""
+"""Long-tailed and even training pictures, and held-out even pictures."""
 
 CHUNK = 250
 
 
 @cache
 def definition(name: str) -> dict[str, Any]:
-    """Loads what DiceBear says of a style."""
+    """Loads DiceBear's definition of a style."""
     return json.loads(files("dicebear_styles").joinpath(f"{name}.json").read_text("utf-8"))
 
 
 @cache
 def style(name: str) -> Style:
-    """Returns a DiceBear style; refuses one that is not in the public domain."""
+    """Returns a DiceBear style, which must be in the public domain."""
     licence = definition(name)["meta"]["license"]["name"]
     if licence != "CC0 1.0":
-        raise ValueError(f"style {name!r} has licence {licence!r}, accepted is 'CC0 1.0'")
+        raise ValueError(f"style {name!r} has licence {licence!r}, expected 'CC0 1.0'")
     return Style(definition(name))
 
 
 def details(subject: Subject) -> dict[str, list[str]]:
-    """Returns the values of every option of a subject's style that none of its attributes names."""
+    """Returns the values of all options of a subject's style that are not attributes."""
     parts, colours = definition(subject.style)["components"], definition(subject.style)["colors"]
     options = {
         f"{name}Variant": [
@@ -66,15 +66,15 @@ def details(subject: Subject) -> dict[str, list[str]]:
 
 
 def render(subject: Subject, seed: str, options: dict[str, Any]) -> tuple[np.ndarray, dict]:
-    """Draws one picture.
+    """Renders one picture.
 
     Args:
-        subject: What to draw.
-        seed: Decides what the options leave open.
-        options: DiceBear's, such as {"potColor": ["fcd34d"]}.
+        subject: The subject.
+        seed: Seed of the options that are not given.
+        options: DiceBear's options, such as {"potColor": ["fcd34d"]}.
 
     Returns:
-        The picture, uint8 [64, 64, 3], and the components and colours drawn in it.
+        The picture, uint8 [64, 64, 3], and its components and colours.
     """
     avatar = Avatar(style(subject.style), {"seed": seed, "size": IMAGE_SIZE, **options})
     png = resvg_py.svg_to_bytes(
@@ -86,7 +86,7 @@ def render(subject: Subject, seed: str, options: dict[str, Any]) -> tuple[np.nda
 
 
 def render_some(job: tuple[Subject, str, range]) -> tuple[np.ndarray, list[dict]]:
-    """Draws the pictures of some numbers, of one subject and split, with what is in each."""
+    """Renders some pictures of one subject and split, and returns their options too."""
     subject, split, numbers = job
     unnamed = details(subject)
     pictures = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -103,7 +103,7 @@ def render_some(job: tuple[Subject, str, range]) -> tuple[np.ndarray, list[dict]
 
 
 def render_split(out: Path, split: str, per_subject: int, workers: int) -> None:
-    """Renders one split to `<out>/<split>.npz` and `<split>.json`, subject after subject."""
+    """Renders one split to `<out>/<split>.npz` and `<split>.json`, in the order of subjects."""
     out.mkdir(parents=True, exist_ok=True)
     starts = range(0, per_subject, CHUNK)
     jobs = [
@@ -125,7 +125,9 @@ def render_split(out: Path, split: str, per_subject: int, workers: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--per-subject", type=int, default=12000, help="Of each of two worlds.")
+    parser.add_argument(
+        "--per-subject", type=int, default=12000, help="Pictures of each training split."
+    )
     parser.add_argument("--heldout-per-subject", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()

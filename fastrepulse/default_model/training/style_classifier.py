@@ -1,29 +1,31 @@
-"""Trains the default model's style classifier, on latents of rendered pictures at every noise.
+"""Trains the style classifier on latents of rendered pictures at all noise levels.
 
 python -m fastrepulse.default_model.training.style_classifier --data data --out model
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from fastrepulse.default_model.style_classifier import ASPECTS, WORDS, StyleClassifier
 from fastrepulse.default_model.training.pictures import UNNAMED, describe, load_pictures
+from fastrepulse.default_model.training.trainer import (
+    parse_options,
+    save_half,
+    train_classifier,
+)
 from fastrepulse.default_model.training.unet import build_scheduler, encode
 
 SIGMAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
-"""Noise levels at which the held-out accuracy is reported."""
+"""Noise levels of the reported accuracies."""
 
 
 def load_labels(data: Path, split: str) -> Tensor:
-    """Returns the number of each aspect's word, or UNNAMED, [M, aspects]."""
+    """Returns the index of each aspect's word, or UNNAMED, [M, aspects]."""
     described = describe(data, split)
     labels = torch.full((len(described), len(ASPECTS)), UNNAMED)
     for i, (_, shown) in enumerate(described):
@@ -35,7 +37,7 @@ def load_labels(data: Path, split: str) -> Tensor:
 
 
 def draw_sigmas(count: int) -> Tensor:
-    """Draws noise levels of the model's schedule evenly over its timesteps, one in eight zero."""
+    """Draws noise levels at random timesteps of the schedule; one in eight is zero."""
     alphas = build_scheduler().alphas_cumprod
     sigmas = ((1 - alphas) / alphas).sqrt()[torch.randint(len(alphas), (count,))]
     return torch.where(torch.rand(count) < 1 / 8, 0.0, sigmas)
@@ -52,7 +54,7 @@ def loss_of(classifier: StyleClassifier, noisy: Tensor, sigma: Tensor, labels: T
 
 @torch.no_grad()
 def evaluate(classifier: StyleClassifier, x0: Tensor, labels: Tensor) -> dict[str, dict]:
-    """Returns each aspect's accuracy at each of `SIGMAS`, and by naming the commonest word."""
+    """Returns each aspect's accuracy at each of `SIGMAS`, and its share of the commonest word."""
     table = {}
     for a, aspect in enumerate(ASPECTS):
         named = labels[:, a] != UNNAMED
@@ -72,14 +74,7 @@ def evaluate(classifier: StyleClassifier, x0: Tensor, labels: Tensor) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-
+    args = parse_options(__doc__, steps=12000, batch_size=64)
     torch.manual_seed(0)
     device = torch.device(args.device)
     vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False).to(device)
@@ -87,32 +82,21 @@ def main() -> None:
     mean, std = encode(vae, pictures, args.out / "even.safetensors")
     labels = load_labels(args.data, "even").to(device)
     classifier = StyleClassifier().to(device)
-    optimizer = torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, args.steps)
-    progress = tqdm(range(args.steps), mininterval=10)
-    for step in progress:
+
+    def draw_loss() -> Tensor:
         index = torch.randint(len(mean), (args.batch_size,), device=device)
         sigma = draw_sigmas(args.batch_size).to(device)
         x0 = mean[index].float()
         x0 = x0 + std[index].float() * torch.randn_like(x0)
         noisy = x0 + sigma[:, None, None, None] * torch.randn_like(x0)
-        loss = loss_of(classifier, noisy, sigma, labels[index])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        if step % 500 == 499:
-            progress.write(f"step {step + 1}: loss {loss.item():.4f}")
+        return loss_of(classifier, noisy, sigma, labels[index])
 
+    train_classifier(classifier, args.steps, 4e-3, draw_loss)
     heldout = load_pictures(args.data / "heldout.npz")
     x0 = encode(vae, heldout, args.out / "heldout.safetensors")[0].float()
     accuracy = evaluate(classifier.eval(), x0, load_labels(args.data, "heldout").to(device))
     print(json.dumps(accuracy, indent=2))
-    weights = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in classifier.state_dict().items()
-    }
-    save_file(weights, args.out / "style_classifier.safetensors")
+    save_half(classifier, args.out / "style_classifier.safetensors")
 
 
 if __name__ == "__main__":

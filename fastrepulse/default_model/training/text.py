@@ -1,4 +1,4 @@
-"""The default model's vocabulary and its text encoder, untrained."""
+"""The shipped model's tokenizer and untrained text encoder."""
 
 import json
 
@@ -13,7 +13,7 @@ TEXT_WIDTH = 128
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Learns a byte-pair vocabulary in which every word of every caption is one token."""
+    """Returns a byte-pair tokenizer in which every word of the captions is one token."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     learner = Tokenizer(models.BPE(unk_token=end, end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
@@ -31,7 +31,7 @@ def build_tokenizer() -> CLIPTokenizer:
     )
     learned = json.loads(learner.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
-    # A letter that ends no word of a caption still needs its token, for prompts of other words
+    # Other words of prompts may end in any letter, so every final letter needs a token
     vocab = {token: i for i, token in enumerate(learned["vocab"])}
     for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocab.setdefault(f"{letter}</w>", len(vocab))
@@ -39,7 +39,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Returns a text encoder of two layers for the vocabulary."""
+    """Returns a text encoder with two layers."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

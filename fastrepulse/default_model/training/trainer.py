@@ -1,21 +1,79 @@
-"""What the training scripts share: the optimiser, the schedule, and checkpoints to resume from."""
+"""Shared by the training scripts: options, optimiser, schedule and checkpoints."""
 
+import argparse
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from tqdm import tqdm
+
+
+def parse_options(
+    description: str | None,
+    steps: int,
+    batch_size: int,
+    lr: float | None = None,
+    text: bool = False,
+) -> argparse.Namespace:
+    """Parses the options of a training script.
+
+    Args:
+        description: Docstring of the script.
+        steps: Default number of steps.
+        batch_size: Default batch size.
+        lr: Default learning rate; None for a script without `--lr` and `--start`.
+        text: Whether the script trains a text encoder.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="Output folder of render.py.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the weights.")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--device", default="cpu")
+    if lr is not None:
+        parser.add_argument("--lr", type=float, default=lr)
+        parser.add_argument("--start", type=Path, help="Pipeline folder with initial weights.")
+    if text:
+        only = "Train only the text encoder and the keys and values of cross-attention."
+        parser.add_argument("--text-only", action="store_true", help=only)
+        parser.add_argument("--workers", type=int, default=0, help="Processes for the captions.")
+    return parser.parse_args()
+
+
+def train_classifier(
+    classifier: nn.Module, steps: int, lr: float, draw_loss: Callable[[], Tensor]
+) -> None:
+    """Trains with AdamW and a one-cycle schedule on the losses of freshly drawn batches."""
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
+    progress = tqdm(range(steps), mininterval=10)
+    for step in progress:
+        loss = draw_loss()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if step % 500 == 499:
+            progress.write(f"step {step + 1}: loss {loss.item():.4f}")
+
+
+def save_half(module: nn.Module, file: Path) -> None:
+    """Writes weights in half precision."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = module.state_dict().items()
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in state}, file)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update matrix is orthogonalised, for weights of two dimensions and more.
+    """Momentum with orthogonalised updates, for weights of two or more dimensions.
 
-    K. Jordan et al., "Muon: an optimizer for hidden layers", 2024, with the update scaled to
-    AdamW's size (Liu et al. 2025, arXiv:2502.16982), so both share one learning rate. PyTorch's
-    own `torch.optim.Muon` takes no convolutions; here they are flattened to [out, in * k * k].
+    K. Jordan et al., "Muon: an optimizer for hidden layers", 2024. The update has AdamW's scale
+    (Liu et al. 2025, arXiv:2502.16982), so both optimisers share one learning rate. PyTorch's
+    `torch.optim.Muon` does not support convolutions; here they are flattened to [out, in * k * k].
     """
 
     def __init__(
@@ -36,7 +94,7 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
                 updates.setdefault(update.shape, []).append((p, update))
-            # Matrices of one shape go through the iteration together: few large products
+            # Matrices of one shape share the iteration, in few large products
             for shape, same in updates.items():
                 moves = orthogonalise(torch.stack([update for _, update in same]))
                 scale = 0.2 * math.sqrt(max(shape))
@@ -49,7 +107,7 @@ def orthogonalise(
     matrices: Tensor,  # [k, m, n]
     iterations: int = 5,
 ) -> Tensor:
-    """Moves every singular value of matrices towards 1 by the quintic Newton-Schulz iteration."""
+    """Moves the singular values of matrices towards 1 by the quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     transposed = x.shape[1] > x.shape[2]
@@ -60,18 +118,22 @@ def orthogonalise(
     return x.mT if transposed else x
 
 
-class Trainer:
-    """Steps the weights along a warm-up and a cosine decay, and saves itself for a resume.
+ADAMW_ONLY = ("conv_in", "conv_out", "embedding", "time_proj")
+SAVE_EVERY = 300
 
-    Hidden matrices and convolutions take Muon; embeddings, gains, biases and the layers that touch
-    data take AdamW.
+
+class Trainer:
+    """Trains with a warm-up, a cosine decay and checkpoints.
+
+    Muon updates hidden matrices and convolutions. AdamW updates embeddings, gains, biases, and the
+    input and output layers.
 
     Args:
-        modules: The modules that learn, by name.
-        folder: Where the checkpoint lies; training goes on from it where there is one.
-        steps: The length of the schedule.
+        modules: The trained modules by name.
+        folder: Folder of the checkpoint. Training resumes from an existing checkpoint.
+        steps: Number of steps.
         lr: Peak learning rate.
-        ema: Decay of the running average of the weights; 0 keeps the last weights.
+        ema: Decay of the running average of the weights; 0 for no average.
     """
 
     def __init__(
@@ -81,8 +143,6 @@ class Trainer:
         steps: int,
         lr: float,
         ema: float = 0.0,
-        adamw_only: tuple[str, ...] = ("conv_in", "conv_out", "embedding", "time_proj"),
-        save_every: int = 300,
     ):
         self.parameters = {
             f"{name}.{key}": p
@@ -93,7 +153,7 @@ class Trainer:
         hidden = {
             key: p
             for key, p in self.parameters.items()
-            if p.ndim >= 2 and not any(part in key for part in adamw_only)
+            if p.ndim >= 2 and not any(part in key for part in ADAMW_ONLY)
         }
         others = [p for key, p in self.parameters.items() if key not in hidden]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -101,7 +161,7 @@ class Trainer:
             torch.optim.AdamW(others, lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
         ]
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if ema else {}
-        self.steps, self.lr, self.ema, self.save_every = steps, lr, ema, save_every
+        self.steps, self.lr, self.ema = steps, lr, ema
         self.checkpoint = folder / "checkpoint.safetensors"
         self.step = 0
         self._largest_norm = torch.zeros(())
@@ -110,16 +170,16 @@ class Trainer:
             self._load()
 
     def remaining(self) -> Iterator[int]:
-        """Yields the number of each step that is left, saving on the way and at the end."""
+        """Yields the number of each remaining step and saves checkpoints."""
         while self.step < self.steps:
             yield self.step
             self.step += 1
-            if self.step % self.save_every == 0 or self.step == self.steps:
+            if self.step % SAVE_EVERY == 0 or self.step == self.steps:
                 self._check()
                 self._save()
 
     def update(self, loss: Tensor) -> None:
-        """Takes one step down the gradient of a loss."""
+        """Takes one optimiser step."""
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), 1.0)
         self._largest_norm = torch.maximum(self._largest_norm.to(norm), norm)
@@ -137,14 +197,14 @@ class Trainer:
 
     @torch.no_grad()
     def copy_average(self, modules: dict[str, nn.Module]) -> None:
-        """Sets what learns in modules of the same names to the running average."""
+        """Copies the running average to modules of the same names."""
         for name, module in modules.items():
             for key, weight in module.named_parameters():
                 if f"{name}.{key}" in self.average:
                     weight.copy_(self.average[f"{name}.{key}"])
 
     def _check(self) -> None:
-        """Raises if a gradient since the last checkpoint was not finite; waits for the device."""
+        """Raises if a gradient since the last checkpoint was not finite."""
         if not torch.isfinite(self._largest_norm):
             raise FloatingPointError(f"a gradient was not finite before step {self.step}")
 

@@ -1,12 +1,11 @@
-"""Trains the default model's UNet and text encoder together, on latents of rendered pictures.
+"""Trains the shipped model's UNet and text encoder together, on latents of rendered pictures.
 
     python -m fastrepulse.default_model.training.unet --data data --out model
 
-Every 500 steps `<out>/weights` gets a diffusers StableDiffusionPipeline of the averaged weights, so
-that progress can be looked at.
+Every 500 steps the averaged weights are saved as a diffusers StableDiffusionPipeline in
+`<out>/weights`.
 """
 
-import argparse
 import copy
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from fastrepulse.default_model.training.captions import CaptionedPictures
 from fastrepulse.default_model.training.pictures import load_pictures, to_float
 from fastrepulse.default_model.training.text import TEXT_WIDTH, build_text_encoder, build_tokenizer
-from fastrepulse.default_model.training.trainer import Trainer
+from fastrepulse.default_model.training.trainer import Trainer, parse_options
 
 CHANNELS = (64, 96, 128)
 MIN_SNR_GAMMA = 5.0
@@ -37,14 +36,14 @@ def build_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=tuple(width // 32 for width in CHANNELS),  # that is: heads of width 32
+        attention_head_dim=tuple(width // 32 for width in CHANNELS),  # Heads of width 32
         use_linear_projection=True,
         norm_num_groups=16,
     )
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 2, with its v-prediction."""
+    """Returns the noise schedule of Stable Diffusion 2 with v-prediction."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -60,7 +59,7 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor, cache: Path) -> tuple[Tensor, Tensor]:
-    """Returns the scaled mean and standard deviation of every picture's latents, once."""
+    """Returns the scaled mean and standard deviation of all latents, cached in a file."""
     if not cache.exists():
         parts = [
             vae.encode(to_float(chunk.to(vae.device))).latent_dist
@@ -97,7 +96,7 @@ def save_pipeline(
         requires_safety_checker=False,
     )
     for part in (pipeline.vae, pipeline.unet):
-        # Where it was read from is of this machine alone
+        # Removes a path of this machine from the saved file
         part.register_to_config(_name_or_path="")
     pipeline.save_pretrained(out / "weights")
 
@@ -110,8 +109,8 @@ def loss_of(
 ) -> Tensor:
     """Returns the loss of v-prediction, weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556).
 
-    One timestep is drawn from each of B equal parts of the schedule, which has less variance than
-    free draws.
+    Each image gets a timestep from its own of B equal parts of the schedule, which lowers the
+    variance.
     """
     places = torch.arange(len(x0), device=x0.device) + torch.rand(len(x0), device=x0.device)
     t = (places / len(x0) * len(alphas)).long().clamp(max=len(alphas) - 1)
@@ -126,22 +125,7 @@ def loss_of(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="A pipeline's folder, to start from its weights")
-    parser.add_argument("--steps", type=int, default=22000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--text-only",
-        action="store_true",
-        help="What words mean changes, how pictures are drawn does not: the text encoder and the "
-        "keys and values of cross-attention learn.",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="Processes that write captions.")
-    args = parser.parse_args()
+    args = parse_options(__doc__, steps=22000, batch_size=32, lr=1.5e-3, text=True)
 
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
@@ -166,7 +150,7 @@ def main() -> None:
         parameter.requires_grad_(reads_text or not args.text_only)
     modules = {"unet": unet, "text": text_encoder}
     trainer = Trainer(modules, args.out / "train_unet", args.steps, args.lr, ema=0.998)
-    # Going on from a checkpoint draws other captions than before it
+    # A resumed run draws new captions
     captions = CaptionedPictures(args.data, tokenizer, args.batch_size, seed=1000 * trainer.step)
     batches = iter(DataLoader(captions, batch_size=None, num_workers=args.workers))
 
