@@ -1,4 +1,4 @@
-"""Tensors and a record in one safetensors file, which is read whole and unchanged or refused."""
+"""Saves tensors and JSON values in one safetensors file with a checksum."""
 
 import json
 import os
@@ -15,22 +15,22 @@ from torch import Tensor
 
 
 def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Writes tensors with a record of plain values; a file that was there is replaced at once.
+    """Writes tensors and a record of JSON values, replacing an existing file atomically.
 
     Raises:
-        OSError: If it cannot be written; what was there is still there.
+        OSError: If writing fails; an existing file stays as it was.
     """
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(record)
-    about = {"record": text, "checksum": str(_checksum(tensors, text))}
+    metadata = {"record": text, "checksum": str(_checksum(tensors, text))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own: what safetensors leaves beside the file when it is killed goes with it
+    # In a temporary folder, so that files of safetensors from a killed process can be deleted too
     with tempfile.TemporaryDirectory(
         prefix=f"{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
     ) as folder:
         partial = Path(folder, path.name)
         try:
-            save_file(tensors, partial, about)
+            save_file(tensors, partial, metadata)
         except SafetensorError as error:
             raise OSError(f"{str(path)!r} cannot be written: {error}") from None
         _to_disk(partial)
@@ -39,43 +39,42 @@ def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, 
 
 
 def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the record that `save_record` wrote.
+    """Reads the tensors and the record that `save_record` wrote.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not one of these, or not as it was written.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file has another format or was changed since it was written.
     """
     if not path.is_file():
         raise FileNotFoundError(f"file {str(path)!r} does not exist")
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        text, checksum = about["record"], about["checksum"]
+        text, checksum = metadata["record"], metadata["checksum"]
         if checksum != str(_checksum(tensors, text)):
-            raise ValueError("its checksum is of something else")
+            raise ValueError("its content does not match its checksum")
         return tensors, json.loads(text)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"file {str(path)!r} cannot be used: {why}") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"file {str(path)!r} cannot be used: {reason}") from None
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file, or the names in a folder, would outlast a loss of power."""
+    """Waits until a file, or a folder's list of files, is on the disk and survives a power cut."""
     if os.name == "nt":
-        return  # which lets nobody open a folder
-    number = os.open(path, os.O_RDONLY)
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> int:
     total = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        about = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        total = zlib.crc32(about.encode(), total)
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
         total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, total)
     return total

@@ -1,4 +1,4 @@
-"""A record that is cut or changed anywhere is refused: no crash, and no silent wrong answer."""
+"""A truncated or changed file raises an error; it never crashes or returns wrong values."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def file(tmp_path):
     return path
 
 
-def test_it_comes_back(file):
+def test_tensors_and_record_are_restored(file):
     tensors, record = load_record(file)
     assert record == RECORD and tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -30,7 +30,7 @@ def test_it_comes_back(file):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_it_is_refused_when_cut_at_any_byte(file):
+def test_a_file_truncated_at_any_byte_is_refused(file):
     whole = file.read_bytes()
     for size in range(len(whole)):
         file.write_bytes(whole[:size])
@@ -38,7 +38,7 @@ def test_it_is_refused_when_cut_at_any_byte(file):
             load_record(file)
 
 
-def test_it_is_refused_or_unchanged_with_any_bit_flipped(file):
+def test_a_flipped_bit_is_detected_or_changes_nothing(file):
     whole = file.read_bytes()
     expected = load_record(file)
     refused = 0
@@ -51,13 +51,13 @@ def test_it_is_refused_or_unchanged_with_any_bit_flipped(file):
         except ValueError:
             refused += 1
             continue
-        # Such as a blank between two names
+        # For example a flipped bit in white space
         assert record == expected[1]
         assert all(torch.equal(tensors[name], rows) for name, rows in expected[0].items())
     assert refused > 0.95 * 8 * len(whole)
 
 
-def test_a_write_that_fails_leaves_what_was_there(file, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(file, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -70,7 +70,7 @@ def test_a_write_that_fails_leaves_what_was_there(file, monkeypatch):
 
 
 @pytest.mark.parametrize("record", [{}, [], {"bank": 1}, {"bank": None}])
-def test_a_record_of_something_else_is_no_bank(record, tmp_path):
+def test_a_file_with_another_record_is_no_bank(record, tmp_path):
     save_record(tmp_path / "bank", {}, record)
     with pytest.raises(ValueError, match="is not one of this version"):
         Bank.load(tmp_path / "bank")

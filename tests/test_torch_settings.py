@@ -1,4 +1,4 @@
-"""Whatever a program around us has set, and however many threads it has, the result is the same."""
+"""Results do not depend on torch's settings in the calling program or on its threads."""
 
 import copy
 import gc
@@ -19,7 +19,7 @@ from helpers.small_pipelines import noise, scheduler_of
 from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
-# Back-propagated, computed by matrix products, and analytic
+# Three ways to pull back: autograd, autograd through a Gram matrix, analytic
 EMBEDDINGS = ("random_cnn", "gram", "thirds")
 
 
@@ -43,7 +43,7 @@ def gradients():
 
 @contextmanager
 def default_device():
-    # Whatever is made there by mistake has no values
+    # A tensor that is created on this device by mistake has no values
     torch.set_default_device("meta")
     try:
         yield
@@ -60,7 +60,7 @@ def default_dtype(dtype):
         torch.set_default_dtype(torch.float32)
 
 
-SURROUNDINGS = {
+SETTINGS = {
     "autocast": autocast,
     "inference_mode": inference_mode,
     "gradients": gradients,
@@ -100,17 +100,17 @@ def stepped(embedding):
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)
-@pytest.mark.parametrize("around", SURROUNDINGS.values(), ids=list(SURROUNDINGS))
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
 @pytest.mark.parametrize("compute", [repelled, stepped, sampled], ids=lambda f: f.__name__)
-def test_the_result_is_the_same(compute, around, embedding):
+def test_the_result_does_not_depend_on_the_setting(compute, setting, embedding):
     expected = compute(embedding)
-    with around():
+    with setting():
         got = compute(embedding)
     assert got.dtype == expected.dtype and not got.requires_grad
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_loaded_in_inference_mode_serves_outside():
+def test_a_model_loaded_in_inference_mode_works_outside_of_it():
     with torch.inference_mode():
         model = models.load_model(dtype=torch.bfloat16)
     assert not any(weight.is_inference() for weight in model.unet.parameters())
@@ -119,7 +119,7 @@ def test_a_model_loaded_in_inference_mode_serves_outside():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_an_embedding_of_ones_own_has_any_dtype(dtype):
+def test_a_user_embedding_may_have_any_dtype(dtype):
     def corner(latents):
         return latents[:, :, :2, :2].flatten(1).to(dtype)
 
@@ -130,7 +130,7 @@ def test_an_embedding_of_ones_own_has_any_dtype(dtype):
     assert moved[:2, :2].all() and not moved[2:].any()
 
 
-def test_threads_take_turns_with_a_model():
+def test_threads_use_a_model_one_after_the_other():
     results, errors = {}, []
 
     def work(number, attention):
@@ -155,7 +155,7 @@ def test_threads_take_turns_with_a_model():
     assert unet.attn_processors == processors
 
 
-def test_a_second_thread_waits_until_the_first_is_done():
+def test_a_second_thread_waits_for_the_first():
     unet = copy.deepcopy(models.load_model().unet)
     before = dict(unet.attn_processors)
     inside, order = threading.Event(), []
@@ -176,7 +176,7 @@ def test_a_second_thread_waits_until_the_first_is_done():
     assert unet.attn_processors == before
 
 
-def test_two_threads_load_one_model():
+def test_concurrent_threads_load_a_model_once():
     found = []
     wanted = {"dtype": torch.float16}
     threads = [
@@ -190,7 +190,7 @@ def test_two_threads_load_one_model():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_wrapped_scheduler_is_copied_and_pickled(copied):
+def test_a_wrapped_scheduler_can_be_copied_and_pickled(copied):
     scheduler = RepulsiveScheduler(scheduler_of("dpm++"), "thirds", group_size=3)
     scheduler.set_timesteps(5)
     other = copied(scheduler)
@@ -199,7 +199,7 @@ def test_a_wrapped_scheduler_is_copied_and_pickled(copied):
     assert torch.equal(steps[0].prev_sample, steps[1].prev_sample)
 
 
-def test_the_memory_of_a_model_is_freed():
+def test_a_deleted_model_frees_its_memory():
     model = models.load_model(models.DEFAULT_MODEL, dtype=torch.float64)
     model = models.Model(**{**vars(model), "unet": copy.deepcopy(model.unet), "forwards": {}})
     sampled(model=model)
@@ -210,7 +210,7 @@ def test_the_memory_of_a_model_is_freed():
 
 
 @pytest.mark.parametrize("count", [8, 1100], ids=["few", "more-than-a-block"])
-def test_distances_far_from_the_origin(count):
+def test_distances_far_from_the_origin_are_precise(count):
     near = noise(0, count, 4, 2, 2).flatten(1)
     expected = mean_distance(near.double()).item()
     far = (1000 + 0.01 * near.double()).float()

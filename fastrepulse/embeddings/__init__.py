@@ -1,4 +1,4 @@
-"""Small spaces in which latents are compared, one family a file."""
+"""Embeddings: maps from latents to the vectors that the repulsion compares, one family a file."""
 
 from fastrepulse.embeddings import patterns, random_cnn, style
 from fastrepulse.embeddings.base import Embed, Embedding, build, name_of, names, register

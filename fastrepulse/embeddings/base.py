@@ -1,4 +1,4 @@
-"""What an embedding is, and the registry from a name to an embedding."""
+"""The base class of embeddings, and the registry of their names."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -7,45 +7,45 @@ import torch
 from torch import Tensor
 
 Embed: TypeAlias = Callable[[Tensor], Tensor]
-"""A differentiable function from latents [N, C, H, W] to embeddings [N, d], row by row."""
+"""A differentiable function from latents [N, C, H, W] to embeddings [N, d], each row alone."""
 
 
 class Embedding:
-    """Where particles are compared: a map from latents [N, C, H, W] to embeddings [N, d].
+    """A map from latents [N, C, H, W] to embeddings [N, d], in which particles repel each other.
 
-    A subclass has a `name`, says in its docstring what it makes different, and defines `__call__`.
-    Row i of the result depends on latent i alone. Settings, banks and evaluations know an embedding
-    by its name: what embeds in another way has another.
+    A subclass defines `name` and `__call__`; its docstring tells what becomes different. Row i of
+    the result depends on latent i alone. Settings, banks and evaluations identify an embedding by
+    its name, so two embeddings that compute different things need different names.
     """
 
     name: str
     strength: float = 0.4
-    """Of a repulsion that is given none: about what leaves the shipped model's pictures clean."""
+    """The default strength; much more leaves artefacts in the shipped model's images."""
 
     def __call__(self, latents: Tensor) -> Tensor:
         raise NotImplementedError
 
     def prepare(self, seed: int, step: int, sigma: float) -> None:
-        """Is told, before a step embeds anything, what it may depend on; most ignore it.
+        """Prepares for a step, before any latents are embedded; by default does nothing.
 
         Args:
-            seed: With `step`, from which what is random is drawn anew.
-            step: The number of the step.
-            sigma: The noise level of the latents that will be embedded: 0 for predicted clean ones.
+            seed: Seeds random weights, together with `step`.
+            step: The index of the step.
+            sigma: Noise level of the latents to embed; 0 for the predicted clean latents.
         """
 
     def split(self, embedded: Tensor) -> Sequence[Tensor]:
-        """Returns the columns of embeddings [N, d] that have a kernel of their own; most have one.
+        """Splits embeddings [N, d] into parts with a kernel each; by default there is one part.
 
-        The kernels of several are added up: F_i has their forces F_i^p side by side.
+        The kernel is the sum over the parts, and F_i concatenates the forces of the parts.
         """
         return (embedded,)
 
     def vjp(self, latents: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Returns the embeddings [N, d] and the function from a force [N, d] to J^T F [N, C, H, W].
 
-        J is the Jacobian at the latents. The function holds what its backward pass needs, and
-        serves once; what it returns is float32.
+        J is the Jacobian at the latents. The function keeps the graph of the forward pass, can be
+        called once and returns float32.
         """
         with torch.enable_grad():
             leaf = latents.detach().float().requires_grad_()
@@ -58,17 +58,17 @@ class Embedding:
 
 
 def feature_map(embed: Embed, latents: Tensor) -> Tensor:
-    """Returns what an embedding makes of latents before it pools over positions, [N, F, h, w].
+    """Returns an embedding's features before pooling over positions, [N, F, h, w].
 
-    That is its method `feature_map`, or for a function of your own what it returns.
+    An embedding computes them in its method `feature_map`; a function returns them directly.
 
     Raises:
-        ValueError: If these are no feature maps.
+        ValueError: If the result does not have four dimensions.
     """
     maps = getattr(embed, "feature_map", embed)(latents)
     if maps.ndim != 4:
         name = getattr(embed, "name", "a function")
-        raise ValueError(f"{name} must make feature maps [N, F, h, w], got {list(maps.shape)}")
+        raise ValueError(f"{name} must return feature maps [N, F, h, w], got {list(maps.shape)}")
     return maps
 
 
@@ -76,13 +76,13 @@ _REGISTRY: dict[str, type[Embedding]] = {}
 
 
 def register(cls: type[Embedding]) -> type[Embedding]:
-    """Makes an embedding available by its name."""
+    """Class decorator that makes an embedding available under its name."""
     _REGISTRY[cls.name] = cls
     return cls
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all embeddings, sorted."""
+    """Returns the names of all registered embeddings, sorted."""
     return tuple(sorted(_REGISTRY))
 
 
@@ -98,21 +98,21 @@ class _Function(Embedding):
 
 
 def function_name(function: Embed) -> str:
-    """Returns the name of a function or a callable object as settings say it."""
+    """Returns the name under which settings record a function or a callable object."""
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def name_of(embedding: "str | Embed") -> str:
-    """Returns the name of an embedding that is given by its name, or as an object or function."""
+    """Returns the name of an embedding, given as its name, an `Embedding` or a function."""
     return embedding if isinstance(embedding, str) else build(embedding).name
 
 
 def build(embedding: "str | Embed") -> Embedding:
-    """Returns the embedding of a name, or the one that a function is.
+    """Returns a new embedding for a name, an `Embedding` as it is, or wraps a function as one.
 
     Raises:
-        ValueError: If there is no embedding of that name.
-        TypeError: If it is neither a name nor a function.
+        ValueError: If no embedding has that name.
+        TypeError: If the argument is neither a name nor a function.
     """
     if isinstance(embedding, str):
         if embedding not in _REGISTRY:

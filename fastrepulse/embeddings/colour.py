@@ -1,4 +1,4 @@
-"""The average colour of the picture, by a linear map from latents."""
+"""The average colour of the image, estimated by a linear map from latents."""
 
 import torch
 from torch import Tensor
@@ -11,25 +11,27 @@ SHIPPED_RGB = (
     (-0.4594, -0.6752, -0.6301, 0.0224, 0.4503),
     (-0.3365, -0.3156, -0.1599, 0.1097, 0.5301),
 )
-"""The shipped model's map [3, C + 1]: `fit_rgb` of the 3,200 held-out rendered pictures and their
-latents. It explains 94, 92 and 97% of the variance of their average red, green and blue."""
+"""The shipped model's map [3, C + 1].
+
+`fit_rgb` fitted it to the 3,200 held-out rendered pictures. It explains 94, 92 and 97% of the
+variance of their average red, green and blue."""
 
 
 def fit_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
-    """Returns the linear map [3, C + 1] from a latent (and 1) to its colour, by least squares.
+    """Fits a linear map [3, C + 1] from a latent and a constant 1 to its colour, by least squares.
 
     Args:
-        latents: [N, C, H, W], of a model's own pictures: `result.latents` of a call or several.
-        pictures: What they decode to, [N, 3, s H, s W] in [0, 1].
+        latents: Latents [N, C, H, W] of the model's images, such as `result.latents`.
+        pictures: The decoded images, [N, 3, s H, s W] in [0, 1].
 
     Raises:
-        ValueError: If the two are not of as many pictures, or of unlike shapes.
+        ValueError: If the two differ in N or their sizes do not match.
     """
     count, _, height, width = latents.shape
     scale = pictures.shape[-1] // width
     if not scale or pictures.shape != (count, 3, scale * height, scale * width):
         raise ValueError(
-            f"pictures must be [N, 3, s H, s W] of latents {list(latents.shape)}, "
+            f"pictures must be [N, 3, s H, s W] for latents {list(latents.shape)}, "
             f"got {list(pictures.shape)}"
         )
     cells = adaptive_avg_pool2d(pictures.double(), (height, width))
@@ -41,16 +43,16 @@ def fit_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
 
 @register
 class DecodedMean(Embedding):
-    """The average colour of the picture, d = 3, as cheap as an average of the latents.
+    """The average colour of the image, d = 3, as cheap as an average of the latents.
 
-    Makes the picture's overall colour different, as the eye sees it. The map from latents to RGB is
-    linear and per position; `image(average_colour, decode)` takes the decoder itself, and is dear.
+    Makes the overall colour different, as the eye sees it. The map from latents to RGB is linear
+    and acts on each position alone. `image(average_colour, decode)` uses the decoder and is slow.
 
     Args:
-        rgb: The map [3, C + 1] that `fit_rgb` returned; by default the shipped model's.
+        rgb: A map [3, C + 1] from `fit_rgb`; by default the shipped model's.
 
     Raises:
-        ValueError: If it is not [3, C + 1].
+        ValueError: If `rgb` is not [3, C + 1].
     """
 
     name = "decoded_mean"
@@ -63,15 +65,10 @@ class DecodedMean(Embedding):
             self.name = f"decoded_mean({', '.join(f'{x:.4g}' for x in self.rgb.flatten())})"
 
     def __call__(self, latents: Tensor) -> Tensor:
-        weight, bias = self._map(latents)
-        return latents.mean(dim=(2, 3)) @ weight.mT + bias
-
-    def _map(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the weight [3, C] and the bias [3], of the latents' dtype and device."""
         channels = self.rgb.shape[1] - 1
         if latents.shape[1] != channels:
             raise ValueError(
                 f"{self.name} needs latents of {channels} channels, got {latents.shape[1]}"
             )
         rgb = self.rgb.to(latents)
-        return rgb[:, :-1], rgb[:, -1]
+        return latents.mean(dim=(2, 3)) @ rgb[:, :-1].mT + rgb[:, -1]

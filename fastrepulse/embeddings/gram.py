@@ -1,4 +1,4 @@
-"""Gram matrices of feature maps: which features occur together, wherever they do."""
+"""Gram matrices of feature maps, which describe style."""
 
 from torch import Tensor
 
@@ -10,13 +10,13 @@ from fastrepulse.metrics.spaces import gram
 class Gram(Embedding):
     """The upper triangle of F F^T / (h w) of a feature map F [F, h w], d = F (F + 1) / 2.
 
-    Makes style different: which features occur together, wherever they do (Gatys et al. 2015,
-    arXiv:1508.06576). The map is random_cnn's by default (F = 64, d = 2,080), drawn anew at every
-    step, at little more than its cost.
+    Makes style different: which features occur together, at any position (Gatys et al. 2015,
+    arXiv:1508.06576). The default feature map is random_cnn's (F = 64, d = 2,080), with new weights
+    at every step; Gram costs little more than random_cnn alone.
 
     Args:
-        embedding: Whose feature map: "random_cnn", "style_classifier", "latent", or a function of
-            your own from latents [N, C, H, W] to maps [N, F, h, w].
+        embedding: Source of the feature map: "random_cnn", "style_classifier", "latent", or a
+            function from latents [N, C, H, W] to feature maps [N, F, h, w].
 
     Raises:
         ValueError: If the embedding has no feature map.

@@ -1,4 +1,4 @@
-"""Embeddings of pictures: the latents are decoded first, and gradients flow back through both."""
+"""Embeddings of decoded images; gradients flow back through the encoder and the decoder."""
 
 from torch import Tensor
 
@@ -6,11 +6,11 @@ from fastrepulse.embeddings.base import Embed, Embedding, function_name
 
 
 class Image(Embedding):
-    """An image encoder on decoded latents, d and what it makes different being the encoder's.
+    """An image encoder on decoded latents; the encoder sets d and what becomes different.
 
-    Dear: the decoder and the encoder run forward for every particle at each step, and forward and
-    backward once more to pull the force back, three times the shipped model's guided step. Meant
-    for `on="denoised"`: noisy latents decode to noise.
+    At each step the decoder and the encoder run forward for every particle, and once more forward
+    and backward to pull the force back. This takes three times as long as the shipped model's
+    guided step. Use it with `on="denoised"`, because noisy latents decode to noise.
     """
 
     def __init__(self, encoder: Embed, decode: Embed):
@@ -23,16 +23,16 @@ class Image(Embedding):
 
 
 def image(encoder: Embed, decode: Embed) -> Embedding:
-    """Returns the embedding of an image encoder (CLIP, DINO, ...) on decoded latents.
+    """Returns an embedding that applies an image encoder (CLIP, DINO, ...) to decoded latents.
 
     Args:
-        encoder: A module or function from pictures [N, 3, H, W] in [0, 1] to features [N, d]:
-            `average_colour`, `efficientnet_lite0(...)`, or any other that is differentiable.
-        decode: From latents [N, C, H, W] to such pictures: the `decode` of what `load_model`
-            returned. Not one that was compiled: its gradient came out wrong (torch 2.13, CPU).
+        encoder: A differentiable module or function from images [N, 3, H, W] in [0, 1] to features
+            [N, d], such as `average_colour` or `efficientnet_lite0(...)`.
+        decode: From latents [N, C, H, W] to images: `load_model(...).decode`. A compiled decoder
+            returned a wrong gradient (torch 2.13, CPU).
 
     Raises:
-        TypeError: If one of them cannot be called.
+        TypeError: If an argument is not callable.
     """
     for name, function in (("encoder", encoder), ("decode", decode)):
         if not callable(function):
@@ -40,6 +40,6 @@ def image(encoder: Embed, decode: Embed) -> Embedding:
     return Image(encoder, decode)
 
 
-def average_colour(pictures: Tensor) -> Tensor:
-    """Returns the average colour [N, 3] of pictures [N, 3, H, W], an encoder for `image`."""
-    return pictures.mean(dim=(2, 3))
+def average_colour(images: Tensor) -> Tensor:
+    """An encoder for `image`: returns the average colour [N, 3] of images [N, 3, H, W]."""
+    return images.mean(dim=(2, 3))

@@ -1,4 +1,4 @@
-"""Linear embeddings: how much of each of a few fixed patterns a latent channel shows."""
+"""Linear embeddings: inner products of each latent channel with a few fixed patterns."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,10 +11,11 @@ from fastrepulse.embeddings.base import Embedding, register
 
 
 class Patterns(Embedding):
-    """The product of every latent channel with F patterns over its positions, d = F C.
+    """Inner products of every latent channel with F patterns over its positions, d = F C.
 
-    A subclass has a grid of `cells` x `cells` averages and a matrix `mix` [F, cells^2] of what is
-    added up of them. The map is linear: its Jacobian is the patterns, at all latents.
+    The latent is averaged over a grid of `cells` x `cells`; `mix` [F, cells^2] has the weights of
+    the averages in each pattern. The Jacobian of this linear map is the patterns themselves, so
+    pulling a force back needs no graph.
     """
 
     cells: int
@@ -28,8 +29,8 @@ class Patterns(Embedding):
         patterns = self._patterns(latents)
 
         def pull_back(force: Tensor) -> Tensor:
-            of_channels = force.float().unflatten(1, (-1, len(patterns)))  # [N, C, F]
-            return (of_channels @ patterns).view_as(latents)
+            by_channel = force.float().unflatten(1, (-1, len(patterns)))  # [N, C, F]
+            return (by_channel @ patterns).view_as(latents)
 
         return self(latents), pull_back
 
@@ -58,9 +59,9 @@ def make_patterns(
 
 
 def averages(length: int, cells: int) -> np.ndarray:
-    """Returns the matrix [cells, length] that averages over each of `cells` equal stretches.
+    """Returns a matrix [cells, length] that averages over `cells` intervals of equal length.
 
-    A position on a border counts for both its neighbours, as in adaptive average pooling.
+    A position on a border belongs to both intervals, as in adaptive average pooling.
     """
     matrix = np.zeros((cells, length), np.float32)
     for cell in range(cells):
@@ -73,7 +74,7 @@ def _unit(k: int, size: int) -> tuple[float, ...]:
     return tuple(float(i == k) for i in range(size))
 
 
-def _minus(a: int, b: int, size: int) -> tuple[float, ...]:
+def _difference(a: int, b: int, size: int) -> tuple[float, ...]:
     return tuple(float(i == a) - float(i == b) for i in range(size))
 
 
@@ -106,13 +107,13 @@ class Halves(Patterns):
 
 @register
 class Thirds(Patterns):
-    """Differences between neighbouring cells of a 3x3 grid, d = 12 C: the rule of thirds."""
+    """Differences between adjacent cells of a 3x3 grid, d = 12 C: makes composition different."""
 
     name = "thirds"
     cells = 3
     mix = (
-        *(_minus(k + 3, k, 9) for k in range(6)),
-        *(_minus(k + 1, k, 9) for k in range(9) if k % 3 < 2),
+        *(_difference(k + 3, k, 9) for k in range(6)),
+        *(_difference(k + 1, k, 9) for k in range(9) if k % 3 < 2),
     )
 
 
@@ -120,8 +121,8 @@ class Thirds(Patterns):
 class Latent(Embedding):
     """The latent itself, d = C H W.
 
-    In so many dimensions all pairs are about equally far apart, so every kernel weight comes out
-    near 1 / N and the force is little more than "away from the mean of the batch".
+    In so many dimensions all pairs are about equally far apart. All kernel weights are then near
+    1 / N, and the force points away from the mean of the batch.
     """
 
     name = "latent"

@@ -1,4 +1,4 @@
-"""A convolutional network of random weights, drawn afresh at every step."""
+"""A convolutional network with random weights, drawn again at every step."""
 
 import math
 
@@ -14,12 +14,12 @@ from fastrepulse.noise import step_generator
 class RandomCNN(Embedding):
     """Features of three random convolutions, d = 64: makes structure at every scale different.
 
-    No single projection is repelled in for long, because the weights are drawn anew at each step
-    (from the seed and the step, so a run can be repeated).
+    New weights at each step keep the repulsion from acting on one projection for long. They depend
+    on the seed and the step, so a run can be repeated.
     """
 
     name = "random_cnn"
-    # The model cleans most of the push away, which is of high frequency
+    # Most of this push is of high frequency, and the model removes it
     strength = 1.0
     widths = (32, 64, 64)
 
@@ -34,14 +34,14 @@ class RandomCNN(Embedding):
         return self.feature_map(latents).mean(dim=(2, 3))
 
     def feature_map(self, latents: Tensor) -> Tensor:
-        """Returns the features [N, 64, H / 8, W / 8] before they are averaged over positions."""
+        """Returns the features before averaging over positions, [N, 64, H / 8, W / 8]."""
         features = latents
         for weight in self._weights_for(latents):
             features = leaky_relu(conv2d(features, weight, stride=2, padding=1), 0.2)
         return features
 
     def _weights_for(self, latents: Tensor) -> list[Tensor]:
-        """Returns the step's weights, drawn at its first micro-batch and kept on its device."""
+        """Returns the weights of this step, drawn for its first micro-batch and then kept."""
         channels = latents.shape[1]
         key = channels, latents.device, latents.dtype
         if key not in self._weights:

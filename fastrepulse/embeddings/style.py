@@ -1,4 +1,4 @@
-"""Features of a trained classifier of styles, which knows the noise level that it looks through."""
+"""Features of a style classifier that was trained on noisy latents."""
 
 from torch import Tensor
 
@@ -11,9 +11,9 @@ from fastrepulse.embeddings.patterns import Thirds
 class Style(Embedding):
     """Features before the last layer of the shipped model's style classifier, d = 64.
 
-    Makes colours, backgrounds and shapes different, whatever the subject. The network has 0.1 M
-    weights and costs a twentieth of the shipped model's guided step. It was trained on the shipped
-    model's latents at every noise level, and says nothing of another model's.
+    Makes colours, backgrounds and shapes different, for any subject. The network has 0.1 M weights
+    and takes a twentieth of the time of the shipped model's guided step. It was trained on the
+    shipped model's latents at every noise level and does not suit another model's latents.
     """
 
     name = "style_classifier"
@@ -29,16 +29,16 @@ class Style(Embedding):
         return self.feature_map(latents).mean(dim=(2, 3))
 
     def feature_map(self, latents: Tensor) -> Tensor:
-        """Returns the features [N, 64, H / 2, W / 2] before they are averaged over positions.
+        """Returns the features before averaging over positions, [N, 64, H / 2, W / 2].
 
         Raises:
-            ValueError: If the latents do not have the shipped model's four channels.
+            ValueError: If the latents do not have four channels, as the shipped model's have.
         """
         if latents.shape[1] != 4:
             raise ValueError(
                 f"{self.name} was trained on latents of 4 channels, got {latents.shape[1]}"
             )
-        # Only where need be: `Module.to` inside a transform of torch.func crashes (torch 2.13)
+        # Only if needed: `Module.to` crashes inside a torch.func transform (torch 2.13)
         if self._network.heads.weight.device != latents.device:
             self._network.to(latents.device)
         weight = self._network.heads.weight
@@ -48,9 +48,9 @@ class Style(Embedding):
 
 @register
 class StyleThirds(Embedding):
-    """The rule of thirds on the style classifier's feature map, d = 768, at the same cost.
+    """`Thirds` of the style classifier's feature map, d = 768: makes the layout of style different.
 
-    Makes different where which colours and shapes are.
+    It costs as much as the style classifier alone.
     """
 
     name = "style_thirds"

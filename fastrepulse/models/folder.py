@@ -1,4 +1,4 @@
-"""A local folder in diffusers' layout: is it whole, and which of its weights suit."""
+"""Local folders in diffusers' layout: checks that one is complete, and chooses its weights."""
 
 import json
 import re
@@ -13,23 +13,23 @@ COMPONENTS = {
     "vae": "AutoencoderKL",
     "text_encoder": "CLIPTextModel",
 }
-"""The networks of every model, and their classes."""
+"""The networks of every model, with their classes."""
 SECOND_ENCODER = {"text_encoder_2": "CLIPTextModelWithProjection"}
-"""What Stable Diffusion XL has beside them."""
+"""The additional network of Stable Diffusion XL."""
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
 }
-KINDS = "Stable Diffusion 1, 2 and XL"
+SUPPORTED = "Stable Diffusion 1, 2 and XL"
 PREFERRED = {
     torch.float16: ("fp16", "", "bf16", "non_ema"),
     torch.bfloat16: ("bf16", "", "fp16", "non_ema"),
 }
-"""Variants of weights for a dtype, the best first; the plain one has no name."""
+"""Variants of weights for each dtype, the best first; "" is the variant without a name."""
 
-WRAP = (
+WRAPPER_HINT = (
     "for any other pipeline of diffusers wrap its scheduler: "
     "`from fastrepulse.integrations import RepulsiveScheduler`; "
     "`pipe.scheduler = RepulsiveScheduler(pipe.scheduler)`; "
@@ -38,10 +38,10 @@ WRAP = (
 
 
 def check_folder(path: Path) -> None:
-    """Raises unless a folder holds a model of an accepted kind with safetensors weights.
+    """Checks that a folder holds a supported model with safetensors weights.
 
     Raises:
-        ValueError: Names what is missing or of another kind.
+        ValueError: If a part is missing or not supported; the message names the part.
     """
     try:
         components = components_of(path)
@@ -49,14 +49,14 @@ def check_folder(path: Path) -> None:
         parts = {part: index[part][1] for part in components}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
-            f"model folder {str(path)!r} needs a readable model_index.json that names "
-            f"{', '.join(COMPONENTS)}: {type(error).__name__}: {error}; {WRAP}"
+            f"model folder {str(path)!r} must have a readable model_index.json with "
+            f"{', '.join(COMPONENTS)}: {type(error).__name__}: {error}; {WRAPPER_HINT}"
         ) from None
     for part, accepted in components.items():
         if parts[part] != accepted:
             raise ValueError(
                 f"model folder {str(path)!r} has a {part} of class {parts[part]!r}, "
-                f"accepted is {accepted!r} ({KINDS}); {WRAP}"
+                f"accepted is {accepted!r} ({SUPPORTED}); {WRAPPER_HINT}"
             )
         variants_in(path, part)
     files = [f"{part}/config.json" for part in components] + ["scheduler/scheduler_config.json"]
@@ -73,40 +73,40 @@ def check_folder(path: Path) -> None:
 
 
 def components_of(path: Path) -> dict[str, str]:
-    """Returns the networks that a folder must hold, and their classes.
+    """Returns the networks that a folder must hold, with their classes.
 
     Raises:
-        OSError, ValueError: If its model_index.json cannot be read.
+        OSError, ValueError: If model_index.json cannot be read.
     """
     second = "text_encoder_2" in _read(path / "model_index.json")
     return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
 
 
 def zeros_for_empty(path: Path) -> bool:
-    """Says whether a folder wants zeros for an empty negative prompt."""
+    """Whether the model uses zeros as the text embeddings of an empty negative prompt."""
     return bool(_read(path / "model_index.json").get("force_zeros_for_empty_prompt", False))
 
 
 def choose_variants(path: Path, dtype: torch.dtype) -> dict[str, str]:
-    """Returns the variant of every part's weights that suits a dtype; "" for the plain one."""
+    """Returns the best variant of each part's weights for a dtype; "" has no name."""
     parts = components_of(path)
     return {part: choose_variant(variants_in(path, part), dtype) for part in parts}
 
 
 def choose_variant(variants: set[str], dtype: torch.dtype) -> str:
-    """Returns the variant that suits a dtype best."""
+    """Returns the best variant for a dtype."""
     preferred = PREFERRED.get(dtype, ("", "fp16", "bf16", "non_ema"))
     known = [variant for variant in preferred if variant in variants]
     return [*known, *sorted(variants)][0]
 
 
 def variants_in(path: Path, part: str) -> set[str]:
-    """Returns the variants of a part's weights that are whole; "" stands for the plain one.
+    """Returns the complete variants of a part's weights; "" has no name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there are no safetensors weights, or a shard is missing.
     """
-    # Beside the weights a copy from a Mac has files of their names with "._" before
+    # macOS adds a file "._name" beside each file
     files = [file for file in (path / part).glob("*") if not file.name.startswith(".")]
     for file in files:
         if _index_of(part).fullmatch(file.name):
@@ -124,38 +124,42 @@ def variants_in(path: Path, part: str) -> set[str]:
 
 
 def variants_among(files: Sequence[str], part: str) -> set[str]:
-    """Returns the variants of a part's weights among the names of files."""
+    """Returns the variants of a part's weights in a list of file names."""
     whole = re.compile(rf"{WEIGHTS[part]}(?:\.(\w+))?\.safetensors")
     matches = (form.fullmatch(file) for form in (whole, _index_of(part)) for file in files)
     return {match[1] or "" for match in matches if match}
 
 
 def weights_files(files: Sequence[str], part: str, variant: str) -> list[str]:
-    """Returns the names among those of files that hold a variant of a part's weights."""
+    """Returns the file names that belong to one variant of a part's weights."""
     named = f"\\.{variant}" if variant else ""
     shard = r"(?:-\d+-of-\d+)?"
     own = re.compile(rf"{WEIGHTS[part]}{named}{shard}\.safetensors")
-    # Some put the variant behind the shard's number
+    # Some repositories put the variant after the shard's number
     late = re.compile(rf"{WEIGHTS[part]}{shard}{named}\.safetensors")
     index = f"{WEIGHTS[part]}.safetensors.index{'.' if variant else ''}{variant}.json"
     return [file for file in files if own.fullmatch(file) or late.fullmatch(file) or file == index]
 
 
 def _index_of(part: str) -> "re.Pattern[str]":
-    """Matches the name of an index of sharded weights, and the variant in it."""
+    """A pattern for the name of a sharded part's index; the group is the variant."""
     return re.compile(rf"{WEIGHTS[part]}\.safetensors\.index(?:\.(\w+))?\.json")
 
 
 def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> None:
-    """Raises unless a UNet is told nothing but noisy latents, a timestep and a text.
+    """Checks that a UNet's inputs are noisy latents, a timestep and text embeddings only.
 
-    With a second text encoder it is told a pooled text and the picture's size too.
+    Stable Diffusion XL's UNet, with a second text encoder, also takes pooled text embeddings and
+    the image size.
+
+    Raises:
+        ValueError: If the UNet takes other inputs.
     """
     channels = config.get("in_channels"), config.get("out_channels")
     if channels[0] != channels[1]:
         raise ValueError(
             f"model {name!r} has a unet from {channels[0]} to {channels[1]} channels, "
-            f"accepted are as many out as in (no inpainting or upscaling); {WRAP}"
+            f"accepted are as many out as in (no inpainting or upscaling); {WRAPPER_HINT}"
         )
     accepted = {
         "addition_embed_type": "text_time" if second else None,
@@ -166,17 +170,21 @@ def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> No
         if config.get(more) != kind:
             raise ValueError(
                 f"model {name!r} has a unet with {more} {config.get(more)!r}, "
-                f"accepted is {kind!r} ({KINDS}); {WRAP}"
+                f"accepted is {kind!r} ({SUPPORTED}); {WRAPPER_HINT}"
             )
 
 
 def check_schedule(name: str, config: Mapping[str, Any]) -> None:
-    """Raises if a model was trained with noise levels of another kind than diffusion's betas."""
+    """Checks that a model was trained with a schedule of betas.
+
+    Raises:
+        ValueError: If it was trained with EDM, flow matching or consistency noise levels.
+    """
     kind = str(config.get("_class_name", ""))
     if kind.startswith(("EDM", "FlowMatch", "CM")):
         raise ValueError(
             f"model {name!r} has a scheduler of class {kind!r}, accepted are those with betas; "
-            f"{WRAP}"
+            f"{WRAPPER_HINT}"
         )
 
 
@@ -185,10 +193,10 @@ def _read(file: Path) -> Any:
 
 
 def _shards(index: Path) -> list[str]:
-    """Returns the files that an index of sharded weights names.
+    """Returns the files in an index of sharded weights.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If the index cannot be read.
     """
     try:
         return sorted(set(_read(index)["weight_map"].values()))

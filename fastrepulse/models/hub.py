@@ -1,4 +1,4 @@
-"""Models of the hub: what of a repository is downloaded, and where it then lies."""
+"""Downloads a model from the Hugging Face hub: one variant of the weights, and configurations."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ import torch
 from fastrepulse.models.folder import choose_variant, components_of, variants_among, weights_files
 
 CONFIGURATIONS = ("*.json", "*.txt")
-"""Small files: what the parts are, and the tokenizers' words."""
+"""Configurations and vocabularies, which are small files."""
 
 
 def download(hub_id: str, dtype: torch.dtype) -> Path:
-    """Returns the folder of a repository, with the weights that suit a dtype.
+    """Downloads the best weights for a dtype, and returns the local folder.
 
-    Without a connection it is what was downloaded before.
+    Without a connection, an earlier download is used.
 
     Raises:
-        OSError: If there is no such repository, and nothing of it was downloaded before.
-        ValueError: If it holds no weights in safetensors.
+        OSError: If the download fails and there is no earlier download.
+        ValueError: If the repository has no safetensors weights.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

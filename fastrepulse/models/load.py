@@ -1,4 +1,4 @@
-"""Loads models: the shipped one, a folder, a single file, a hub id, or a pipeline's parts."""
+"""`load_model`: reads the weights, chooses device and dtype, and shares loaded models."""
 
 import threading
 import weakref
@@ -18,13 +18,13 @@ from fastrepulse.models.folder import check_folder, choose_variants, zeros_for_e
 from fastrepulse.models.hub import download
 from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
 from fastrepulse.models.model import Model
-from fastrepulse.models.pipeline import is_pipeline, of_pipeline
+from fastrepulse.models.pipeline import is_pipeline, model_of_pipeline
 from fastrepulse.models.single_file import PREDICTIONS, read_file
 from fastrepulse.torch_settings import undisturbed
 
 _loaded: "weakref.WeakValueDictionary[tuple, Model]" = weakref.WeakValueDictionary()
 _shipped: list[Model] = []
-"""The shipped model in every dtype that was asked for: it is small, and everybody's."""
+"""Keeps the shipped model in memory, once for each dtype in use: it is small."""
 _loading = threading.Lock()
 
 
@@ -37,37 +37,39 @@ def load_model(
     prediction_type: str | None = None,
     config: str | Path | None = None,
 ) -> Model:
-    """Loads a Stable Diffusion 1, 2 or XL model; while it is in use, the same one only once.
+    """Loads a Stable Diffusion 1, 2 or XL model.
 
-    The shipped model, which is small, stays.
+    A model that is still in use is returned again, not loaded twice. The shipped model stays in
+    memory.
 
     Args:
         model: None for the shipped model, a local folder in diffusers' layout, a single-file
             checkpoint, a hub id "owner/name", or a loaded StableDiffusionPipeline, whose parts are
-            used as they are. Weights are read from safetensors alone, never unpickled; of several
-            variants in a folder (fp16, bf16, non_ema, sharded or not) the one that suits the dtype
-            is taken.
-        device: Where it runs; by default a CUDA GPU if there is one, else the CPU.
+            used unchanged. Weights are read from safetensors only, never unpickled. If a folder
+            has several variants (fp16, bf16, non_ema, sharded or not), the best for `dtype` is
+            loaded.
+        device: Where the model runs; by default a CUDA GPU if there is one, else the CPU.
         dtype: By default float16 on a GPU and float32 on the CPU.
-        prediction_type: What it was trained to predict, "epsilon" or "v_prediction"; by default
-            what it says itself.
-        config: For a single-file checkpoint, a folder in diffusers' layout with the configurations
-            and tokenizers that belong to it; by default those of the original models, and the
-            vocabulary of CLIP that `pip install --no-deps open_clip_torch` brings.
+        prediction_type: What the model predicts, "epsilon" or "v_prediction"; by default what its
+            configuration says.
+        config: For a single-file checkpoint: a folder in diffusers' layout with its configurations
+            and tokenizers. By default they are the original models' configurations and CLIP's
+            vocabulary, which `pip install --no-deps open_clip_torch` installs.
 
     Raises:
-        ValueError: If it is not such a model, or its weights are pickled or damaged; if a
-            checkpoint does not say what it predicts; if there is no such device.
-        TypeError: If `model` is none of these, or `dtype` is not a `torch.dtype`.
-        FileNotFoundError: If there is no such folder and the name is no hub id.
-        ImportError: If a checkpoint needs the vocabulary, and it is not installed.
+        ValueError: If the model is not supported, its weights are pickled or damaged, a checkpoint
+            does not state its prediction type, or the device does not exist.
+        TypeError: If `model` has another type, or `dtype` is not a `torch.dtype`.
+        FileNotFoundError: If the path does not exist and is no hub id.
+        OSError: If the download from the hub fails.
+        ImportError: If a checkpoint needs CLIP's vocabulary and it is not installed.
     """
     if not (dtype is None or isinstance(dtype, torch.dtype)):
         raise TypeError(f"dtype must be a torch.dtype or None, got {dtype!r}")
     if prediction_type is not None:
         check_choice("prediction_type, if given,", prediction_type, PREDICTIONS)
     if is_pipeline(model):
-        model = of_pipeline(model)
+        model = model_of_pipeline(model)
     if isinstance(model, Model):
         wanted = None if device is None else _check_device(device)
         if wanted not in (None, model.device):
@@ -110,13 +112,13 @@ def _check_device(device: str | torch.device) -> torch.device:
 
 
 def _config_folder(config: str | Path | None, path: Path) -> Path | None:
-    """Returns the checked folder with a checkpoint's configurations."""
+    """Checks the folder with a checkpoint's configurations, and returns its absolute path."""
     if config is None:
         return None
     check_path("config", config)
     folder = Path(config).expanduser()
     if not path.is_file():
-        raise ValueError(f"config must be None but for a single file, got {str(config)!r}")
+        raise ValueError(f"config must be None unless model is a single file, got {str(config)!r}")
     if not (folder / "model_index.json").is_file():
         raise FileNotFoundError(
             f"config must be a folder with a model_index.json, got {str(config)!r}"
@@ -131,12 +133,12 @@ def _load(
     prediction_type: str | None,
     config: Path | None,
 ) -> Model:
-    """Reads a model and puts it on its device."""
+    """Reads a model and moves it to its device."""
     path = Path(name)
     try:
         if path.is_file():
             pipe = read_file(path, dtype, prediction_type, config)
-            model = replace(of_pipeline(pipe), name=name)
+            model = replace(model_of_pipeline(pipe), name=name)
         else:
             if not path.is_dir():
                 path = download(name, dtype)
@@ -147,7 +149,7 @@ def _load(
     if prediction_type is not None:
         model.scheduler_config["prediction_type"] = prediction_type
     for network in (model.unet, model.vae):
-        # Channels last: convolutions are faster so, on the CPU and on GPUs' tensor cores
+        # Channels last makes convolutions faster on the CPU and on a GPU's tensor cores
         network.to(device, memory_format=torch.channels_last).eval()
     for encoder in (model.text_encoder, model.text_encoder_2):
         if encoder is not None:
@@ -156,7 +158,7 @@ def _load(
 
 
 def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
-    """Returns the model of a checked folder, on the CPU."""
+    """Reads the model in a checked folder, on the CPU."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -170,12 +172,12 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
     unet = UNet2DConditionModel.from_pretrained(path, **weights_of("unet"), **how)
     vae = AutoencoderKL.from_pretrained(path, **weights_of("vae"), **how)
     second: dict[str, Any] = {}
-    with _quiet():
-        own = weights_of("text_encoder")
-        text_encoder = CLIPTextModel.from_pretrained(path, **own, dtype=dtype)
+    with _without_progress_bars():
+        weights = weights_of("text_encoder")
+        text_encoder = CLIPTextModel.from_pretrained(path, **weights, dtype=dtype)
         if "text_encoder_2" in variants:
-            own = weights_of("text_encoder_2")
-            encoder = CLIPTextModelWithProjection.from_pretrained(path, **own, dtype=dtype)
+            weights = weights_of("text_encoder_2")
+            encoder = CLIPTextModelWithProjection.from_pretrained(path, **weights, dtype=dtype)
             second["text_encoder_2"] = encoder
             second["tokenizer_2"] = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer_2")
     return Model(
@@ -193,14 +195,14 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Shows no progress bar of transformers for a while."""
+def _without_progress_bars() -> Iterator[None]:
+    """Hides the progress bars of transformers."""
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if was_on:
+        if enabled:
             logging.enable_progress_bar()

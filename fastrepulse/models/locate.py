@@ -1,4 +1,4 @@
-"""Where a model lies that is named: a folder, a file, or the hub."""
+"""Resolves a model name to a folder, a file or a hub id."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,16 @@ from fastrepulse.models.folder import check_folder
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "default_model" / "weights"
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-"""How the name of a file with weights ends."""
+"""Suffixes of files with weights."""
 
 
 def locate_model(model: str | Path | None) -> str:
-    """Returns the path of a local folder, which is checked, or of a file, or the hub id.
+    """Returns the absolute path of a checked folder or a file, or the hub id.
 
     Raises:
-        ValueError: If a folder holds no such model, or a file is pickled.
-        TypeError: If it is neither a path nor a name.
-        FileNotFoundError: If there is nothing there, and it cannot be a hub id.
+        ValueError: If a folder holds no supported model, or a file is pickled.
+        TypeError: If `model` is neither a path nor a name.
+        FileNotFoundError: If the path does not exist and is no hub id.
     """
     if model is None:
         model = DEFAULT_MODEL

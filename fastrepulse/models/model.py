@@ -1,4 +1,4 @@
-"""A text-to-image latent diffusion model: its parts, and what the sampler asks of them."""
+"""A text-to-image latent diffusion model: its networks, and how to call them."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,23 +21,22 @@ SCHEDULERS = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A Stable Diffusion 1, 2 or XL type model, ready to run.
+    """A Stable Diffusion 1, 2 or XL model, ready to run.
 
     Args:
-        name: Where it came from.
+        name: The folder, file, hub id or pipeline that the model was loaded from.
         unet: `UNet2DConditionModel`.
         vae: `AutoencoderKL`.
         text_encoder: `CLIPTextModel`.
         tokenizer: `CLIPTokenizer`.
-        scheduler_config: The configuration of the scheduler it was trained with.
-        text_encoder_2: The second text encoder of Stable Diffusion XL,
-            `CLIPTextModelWithProjection`.
-        tokenizer_2: Its tokenizer.
-        zeros_for_empty: Whether an empty negative prompt is zeros in place of its text embeddings.
-        variants: The variant of each part's weights, such as {"unet": "fp16"}, where it is not the
-            plain one.
-        vocabulary: The words that it knows, where they are few.
-        forwards: Its UNet's forward passes, compiled or not, kept as long as the model.
+        scheduler_config: The configuration of the training scheduler.
+        text_encoder_2: Stable Diffusion XL's second text encoder, `CLIPTextModelWithProjection`.
+        tokenizer_2: The tokenizer of the second text encoder.
+        zeros_for_empty: Whether an empty negative prompt has zeros as its text embeddings.
+        variants: The variants of the weights, such as {"unet": "fp16"}; parts without a named
+            variant are left out.
+        vocabulary: All words that the model knows; None if it knows any word.
+        forwards: The UNet's forward passes, compiled (True) or not (False), cached here.
     """
 
     name: str
@@ -67,11 +66,11 @@ class Model:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        """Returns [C, H, W] of the latents of a picture, by default of the model's own size.
+        """Returns [C, H, W] of an image's latents; None stands for the model's native size.
 
         Raises:
-            ValueError: If a side is not a positive multiple of `vae_scale_factor`.
-            TypeError: If a side is not an int.
+            ValueError: If a size is not a positive multiple of `vae_scale_factor`.
+            TypeError: If a size is not an int.
         """
         factor, native = self.vae_scale_factor, self.unet.config.sample_size
         sides = []
@@ -85,19 +84,19 @@ class Model:
         return self.unet.config.in_channels, sides[0], sides[1]
 
     def scheduler(self, name: str, num_inference_steps: int) -> Any:
-        """Returns a fresh diffusers scheduler with its timesteps set.
+        """Returns a new diffusers scheduler with its timesteps set.
 
         Raises:
-            ValueError: If there are as many steps as the model was trained with, or more.
+            ValueError: If there are not fewer steps than training timesteps.
         """
         import diffusers
 
-        longest = self.scheduler_config.get("num_train_timesteps", 1000)
-        if num_inference_steps >= longest:
+        trained = self.scheduler_config.get("num_train_timesteps", 1000)
+        if num_inference_steps >= trained:
             raise ValueError(
-                f"num_inference_steps must be below {longest}, got {num_inference_steps}"
+                f"num_inference_steps must be below {trained}, got {num_inference_steps}"
             )
-        # As diffusers' pipeline sets them, whatever an old folder says
+        # diffusers' pipeline overrides these two values of old configurations too
         config = {**self.scheduler_config, "steps_offset": 1, "clip_sample": False}
         scheduler = getattr(diffusers, SCHEDULERS[name]).from_config(config)
         scheduler.set_timesteps(num_inference_steps, device=self.device)
@@ -118,11 +117,11 @@ class Model:
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Text:
         """Returns text embeddings.
 
-        Says by a warning what of a prompt is cut off, and which words the model never learnt.
+        A warning names the end of a prompt that is cut off, and words that the model never learnt.
 
         Args:
-            prompts: Any number of them.
-            chunks: How often the text encoder's length they may have (`chunks_of`).
+            prompts: Any number of prompts.
+            chunks: Longest prompt, in multiples of the text encoder's length (see `chunks_of`).
         """
         check_words(prompts, self.vocabulary)
         tokenizers, encoders = self._text_models()
@@ -131,17 +130,17 @@ class Model:
         return encode_xl(tokenizers, encoders, prompts, chunks)
 
     def chunks_of(self, prompts: Sequence[str]) -> int:
-        """Returns in how many chunks, as long as the text encoder takes, all prompts fit whole."""
+        """Returns how many chunks of the text encoder's length the longest prompt needs."""
         return max(
             chunks_of(tokenizer, prompts, encoder.config.max_position_embeddings)
             for tokenizer, encoder in zip(*self._text_models(), strict=True)
         )
 
     def size_ids(self, height: int, width: int) -> Tensor | None:
-        """Returns the size and the crop that a UNet of Stable Diffusion XL is told, [6].
+        """Returns the size condition of Stable Diffusion XL's UNet, [6]; None for other models.
 
-        They are original height and width, top and left of the crop, and the target's height and
-        width, in pixels (Podell et al. 2023, arXiv:2307.01952).
+        It has the original height and width, the top and left of the crop, and the target height
+        and width, in pixels (Podell et al. 2023, arXiv:2307.01952).
         """
         if self.text_encoder_2 is None:
             return None
@@ -149,18 +148,20 @@ class Model:
         return torch.tensor(ids, dtype=self.dtype, device=self.device)
 
     def _text_models(self) -> tuple[list[Any], list[Any]]:
-        """Returns the tokenizers and the text encoders."""
         if self.text_encoder_2 is None:
             return [self.tokenizer], [self.text_encoder]
         return [self.tokenizer, self.tokenizer_2], [self.text_encoder, self.text_encoder_2]
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Returns the latents [N, C, H / 8, W / 8] of pictures [N, 3, H, W] in [0, 1]."""
-        distribution = self.vae.encode(pictures * 2 - 1).latent_dist
+    def encode(self, images: Tensor) -> Tensor:
+        """Returns the latents [N, C, H / f, W / f] of images [N, 3, H, W] in [0, 1].
+
+        f is `vae_scale_factor`.
+        """
+        distribution = self.vae.encode(images * 2 - 1).latent_dist
         return distribution.mode() * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Returns pictures [N, 3, 8 H, 8 W] (by the model's own factor) in [0, 1]."""
+        """Returns images [N, 3, f H, f W] in [0, 1]; f is `vae_scale_factor`."""
         scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        pictures = self.vae.decode(scaled).sample
-        return (pictures / 2 + 0.5).clamp(0, 1)
+        images = self.vae.decode(scaled).sample
+        return (images / 2 + 0.5).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Prompts on their way to a text encoder: what does not fit, and what it never learnt."""
+"""Tokens of prompts, with warnings about cut-off ends and unknown words."""
 
 import logging
 import re
@@ -16,18 +16,18 @@ log = logging.getLogger("fastrepulse")
 def tokenize(
     tokenizer: Any, prompts: Sequence[str], longest: int, chunks: int = 1, warns: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Returns tokens and their mask; warns of what does not fit and is cut off.
+    """Returns token ids and the attention mask; a warning names text that is cut off.
 
     Args:
         tokenizer: `CLIPTokenizer`.
-        prompts: Any number of them.
-        longest: How many tokens the text encoder takes; fewer if the tokenizer says so.
-        chunks: How many chunks of that many tokens each prompt has, each between the marks of its
-            own beginning and end; those that a prompt does not fill are empty.
-        warns: Whether to say what is cut off.
+        prompts: Any number of prompts.
+        longest: Number of tokens that the text encoder takes; the tokenizer may allow fewer.
+        chunks: Number of chunks per prompt. Each has `longest` tokens with a start and an end
+            token; a short prompt leaves the last chunks empty.
+        warns: Whether to warn.
 
     Returns:
-        Both [len(prompts), chunks, longest].
+        Two tensors [len(prompts), chunks, longest].
     """
     longest = min(longest, tokenizer.model_max_length)
     room = longest - 2
@@ -52,22 +52,22 @@ def tokenize(
 
 
 def chunks_of(tokenizer: Any, prompts: Sequence[str], longest: int) -> int:
-    """Returns in how many chunks the longest of prompts fits whole."""
+    """Returns how many chunks the longest prompt needs."""
     room = min(longest, tokenizer.model_max_length) - 2
     return max(1, *(-(-len(words) // room) for words in _words(tokenizer, prompts)))
 
 
 def _words(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Returns the tokens of prompts without the marks of their beginnings and ends."""
-    spelt = [spell_out(tokenizer, prompt) for prompt in prompts]
-    return tokenizer(spelt, truncation=False, add_special_tokens=False, verbose=False).input_ids
+    """Returns the token ids of prompts without start and end tokens."""
+    expanded = [expand_tokens(tokenizer, prompt) for prompt in prompts]
+    return tokenizer(expanded, truncation=False, add_special_tokens=False, verbose=False).input_ids
 
 
-def spell_out(tokenizer: Any, prompt: str) -> str:
-    """Returns a prompt with learnt tokens of several vectors at full length.
+def expand_tokens(tokenizer: Any, prompt: str) -> str:
+    """Replaces a textual-inversion token of several vectors by all of its tokens.
 
     Textual inversion (Gal et al. 2022, arXiv:2208.01618) adds them to a tokenizer as "<cat>",
-    "<cat>_1", ...; a prompt names the first alone.
+    "<cat>_1", ...; a prompt contains only the first.
     """
     added = tokenizer.get_added_vocab()
     for token in added:
@@ -79,7 +79,7 @@ def spell_out(tokenizer: Any, prompt: str) -> str:
 
 
 def check_words(prompts: Sequence[str], vocabulary: frozenset[str] | None) -> None:
-    """Warns of words that a model with few words does not know."""
+    """Warns of words outside the model's vocabulary; None stands for a model that knows all."""
     if vocabulary is None:
         return
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Single-file checkpoints, as sharing sites have them: their kind, prediction and parts."""
+"""Single-file checkpoints in the layout of the original code: detects the kind, and loads them."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastrepulse.models.folder import KINDS, WRAP
+from fastrepulse.models.folder import SUPPORTED, WRAPPER_HINT
 from fastrepulse.models.vocabulary import END, clip_tokenizer
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
@@ -16,7 +16,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 UNET = "model.diffusion_model."
 DECODER = "first_stage_model.decoder.conv_in.weight"
 V_SIZE = 96
-"""Latents along a side of Stable Diffusion 2 with v-prediction: it was trained at 768 pixels."""
+"""Width of latents of Stable Diffusion 2 with v-prediction, trained at 768 pixels."""
 
 log = logging.getLogger("fastrepulse")
 
@@ -26,18 +26,18 @@ class Kind:
     """A kind of checkpoint.
 
     Args:
-        folder: Of its configurations.
-        marks: How the names of its text encoders' weights begin, one for each.
-        pads: What fills prompts up, for each text encoder.
-        pipeline: diffusers' class.
-        certain: Whether next to all of its kind predict the noise.
+        folder: Name of the folder with its configurations.
+        prefixes: Prefixes of the names of weights, one for each text encoder.
+        pads: Padding tokens, one for each text encoder.
+        pipeline: The class of diffusers' pipeline.
+        usually_epsilon: Whether nearly all such checkpoints predict the noise.
     """
 
     folder: str
-    marks: tuple[str, ...]
+    prefixes: tuple[str, ...]
     pads: tuple[str, ...]
     pipeline: str
-    certain: bool
+    usually_epsilon: bool
 
 
 SD1 = Kind("sd1", ("cond_stage_model.transformer.",), (END,), "StableDiffusionPipeline", True)
@@ -54,18 +54,19 @@ XL = Kind(
 def read_file(
     path: Path, dtype: torch.dtype, prediction_type: str | None, config: Path | None
 ) -> Any:
-    """Returns the diffusers pipeline that a checkpoint's parts make, on the CPU.
+    """Loads a checkpoint as a diffusers pipeline, on the CPU.
 
     Args:
         path: A safetensors file.
         dtype: Of the weights.
-        prediction_type: What it predicts, one of `PREDICTIONS`; None for what the file says.
-        config: A folder in diffusers' layout that says what the file does not, its tokenizers
-            among it; None for the shipped configurations and an installed vocabulary.
+        prediction_type: One of `PREDICTIONS`; None for what the file states.
+        config: A folder in diffusers' layout with configurations and tokenizers; None for the
+            shipped configurations and the installed vocabulary of CLIP.
 
     Raises:
-        ValueError: If it is of no accepted kind or incomplete, or does not say what it predicts.
-        ImportError: If there is no vocabulary.
+        ValueError: If the checkpoint is not supported, is incomplete or does not state its
+            prediction type.
+        ImportError: If CLIP's vocabulary is needed and not installed.
     """
     import diffusers
 
@@ -87,10 +88,10 @@ def read_file(
         )
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(
-            f"checkpoint {str(path)!r} is incomplete, or of other sizes than {str(folder)!r}: "
-            f"{error}"
+            f"checkpoint {str(path)!r} is incomplete, or its sizes differ from those in "
+            f"{str(folder)!r}: {error}"
         ) from None
-    _check_whole(path, pipe)
+    _check_complete(path, pipe)
     changes: dict[str, Any] = {"prediction_type": prediction}
     if "ztsnr" in shapes:
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
@@ -101,30 +102,30 @@ def read_file(
 
 
 def kind_of(name: str, shapes: Mapping[str, list[int]]) -> Kind:
-    """Returns the kind of a checkpoint by the names and shapes of its weights.
+    """Returns the kind of a checkpoint, from the names and shapes of its weights.
 
     Raises:
-        ValueError: If it is of none; says what it seems to be.
+        ValueError: If the checkpoint is not supported.
     """
     if any(key.startswith("lora_") or ".lora_" in key for key in shapes):
         raise ValueError(
-            f"checkpoint {name!r} is an adapter (LoRA): load_lora_weights adds it to a pipeline, "
-            "which model= takes"
+            f"checkpoint {name!r} is an adapter (LoRA): add it to a pipeline with "
+            "load_lora_weights and pass the pipeline as model="
         )
     for kind in (XL, SD2, SD1):
-        if all(any(key.startswith(mark) for key in shapes) for mark in kind.marks):
+        if all(any(key.startswith(prefix) for key in shapes) for prefix in kind.prefixes):
             break
     else:
-        raise ValueError(f"checkpoint {name!r} has no text encoder of {KINDS}; {WRAP}")
+        raise ValueError(f"checkpoint {name!r} has no text encoder of {SUPPORTED}; {WRAPPER_HINT}")
     missing = [part for part in (f"{UNET}input_blocks.0.0.weight", DECODER) if part not in shapes]
     if missing:
-        raise ValueError(f"checkpoint {name!r} is incomplete: it has no {', '.join(missing)}")
+        raise ValueError(f"checkpoint {name!r} is incomplete: it lacks {', '.join(missing)}")
     inputs = shapes[f"{UNET}input_blocks.0.0.weight"][1]
     outputs = shapes.get(f"{UNET}out.2.weight", [inputs])[0]
     if inputs != outputs:
         raise ValueError(
             f"checkpoint {name!r} has a unet from {inputs} to {outputs} channels, "
-            f"accepted are as many out as in (no inpainting or upscaling); {WRAP}"
+            f"accepted are as many out as in (no inpainting or upscaling); {WRAPPER_HINT}"
         )
     return kind
 
@@ -132,28 +133,27 @@ def kind_of(name: str, shapes: Mapping[str, list[int]]) -> Kind:
 def prediction_of(
     name: str, kind: Kind, shapes: Mapping[str, list[int]], metadata: Mapping[str, str]
 ) -> str:
-    """Returns what a checkpoint predicts, by its metadata or its keys.
+    """Returns the prediction type of a checkpoint, from its metadata or the names of its weights.
 
-    Where neither says so it is the noise, with a warning, but for Stable Diffusion 2, of which
-    either is common.
+    If neither states it, Stable Diffusion 1 and XL are taken to predict the noise, with a warning.
 
     Raises:
-        ValueError: If there is no telling.
+        ValueError: If a Stable Diffusion 2 checkpoint does not state it: both types are common.
     """
-    said = metadata.get("modelspec.prediction_type", "").lower()
+    stated = metadata.get("modelspec.prediction_type", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()
-    if said.startswith("v") or architecture.endswith("-v") or "v_pred" in shapes:
+    if stated.startswith("v") or architecture.endswith("-v") or "v_pred" in shapes:
         return "v_prediction"
-    if said.startswith("eps") or architecture.endswith("v2-512"):
+    if stated.startswith("eps") or architecture.endswith("v2-512"):
         return "epsilon"
-    how = "load_model(..., prediction_type=...) and --prediction-type say it"
-    if not kind.certain:
+    how = "set load_model(..., prediction_type=...) or --prediction-type"
+    if not kind.usually_epsilon:
         raise ValueError(
-            f"checkpoint {name!r} does not say what it predicts: prediction_type must be "
+            f"checkpoint {name!r} does not state its prediction type: prediction_type must be "
             f"'v_prediction' (Stable Diffusion 2 at 768 pixels) or 'epsilon' (at 512); {how}"
         )
     log.warning(
-        "checkpoint %r does not say what it predicts: taken to be the noise ('epsilon'); %s",
+        "checkpoint %r does not state its prediction type, 'epsilon' is assumed; otherwise %s",
         name,
         how,
     )
@@ -161,7 +161,7 @@ def prediction_of(
 
 
 def _header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Returns the shapes of a file's weights, and its metadata."""
+    """Reads the shapes of a file's weights, and its metadata."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -170,7 +170,7 @@ def _header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
 
 
 def _tokenizer(folder: Path, name: str, pad: str) -> Any:
-    """Returns a folder's tokenizer, or CLIP's own."""
+    """Returns the tokenizer in the folder, by default CLIP's."""
     from transformers import CLIPTokenizer
 
     if (folder / name).is_dir():
@@ -178,8 +178,12 @@ def _tokenizer(folder: Path, name: str, pad: str) -> Any:
     return clip_tokenizer(pad)
 
 
-def _check_whole(path: Path, pipe: Any) -> None:
-    """Raises if weights are missing that the configuration asks for."""
+def _check_complete(path: Path, pipe: Any) -> None:
+    """Checks that the checkpoint has all weights in the configuration.
+
+    Raises:
+        ValueError: If a weight is missing.
+    """
     for part, module in pipe.components.items():
         if not isinstance(module, torch.nn.Module):
             continue

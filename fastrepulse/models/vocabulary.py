@@ -1,4 +1,4 @@
-"""The byte-pair vocabulary of CLIP, which no checkpoint holds, from a package that ships it."""
+"""CLIP's byte-pair vocabulary, read from the package open_clip: no checkpoint contains it."""
 
 import gzip
 from importlib.util import find_spec
@@ -7,30 +7,30 @@ from typing import Any
 
 FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 49_152 - 256 - 2
-"""How many of its lines CLIP uses, after the first one."""
+"""Number of lines of the file that CLIP uses, after the header."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
-"""The tokens of a prompt that CLIP takes."""
+"""Number of tokens of a prompt."""
 
 
 def clip_tokenizer(pad_token: str) -> Any:
     """Returns the tokenizer of all CLIP text encoders (Radford et al. 2021, arXiv:2103.00020).
 
     Args:
-        pad_token: What fills a prompt up: the end mark in Stable Diffusion 1, "!" in 2.
+        pad_token: The padding token: `END` in Stable Diffusion 1, "!" in 2.
 
     Raises:
-        ImportError: If open_clip, which has the vocabulary, is not installed.
+        ImportError: If the package open_clip is not installed.
     """
     from transformers import CLIPTokenizer
 
     found = find_spec("open_clip")
     if found is None or found.origin is None:
         raise ImportError(
-            "a single-file checkpoint holds no vocabulary: `pip install --no-deps open_clip_torch` "
-            "brings it, or load_model(..., config=a folder of such a model, with its tokenizer)"
+            "a single-file checkpoint contains no vocabulary: install it with `pip install "
+            "--no-deps open_clip_torch`, or pass load_model(..., config=folder with a tokenizer)"
         )
-    # Its module is not imported: it would bring half a training library
+    # Importing open_clip would import many other modules
     lines = gzip.decompress((Path(found.origin).parent / FILE).read_bytes()).decode("utf-8")
     merges = [tuple(line.split()) for line in lines.split("\n")[1 : MERGES + 1]]
     letters = list(_letters().values())
@@ -40,7 +40,7 @@ def clip_tokenizer(pad_token: str) -> Any:
 
 
 def _letters() -> dict[int, str]:
-    """Returns the letter that stands for each byte, in the vocabulary's order: printable first."""
+    """Returns a printable letter for each byte, in the vocabulary's order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
     printable += range(ord("®"), ord("ÿ") + 1)
     others = [byte for byte in range(256) if byte not in printable]

@@ -18,7 +18,7 @@ from torch import Tensor
 from fastrepulse import embeddings
 from fastrepulse.metrics.spaces import to_pictures
 from fastrepulse.models import Model
-from fastrepulse.models.pictures import read_fitted
+from fastrepulse.models.image_files import read_fitted
 from fastrepulse.sampling.output import picture_path, to_pil
 from fastrepulse.sampling.results import StepEnd
 from fastrepulse.sampling.sample import sample

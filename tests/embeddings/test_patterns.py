@@ -11,7 +11,7 @@ from helpers.tolerances import SAME_COMPUTATION
 
 @pytest.mark.parametrize("sides", [(16, 16), (17, 9)], ids=["16x16", "17x9"])
 @pytest.mark.parametrize("name", ["channel_mean", "pooled", "halves", "thirds"])
-def test_patterns_pull_back_without_a_graph_what_autograd_does_with_one(name, sides):
+def test_the_analytic_pull_back_equals_autograd(name, sides):
     embed, latents = build(name), initial_noise(0, 5, (4, *sides))
     rows, pull_back = embed.vjp(latents)
     expected_rows, expected_pull_back = Embedding.vjp(embed, latents)

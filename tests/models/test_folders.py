@@ -1,4 +1,4 @@
-"""Which weights of a folder are loaded, whatever mix of files it holds."""
+"""The choice among the weights in a folder with several variants."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def plain(folder, part):
 
 
 def add_variant(folder, variant, parts=PARTS, keep=True):
-    """Adds weights of a variant, each tensor shifted by one so that they can be told apart."""
+    """Adds a variant of the weights, with 1 added to each tensor to tell it apart."""
     for part in parts:
         weights = {name: tensor + 1 for name, tensor in load_file(plain(folder, part)).items()}
         metadata = {"format": "pt"}
@@ -43,7 +43,7 @@ def add_variant(folder, variant, parts=PARTS, keep=True):
 
 
 def shift_of(model):
-    """By how much the weights of each part differ from those of the shipped model."""
+    """Mean difference between the weights of each part and the shipped model's."""
     shipped = models.load_model()
     return {
         part: round(
@@ -62,7 +62,7 @@ def shift_of(model):
 @pytest.mark.parametrize(
     ("variants", "keep", "chosen"),
     [
-        # For each dtype of DTYPES the variant that is taken
+        # The chosen variant for each of DTYPES
         (["fp16"], True, ["", "fp16", ""]),
         (["fp16"], False, ["fp16", "fp16", "fp16"]),
         (["bf16"], False, ["bf16", "bf16", "bf16"]),
@@ -75,7 +75,7 @@ def shift_of(model):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_the_variant_that_suits_the_dtype_is_taken(folder, variants, keep, chosen):
+def test_the_best_variant_for_the_dtype_is_loaded(folder, variants, keep, chosen):
     for variant in variants:
         add_variant(folder, variant)
     if not keep:
@@ -88,7 +88,7 @@ def test_the_variant_that_suits_the_dtype_is_taken(folder, variants, keep, chose
         assert shift_of(model) == {part: 1.0 if variant else 0.0 for part in PARTS}
 
 
-def test_parts_may_differ_in_their_variants_and_the_settings_say_so(folder):
+def test_parts_may_have_different_variants_and_the_settings_list_them(folder):
     add_variant(folder, "fp16", ["text_encoder"], keep=False)
     model = models.load_model(folder)
     assert shift_of(model) == {"unet": 0.0, "vae": 0.0, "text_encoder": 1.0}
@@ -113,14 +113,14 @@ def test_sharded_weights_are_loaded(folder, variant):
         models.load_model(folder, dtype=torch.float64)
 
 
-def test_an_index_that_cannot_be_read_is_refused(folder):
+def test_an_unreadable_index_of_shards_is_refused(folder):
     plain(folder, "unet").unlink()
     (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
     with pytest.raises(ValueError, match=r"index\.json' cannot be read"):
         models.load_model(folder)
 
 
-def test_a_snapshot_of_links_is_loaded(folder, tmp_path):
+def test_a_folder_of_symbolic_links_is_loaded(folder, tmp_path):
     blobs = tmp_path / "blobs"
     blobs.mkdir()
     for number, file in enumerate(f for f in sorted(folder.rglob("*")) if f.is_file()):
@@ -130,7 +130,7 @@ def test_a_snapshot_of_links_is_loaded(folder, tmp_path):
     assert shift_of(models.load_model(folder)) == dict.fromkeys(PARTS, 0.0)
 
 
-def test_litter_of_a_mac_does_not_matter(folder):
+def test_extra_files_of_macos_are_ignored(folder):
     for part in PARTS:
         add_variant(folder, "fp16", [part])
         for file in list((folder / part).iterdir()):
@@ -144,7 +144,7 @@ def test_litter_of_a_mac_does_not_matter(folder):
         models.load_model(folder, dtype=torch.float64)
 
 
-def test_the_shipped_model_is_known_where_the_package_is_reached_by_a_link(tmp_path):
+def test_the_shipped_model_is_recognised_if_the_package_is_a_symbolic_link(tmp_path):
     (tmp_path / "fastrepulse").symlink_to(Path(fastrepulse.__file__).parent)
     program = (
         "from fastrepulse.models import DEFAULT_MODEL, load_model\n"

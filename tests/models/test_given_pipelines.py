@@ -1,4 +1,4 @@
-"""A pipeline that is loaded already is used as it is, and left as it was."""
+"""A loaded pipeline's parts are used without copying or changing them."""
 
 import copy
 import gc
@@ -68,7 +68,7 @@ def with_a_compiled_unet(pipe):
     ],
     ids=["plain", "adapters", "token", "autoencoder", "schedule", "compiled"],
 )
-def test_pictures_are_those_of_the_pipeline(change):
+def test_images_equal_the_pipelines(change):
     pipe = shipped()
     change(pipe)
     latents = initial_noise(0, 2, (4, 16, 16))
@@ -90,7 +90,7 @@ def test_pictures_are_those_of_the_pipeline(change):
     assert ("with ink, sketch" in name) == (change is with_adapters)
 
 
-def test_a_pipeline_is_left_as_it_was():
+def test_sampling_does_not_change_a_pipeline():
     pipe = shipped()
     with_adapters(pipe)
     pipe.unet.train()
@@ -113,7 +113,7 @@ def test_a_pipeline_is_left_as_it_was():
     assert dict(pipe.scheduler.config) == config
 
 
-def test_its_parts_are_shared_and_go_with_it():
+def test_parts_are_shared_and_freed_with_the_pipeline():
     pipe = shipped()
     model = models.load_model(pipe)
     assert model.unet is pipe.unet and model.vae is pipe.vae
@@ -125,7 +125,7 @@ def test_its_parts_are_shared_and_go_with_it():
     assert freed() is None
 
 
-def test_what_was_compiled_for_it_is_kept():
+def test_compiled_forward_passes_are_kept_with_the_unet():
     pipe = shipped()
     first = models.load_model(pipe)
     first.forwards[True] = (print, print)
@@ -144,19 +144,19 @@ def test_what_was_compiled_for_it_is_kept():
         (small.inpainting, "euler"),
     ],
 )
-def test_a_pipeline_of_another_kind_is_told_what_to_do(family, short):
+def test_the_error_for_an_unsupported_pipeline_shows_how_to_wrap_its_scheduler(family, short):
     pipe, _ = small.made(family, short)
     with pytest.raises(ValueError, match=r"pipe\.scheduler = RepulsiveScheduler"):
         fastrepulse.sample("a planet", model=pipe)
 
 
-def test_a_pipeline_that_moves_its_parts_is_refused():
+def test_a_pipeline_with_offloading_is_refused():
     pipe = shipped()
     pipe.unet._hf_hook = object()
     with pytest.raises(ValueError, match="with offloading; use remove_all_hooks"):
         fastrepulse.sample("a planet", model=pipe)
 
 
-def test_a_pipeline_stays_in_its_dtype():
+def test_another_dtype_than_the_pipelines_is_refused():
     with pytest.raises(ValueError, match=r"dtype of the model given is torch\.float32"):
         fastrepulse.sample("a planet", model=shipped(), dtype=torch.float16)

@@ -1,4 +1,4 @@
-"""A hub id: what is downloaded of a repository, from a server of its kind on this machine."""
+"""Models from the hub, downloaded from a local server that imitates it."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ print(json.dumps({"name": model.name, "variants": model.variants, "dtype": str(m
 
 
 def server_of(folder):
-    """A server that answers as the hub does, and what was asked of it."""
+    """Starts a server with the hub's API; returns it with the list of requested files."""
     asked = []
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
 
@@ -83,7 +83,7 @@ def server_of(folder):
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A repository with fp16 variants alone for the UNet, and both for the rest."""
+    """A repository with both variants of each part, except for a UNet in fp16 only."""
     folder = tmp_path_factory.mktemp("hub") / "model"
     shutil.copytree(models.DEFAULT_MODEL, folder)
     for file in list(folder.rglob("*.safetensors")):
@@ -108,7 +108,7 @@ def load(cache, address, dtype, offline=False):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_variant_that_suits_is_downloaded_and_found_again_offline(repository, tmp_path):
+def test_the_best_variant_is_downloaded_and_found_again_offline(repository, tmp_path):
     server, asked = server_of(repository)
     address = f"http://127.0.0.1:{server.server_port}"
     run = load(tmp_path, address, "float32")

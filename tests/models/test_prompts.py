@@ -1,7 +1,8 @@
-"""What is said about prompts that a model cannot take as they are."""
+"""Long prompts, unknown words and negative prompts."""
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def draw(prompt="a planet", n=1, **arguments):
     return fastrepulse.sample(prompt, n, **{**settings, **arguments})
 
 
-def test_what_is_cut_off_is_said(caplog):
+def test_a_warning_names_text_that_is_cut_off(caplog):
     draw(LONG)
     (record,) = caplog.records
     assert "35 tokens and the text encoder takes 24" in record.getMessage()
@@ -28,19 +29,19 @@ def test_what_is_cut_off_is_said(caplog):
     assert record.getMessage().count("blue") == 10
 
 
-def test_a_negative_prompt_is_told_too(caplog):
+def test_a_cut_off_negative_prompt_is_warned_about(caplog):
     draw(negative_prompt=LONG)
     assert "cut off" in caplog.text
 
 
-def test_no_word_is_lost_in_silence_and_none_is_said_to_be(caplog):
-    limit = " ".join(["blue"] * 20)  # with "a planet" and two marks 24 tokens
+def test_a_prompt_of_the_longest_length_is_not_warned_about(caplog):
+    limit = " ".join(["blue"] * 20)  # 24 tokens with "a planet", start and end
     draw(f"a planet {limit}")
     assert not caplog.records
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
-def test_captions_have_no_unknown_words(subject, caplog):
+def test_the_words_of_all_captions_are_known(subject, caplog):
     models.load_model().encode_prompts([subject.prompt])
     for attribute in subject.attributes:
         for value in attribute.values:
@@ -48,7 +49,7 @@ def test_captions_have_no_unknown_words(subject, caplog):
     assert not caplog.records
 
 
-def test_words_that_the_shipped_model_never_learnt_are_named(caplog):
+def test_a_warning_names_unknown_words(caplog):
     caplog.set_level(logging.WARNING)
     draw("A cat in a blue pot")
     (record,) = caplog.records
@@ -57,7 +58,7 @@ def test_words_that_the_shipped_model_never_learnt_are_named(caplog):
         assert subject.prompt in record.getMessage()
 
 
-def test_another_model_may_know_any_word(caplog, tmp_path):
+def test_another_model_warns_about_no_word(caplog, tmp_path):
     import shutil
 
     shutil.copytree(models.DEFAULT_MODEL, tmp_path / "copy")
@@ -73,12 +74,10 @@ def test_text_that_cannot_be_encoded_is_refused(name, text):
         draw(**arguments)
 
 
-def test_a_tokenizer_that_does_not_say_how_much_the_model_takes():
+def test_a_tokenizer_without_a_length_limit():
     shipped = models.load_model()
     tokenizer = copy.deepcopy(shipped.tokenizer)
     tokenizer.model_max_length = int(1e30)
-    from dataclasses import replace
-
     other = replace(shipped, tokenizer=tokenizer)
     expected = shipped.encode_prompts(["a planet"]).tokens
     torch.testing.assert_close(other.encode_prompts(["a planet"]).tokens, expected)
@@ -104,12 +103,12 @@ def test_each_prompt_has_its_negative_prompt():
         (None, TypeError, "negative_prompt .* got None"),
     ],
 )
-def test_negative_prompts_that_do_not_fit_are_refused(negative, error, named):
+def test_bad_negative_prompts_are_refused(negative, error, named):
     with pytest.raises(error, match=named):
         draw(["a planet", "a robot"], negative_prompt=negative)
 
 
-def test_a_long_prompt_in_chunks_is_whole(caplog):
+def test_a_long_prompt_in_chunks_is_not_cut_off(caplog):
     model = models.load_model()
     longest = model.text_encoder.config.max_position_embeddings
     words = [f"{colour} pot" for colour in ("blue", "red", "green", "white") for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Single-file checkpoints: the pictures are those of the models that were written into them."""
+"""A single-file checkpoint gives the images of the model that was saved into it."""
 
 import gzip
 import importlib.util
@@ -35,7 +35,7 @@ def small_pipeline(kind):
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "xl"])
 def small_case(request, tmp_path_factory):
-    """A pipeline, its folder, its checkpoint's weights and its kind."""
+    """A pipeline, its folder, and the weights of its checkpoint."""
     folder = tmp_path_factory.mktemp(request.param)
     pipe = small_pipeline(request.param)
     pipe.save_pretrained(folder / "folder")
@@ -51,7 +51,7 @@ def draw(model, **how):
 
 
 def configurations(folder, tmp_path):
-    """The folder without its weights."""
+    """A copy of the folder without the weights."""
     import shutil
 
     bare = tmp_path / "config"
@@ -60,7 +60,7 @@ def configurations(folder, tmp_path):
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_latents_are_those_of_the_pipeline(small_case, prediction, tmp_path):
+def test_latents_equal_the_pipelines(small_case, prediction, tmp_path):
     pipe, folder, weights = small_case
     file = single_files.write(tmp_path / "model.safetensors", weights)
     pipe.scheduler.register_to_config(prediction_type=prediction)
@@ -84,7 +84,7 @@ def test_half_precision_files_load_in_any_dtype(small_case, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["middle_block.0.in_layers.2", "decoder.conv_out", "mlp"])
-def test_a_missing_weight_is_noticed(small_case, part, tmp_path):
+def test_a_missing_weight_is_refused(small_case, part, tmp_path):
     _, folder, weights = small_case
     missing = next(name for name in weights if part in name)
     fewer = {name: value for name, value in weights.items() if name != missing}
@@ -93,18 +93,18 @@ def test_a_missing_weight_is_noticed(small_case, part, tmp_path):
         models.load_model(file, config=folder)
 
 
-def test_other_sizes_than_those_of_the_configuration_are_noticed(small_case, tmp_path):
+def test_sizes_that_differ_from_the_configuration_are_refused(small_case, tmp_path):
     _, folder, weights = small_case
     file = single_files.write(tmp_path / "model.safetensors", weights, V)
     config = configurations(folder, tmp_path)
-    of_unet = config / "unet" / "config.json"
-    wider = {**json.loads(of_unet.read_text()), "block_out_channels": [16, 16]}
-    of_unet.write_text(json.dumps(wider))
-    with pytest.raises(ValueError, match="of other sizes than"):
+    unet_config = config / "unet" / "config.json"
+    wider = {**json.loads(unet_config.read_text()), "block_out_channels": [16, 16]}
+    unet_config.write_text(json.dumps(wider))
+    with pytest.raises(ValueError, match="its sizes differ from those in"):
         models.load_model(file, config=config)
 
 
-def test_the_shipped_model_in_one_file(tmp_path):
+def test_the_shipped_model_as_a_single_file(tmp_path):
     pipe = shipped()
     weights = single_files.checkpoint_weights(pipe, "sd2")
     file = single_files.write(tmp_path / "model.safetensors", weights, V)
@@ -123,7 +123,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Names and shapes of a small checkpoint of each kind."""
+    """Names and shapes of the weights in a small checkpoint of each kind."""
     return {
         kind: {
             key: list(value.shape)
@@ -134,7 +134,7 @@ def shapes():
 
 
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "xl"])
-def test_the_kind_is_known_by_the_keys(shapes, kind):
+def test_the_kind_is_detected_from_the_names_of_weights(shapes, kind):
     assert single_file.kind_of("x", shapes[kind]).folder == kind
 
 
@@ -151,14 +151,14 @@ def test_the_kind_is_known_by_the_keys(shapes, kind):
         ("sd2", {"modelspec.architecture": "stable-diffusion-v2-512"}, None, "epsilon"),
     ],
 )
-def test_what_it_predicts(shapes, kind, metadata, key, predicted, caplog):
+def test_the_prediction_type_is_detected(shapes, kind, metadata, key, predicted, caplog):
     own = {**shapes[kind], **({key: []} if key else {})}
     found = single_file.kind_of("x", own)
     assert single_file.prediction_of("x", found, own, metadata) == predicted
-    assert ("taken to be the noise" in caplog.text) == (not metadata and not key)
+    assert ("'epsilon' is assumed" in caplog.text) == (not metadata and not key)
 
 
-def test_stable_diffusion_2_is_never_guessed(shapes):
+def test_the_prediction_type_of_stable_diffusion_2_is_never_guessed(shapes):
     found = single_file.kind_of("x", shapes["sd2"])
     with pytest.raises(ValueError, match=r"'v_prediction' .* at 768 pixels.*'epsilon' .at 512"):
         single_file.prediction_of("x", found, shapes["sd2"], {})
@@ -181,7 +181,7 @@ def test_stable_diffusion_2_is_never_guessed(shapes):
     ],
     ids=["lora", "empty", "no-text", "no-vae", "no-unet", "inpainting", "sd3", "flux"],
 )
-def test_other_files_are_refused(shapes, change, named):
+def test_unsupported_files_are_refused(shapes, change, named):
     with pytest.raises(ValueError, match=named):
         single_file.kind_of("x", change(shapes["sd1"]))
 
@@ -196,8 +196,7 @@ def test_a_damaged_file_is_refused(tmp_path):
             models.load_model(file)
 
 
-def test_configurations_are_those_of_the_original_models():
-    """By the numbers of parameters that the original models have."""
+def test_configurations_have_the_parameter_counts_of_the_original_models():
     import diffusers
     import transformers
 
@@ -224,7 +223,7 @@ def test_configurations_are_those_of_the_original_models():
         assert count(kind, "vae", diffusers) == 83_653_863
 
 
-def test_the_vocabulary_is_that_of_clip():
+def test_the_vocabulary_is_clips():
     if importlib.util.find_spec("open_clip") is None:
         pytest.skip("needs the vocabulary of open_clip_torch")
     tokenizer = clip_tokenizer("!")
@@ -237,7 +236,7 @@ def test_the_vocabulary_is_that_of_clip():
     )
 
 
-def test_a_vocabulary_is_read_from_its_package(tmp_path, monkeypatch):
+def test_the_vocabulary_is_read_without_importing_its_package(tmp_path, monkeypatch):
     package = tmp_path / "open_clip"
     package.mkdir()
     (package / "__init__.py").write_text("raise AssertionError('imported')")
@@ -246,7 +245,7 @@ def test_a_vocabulary_is_read_from_its_package(tmp_path, monkeypatch):
     (package / "bpe_simple_vocab_16e6.txt.gz").write_bytes(gzip.compress(lines.encode()))
     monkeypatch.syspath_prepend(tmp_path)
     tokenizer = clip_tokenizer("!")
-    # A token for each byte, alone and at a word's end, one for each merge, and two marks
+    # Each byte has two tokens, inside and at the end of a word; then 4 merges, start and end
     assert len(tokenizer) == 2 * 256 + 4 + 2
     assert tokenizer("AND at").input_ids == [516, 513, 515, 517]
     assert tokenizer.pad_token_id == 0 and tokenizer.model_max_length == 77
@@ -254,7 +253,7 @@ def test_a_vocabulary_is_read_from_its_package(tmp_path, monkeypatch):
     assert other.pad_token_id == 517 and other("!").input_ids[1] == 256
 
 
-def test_without_the_vocabulary_it_says_what_brings_it(monkeypatch):
+def test_the_error_without_a_vocabulary_tells_how_to_install_it(monkeypatch):
     monkeypatch.setattr("fastrepulse.models.vocabulary.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install --no-deps open_clip_torch"):
         clip_tokenizer("!")
@@ -265,10 +264,10 @@ def test_without_the_vocabulary_it_says_what_brings_it(monkeypatch):
     [
         ({"prediction_type": "x0"}, ValueError, "prediction_type, if given, must be"),
         ({"config": 3}, TypeError, "config must be a path"),
-        ({"config": "."}, ValueError, "config must be None but for a single file"),
+        ({"config": "."}, ValueError, "config must be None unless model is a single file"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(arguments, error, named):
+def test_bad_arguments_are_refused(arguments, error, named):
     with pytest.raises(error, match=named):
         models.load_model(**arguments)
 
@@ -285,7 +284,7 @@ def test_a_pickled_file_is_refused(tmp_path):
         models.load_model(tmp_path / "x.ckpt")
 
 
-def test_an_argument_overrules_what_a_folder_says(tmp_path):
+def test_the_argument_prediction_type_overrides_the_folder(tmp_path):
     model = models.load_model(models.DEFAULT_MODEL, prediction_type="epsilon")
     assert model.scheduler("ddim", 5).config.prediction_type == "epsilon"
     assert models.load_model().scheduler("ddim", 5).config.prediction_type == "v_prediction"

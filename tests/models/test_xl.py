@@ -1,4 +1,4 @@
-"""Stable Diffusion XL, from a pipeline and from a folder: the pictures are diffusers' own."""
+"""Stable Diffusion XL, from a pipeline and from a folder, gives the images of diffusers."""
 
 import copy
 from dataclasses import replace
@@ -56,7 +56,7 @@ def sampled(model, prompt, latents, **how):
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0], ids=["plain", "guided"])
 @pytest.mark.parametrize("negative", [None, "blue"], ids=["none", "negative"])
-def test_latents_are_those_of_the_pipeline(pipe, guidance_scale, negative):
+def test_latents_equal_the_pipelines(pipe, guidance_scale, negative):
     latents = initial_noise(0, 4, (4, 8, 12))
     prompts = ["a red planet", "a robot"]
     how = {"guidance_scale": guidance_scale}
@@ -65,7 +65,7 @@ def test_latents_are_those_of_the_pipeline(pipe, guidance_scale, negative):
     torch.testing.assert_close(got.latents, expected, rtol=RTOL, atol=ATOL)
 
 
-def test_it_is_told_the_size(pipe):
+def test_the_unet_receives_the_image_size(pipe):
     latents = initial_noise(0, 2, (4, 8, 12))
     sized = models.load_model(pipe)
     expected = sampled(sized, "a robot", latents).latents
@@ -83,7 +83,7 @@ def test_it_is_told_the_size(pipe):
     assert expected.isfinite().all()
 
 
-def test_a_folder_gives_the_same(pipe, folder):
+def test_a_folder_gives_the_same_latents_as_its_pipeline(pipe, folder):
     latents = initial_noise(0, 2, (4, 8, 12))
     expected = sampled(pipe, "a robot", latents).latents
     got = sampled(folder, "a robot", latents).latents
@@ -106,7 +106,7 @@ def test_particles_repel(pipe):
     assert (repelled.latents[0] - repelled.latents[1]).norm() > (alone[0] - alone[1]).norm()
 
 
-def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(pipe):
+def test_an_empty_negative_prompt_is_zeros_if_the_pipeline_is_configured_so(pipe):
     assert pipe.config.force_zeros_for_empty_prompt
     latents = initial_noise(0, 2, (4, 8, 12))
     zeros = sampled(pipe, "a robot", latents).latents
@@ -120,12 +120,12 @@ def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(pipe):
     assert (encoded - zeros).abs().max() > 1e-4
 
 
-def test_a_decoder_that_would_overflow_is_float32(pipe):
+def test_a_decoder_that_overflows_in_half_precision_runs_in_float32(pipe):
     half = copy.copy(pipe)
     half.vae = copy.deepcopy(pipe.vae)
     model = models.load_model(half)
     with torch.no_grad():
-        # Beyond what float16 holds, as the decoder of SDXL is in places
+        # Overflows float16, as some layers of SDXL's decoder do
         model.vae.decoder.conv_in.weight *= 3e5
         expected = model.decode(initial_noise(0, 1, (4, 8, 12)))
         model.vae.half()
@@ -136,12 +136,12 @@ def test_a_decoder_that_would_overflow_is_float32(pipe):
     torch.testing.assert_close(to_pictures([picture]), expected, rtol=0, atol=1e-2)
 
 
-def test_what_is_cut_off_is_said_once(pipe, caplog):
+def test_a_cut_off_prompt_is_warned_about_once(pipe, caplog):
     sampled(pipe, "a planet " + "blue " * 90, initial_noise(0, 2, (4, 8, 12)))
     assert caplog.text.count("cut off is") == 1
 
 
-def test_long_prompts_in_chunks(pipe):
+def test_a_long_prompt_in_chunks_is_not_cut_off(pipe):
     prompt = "a planet " + " ".join(["blue"] * 30) + " green"
     latents = initial_noise(0, 2, (4, 8, 12))
     chunked = sampled(pipe, prompt, latents, long_prompts="chunks").latents

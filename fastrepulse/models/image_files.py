@@ -1,4 +1,4 @@
-"""Pictures from disk as latents, whatever kind of file they are."""
+"""Reads image files of any common format, and encodes them as latents."""
 
 import logging
 import warnings
@@ -12,11 +12,11 @@ from torch import Tensor
 from fastrepulse.models.model import Model
 from fastrepulse.torch_settings import undisturbed
 
-KINDS = (
+SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
     *(".tif", ".tiff", ".avif", ".heic", ".heif"),
 )
-"""What names of pictures end with; the last ones are read where Pillow can."""
+"""Suffixes of image files; some builds of Pillow cannot read the last three."""
 
 log = logging.getLogger("fastrepulse")
 
@@ -25,40 +25,39 @@ log = logging.getLogger("fastrepulse")
 def encode_folder(
     folder: str | Path, model: Model, height: int | None = None, width: int | None = None
 ) -> Tensor:  # [M, C, H, W]
-    """Returns the latents of all pictures in a folder, cut to the model's size.
+    """Returns the latents of all images in a folder, cropped and resized to one size.
 
-    A file that cannot be read is left out, and a warning names it.
+    A file that cannot be read is skipped with a warning.
 
     Args:
-        folder: With pictures (`KINDS`); that of an earlier run will do.
+        folder: A folder of image files (`SUFFIXES`), such as the folder of an earlier run.
         model: What `fastrepulse.load_model` returned.
-        height: In pixels, by default the model's own.
-        width: In pixels, by default the model's own.
+        height: In pixels; by default the model's native height.
+        width: In pixels; by default the model's native width.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is no picture in it that can be read.
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If no image in the folder can be read.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"folder {str(folder)!r} does not exist")
-    # The sheet of all pictures, which a run leaves beside them, is not one of them
-    sheet = {folder / "grid.png"} if (folder / "sample.json").exists() else set()
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in KINDS)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    # A run saves a grid of all its images beside them
+    if (folder / "sample.json").exists():
+        paths = [path for path in paths if path.name != "grid.png"]
     latents = []
     for path in paths:
-        if path in sheet:
-            continue
         try:
-            cut = read_fitted(path, model, height, width)
+            fitted = read_fitted(path, model, height, width)
         except ValueError as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("%s is skipped: %s", path, error)
             continue
-        picture = torch.from_numpy(np.asarray(cut).copy()).permute(2, 0, 1).float() / 255
-        latents.append(model.encode(picture[None].to(model.device, model.dtype)))
+        image = torch.from_numpy(np.asarray(fitted).copy()).permute(2, 0, 1).float() / 255
+        latents.append(model.encode(image[None].to(model.device, model.dtype)))
     if not latents:
         raise ValueError(
-            f"folder must hold pictures that can be read ({', '.join(KINDS)}), got {str(folder)!r}"
+            f"folder must hold images that can be read ({', '.join(SUFFIXES)}), got {str(folder)!r}"
         )
     return torch.cat(latents)
 
@@ -66,28 +65,26 @@ def encode_folder(
 def read_fitted(
     path: Path, model: Model, height: int | None = None, width: int | None = None
 ) -> Image.Image:
-    """Returns a picture in RGB, cut to a size that is the model's own by default.
+    """Reads an image as RGB, cropped and resized, by default to the model's native size.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If the file cannot be read.
     """
     _, rows, columns = model.latent_shape(height, width)
     try:
-        picture = read_picture(path)
+        image = read_image(path)
     except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
-    return ImageOps.fit(picture, (columns * model.vae_scale_factor, rows * model.vae_scale_factor))
+    return ImageOps.fit(image, (columns * model.vae_scale_factor, rows * model.vae_scale_factor))
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Returns a picture in RGB: upright, in 8 bits, what is transparent in it on white.
-
-    Of an animation it is the first picture.
+def read_image(path: Path) -> Image.Image:
+    """Reads an image as 8-bit RGB: upright, on a white background, the first frame of an animation.
 
     Raises:
-        OSError: If it cannot be read, or is cut off.
-        ValueError: If there is nothing to see in it.
-        Warning: If it is suspiciously large, as Pillow says.
+        OSError: If the file cannot be read or is truncated.
+        ValueError: If every pixel is transparent or a pixel is not finite.
+        Warning: If Pillow warns that the image is suspiciously large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -106,13 +103,13 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
-    """Returns a grey picture of 16 or 32 bits, or of fractions, in RGB."""
+    """Converts a grey image with 16 or 32 bits or with floating-point values to RGB."""
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
         raise ValueError("not every pixel is a finite number")
     largest = values.max(initial=0.0)
     full = next((full for full in (1, 255, 65535) if largest <= full), largest)
-    # Whole numbers of at most 1 are 16 bits of a dark picture, not fractions
+    # Integers come from 16-bit images: small values are dark pixels, not fractions of 1
     if image.mode.startswith("I"):
         full = max(full, 65535)
     scaled = (values.clip(0) * (255 / full)).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures from disk: read right, or left out with a warning that names them."""
+"""Image files are read correctly, or skipped with a warning that names the file."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from PIL import Image
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.models import encode_folder
-from fastrepulse.models.pictures import read_picture
+from fastrepulse.models.image_files import read_image
 
 
-def test_the_pictures_of_an_earlier_run_come_without_its_sheet_and_upright(tmp_path):
+def test_images_of_an_earlier_run_are_encoded_without_the_grid_and_upright(tmp_path):
     model = models.load_model()
     result = fastrepulse.sample("a planet", 2, num_inference_steps=2, seed=0, progress=False)
     latents = encode_folder(result.save(tmp_path / "run"), model)
     torch.testing.assert_close(latents, torch.cat([encode(model, i) for i in result.images]))
     (tmp_path / "phone").mkdir()
     turned, exif = result.images[0].transpose(Image.Transpose.ROTATE_90), Image.Exif()
-    exif[0x0112] = 6  # turn it by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # the viewer must rotate it by 90 degrees clockwise
     turned.save(tmp_path / "phone" / "a.png", exif=exif)
     torch.testing.assert_close(encode_folder(tmp_path / "phone", model), latents[:1])
 
@@ -28,9 +28,9 @@ def encode(model, image):
     return model.encode(pixels).detach()
 
 
-def test_pictures_come_from_a_folder(tmp_path):
+def test_images_in_a_folder_are_encoded(tmp_path):
     model = models.load_model()
-    with pytest.raises(ValueError, match="folder must hold pictures"):
+    with pytest.raises(ValueError, match="folder must hold images"):
         encode_folder(tmp_path, model)
     image = fastrepulse.sample("a planet", 1, num_inference_steps=4, progress=False).images[0]
     image.save(tmp_path / "a.png")
@@ -112,11 +112,11 @@ RED, WHITE, BLACK = (200, 30, 30), (255, 255, 255), (0, 0, 0)
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_picture_of_any_kind_is_read_right(name, write, left, right, tmp_path):
+def test_every_image_format_is_read_correctly(name, write, left, right, tmp_path):
     if name.endswith("avif") and ".avif" not in Image.registered_extensions():
         pytest.skip("this Pillow reads no AVIF")
     write(tmp_path / name)
-    image = read_picture(tmp_path / name)
+    image = read_image(tmp_path / name)
     assert image.mode == "RGB" and image.size == (64, 48)
     for place, expected in ((LEFT, left), (RIGHT, right)):
         expected = (expected,) * 3 if isinstance(expected, int) else expected
@@ -137,7 +137,7 @@ def cut_in_half(path):
         ("cut.png", cut_in_half),
         ("cut.jpg", lambda p: (cut_in_half(p), p.write_bytes(p.read_bytes()[:900]))),
         ("._beside.png", lambda p: p.write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X")),
-        ("text.jpg", lambda p: p.write_text("no picture")),
+        ("text.jpg", lambda p: p.write_text("no image")),
         ("folder.png", lambda p: p.mkdir()),
         ("invisible.png", lambda p: Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(p)),
         ("not-finite.tif", lambda p: Image.fromarray(np.full((8, 8), np.nan, "f4")).save(p)),
@@ -145,20 +145,20 @@ def cut_in_half(path):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_read_is_left_out_by_name(name, write, tmp_path, caplog):
+def test_an_unreadable_file_is_skipped_with_a_warning(name, write, tmp_path, caplog):
     write(tmp_path / name)
-    with pytest.raises(ValueError, match="folder must hold pictures that can be read"):
+    with pytest.raises(ValueError, match="folder must hold images that can be read"):
         encode_folder(tmp_path, models.load_model())
-    assert f"{tmp_path / name} is left out" in caplog.text
+    assert f"{tmp_path / name} is skipped" in caplog.text
     Image.new("RGB", (64, 64), RED).save(tmp_path / "good.png")
     assert len(encode_folder(tmp_path, models.load_model())) == 1
 
 
-def test_a_picture_that_is_too_large_is_left_out(tmp_path, monkeypatch, caplog):
+def test_a_too_large_image_is_skipped(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    # Beyond twice the number Pillow refuses a picture, below it warns
+    # Pillow warns above the limit and refuses above twice the limit
     for name, side in (("large", 64), ("larger-than-some", 12), ("small", 10)):
         Image.new("RGB", (side, side), RED).save(tmp_path / f"{name}.png")
     assert len(encode_folder(tmp_path, models.load_model())) == 1
     for name in ("large", "larger-than-some"):
-        assert f"{name}.png is left out" in caplog.text
+        assert f"{name}.png is skipped" in caplog.text
