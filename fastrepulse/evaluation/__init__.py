@@ -1,4 +1,4 @@
-"""All methods compared on the shipped model: `fastrepulse evaluate`, by the extra `evaluate`."""
+"""Compares all methods on the shipped model (`fastrepulse evaluate`, extra `evaluate`)."""
 
 from fastrepulse.evaluation.comparison import evaluate
 from fastrepulse.evaluation.search import Rule

@@ -1,4 +1,4 @@
-"""The whole evaluation: sample, measure, and write tables, plots and the report."""
+"""The evaluation: samples, measures, and writes tables, plots and the report."""
 
 import json
 import platform
@@ -39,37 +39,37 @@ def evaluate(
     compile: bool = True,
     progress: bool = True,
 ) -> list[Row]:
-    """Compares methods on the shipped model's sparse prompts, each from the same noise.
+    """Compares methods on the shipped model's sparse prompts, from the same noise.
 
-    A method with a strength is compared at the largest one that keeps its pictures right and clean
-    (`search.Rule`), which the evaluation finds on seeds of its own.
+    A method with a strength is compared at the largest strength that keeps its images accurate and
+    clean (`search.Rule`). The evaluation finds this strength on the calibration seeds.
 
-    Every finished run is kept in the folder: started again, the evaluation goes on where it
-    stopped, and other tables and plots are made without sampling.
+    The folder keeps every finished run. A restarted evaluation resumes from them and samples only
+    missing runs.
 
     Args:
         out: Folder for runs, `table.md`, `.csv` and `.json`, `quality.svg` and `.png`,
             `spaces.svg` and `.png`, and `report.html`.
-        methods: What is compared; independent samples and those of full captions are added.
-        num_seeds: From how many seeds, 0 to `num_seeds` - 1.
-        num_particles: N >= 2 of each prompt and seed.
-        num_inference_steps: T of every run.
-        guidance_scale: Of every run, but for settings with one of their own.
-        dtype: Of the shipped model's weights; by default float16 on a GPU and float32 on the CPU,
-            where bfloat16 takes a fifth less time if the processor multiplies in it.
-        rule: What a method's strength must keep.
-        calibration_seeds: On which it is found.
-        data: A folder with rendered pictures, `heldout.npz`; by default the 1,600 that ship.
-        compile: Whether to run the model through `torch.compile`.
+        methods: The compared methods. Independent samples and full captions are added.
+        num_seeds: Number of seeds, from 0 on.
+        num_particles: Images N >= 2 for each prompt and seed.
+        num_inference_steps: Denoising steps of each run.
+        guidance_scale: Guidance scale, unless a setting has its own.
+        dtype: Data type of the model's weights. Default: float16 on a GPU, float32 on the CPU.
+            bfloat16 takes a fifth less time on CPUs that multiply in it.
+        rule: Rule for the strengths.
+        calibration_seeds: Seeds on which the strengths are found.
+        data: Folder with rendered pictures, `heldout.npz`. Default: the 1,600 shipped pictures.
+        compile: Whether to use `torch.compile`.
         progress: Whether to show a progress bar.
 
     Returns:
         A row for each setting.
 
     Raises:
-        ValueError: If a number is out of range; before the first run.
-        FileNotFoundError: If `data` holds no such file.
-        OSError: If `out` cannot be written.
+        ValueError: If a number is out of range, before the first run.
+        FileNotFoundError: If `data` does not contain the file.
+        OSError: If `out` is not writable.
     """
     if num_seeds < 1:
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
@@ -107,34 +107,38 @@ def evaluate(
 
 
 def _notes(num_seeds: int, protocol: Protocol, rendered: float, rule: Rule) -> list[str]:
-    """Says how the figures were made."""
+    """Explains how the figures were measured."""
     num_particles, steps = protocol.num_particles, protocol.num_inference_steps
     guidance = f"guidance {protocol.guidance_scale:g}"
-    pictures = num_seeds * num_particles * len(PROMPTS)
+    images = num_seeds * num_particles * len(PROMPTS)
     notes = [
         f"{len(PROMPTS)} sparse prompts, {num_seeds} seed{'s' * (num_seeds > 1)}, "
-        f"{num_particles} particles each, {steps} Euler steps, {guidance}; every method starts "
-        "from the same noise. Features are those of the shipped judge, which never saw a sample.",
-        "The attribute Vendi score is the effective number of different pictures of a prompt by "
-        "the attributes that they show; coverage is the share of the attributes' values that "
-        "appear; off data is the distance of patches to those of rendered pictures of the subject, "
-        "1 for rendered pictures. Dirt raises the last and neither of the others. All are means "
-        "over all pairs of a prompt and a seed, with 95% intervals by the percentile bootstrap "
-        "over those pairs; “over independent” is the difference to independent samples of the same "
-        "prompt and noise, “× independent” the quotient of off data.",
-        "Every method that was searched has the largest strength at which prompt accuracy is at "
-        f"least {rule.accuracy:.0%} and off data at most {rule.cleanliness:g} times that of full "
-        "captions, which are as varied as can be and as clean as the model draws them; it was "
-        "found on seeds that are not in this table (`search.json`).",
-        f"Fréchet and kernel distance, recall and the share of rendered pictures covered are those "
-        f"of all {pictures:,} pictures of a setting against rendered ones, in which every value is "
-        f"equally common. {num_particles} rendered pictures of a subject have a Vendi score of "
-        f"features of {rendered:.2f}.",
+        f"{num_particles} images of each prompt and seed, {steps} Euler steps, {guidance}. All "
+        "methods start from the same noise. The features come from the shipped judge, a "
+        "classifier that was never trained on samples.",
+        "Diversity is the attribute Vendi score: the effective number of different images of a "
+        "prompt, by the attributes that they show. Coverage is the share of the attributes' "
+        "values that appear. Cleanliness is measured by “off data”: the distance of image patches "
+        "to patches of rendered pictures of the subject, where rendered pictures have 1. "
+        "Artefacts raise “off data” and do not raise the attribute Vendi score or the coverage.",
+        "Each figure is a mean over all pairs of a prompt and a seed, with a 95% interval by the "
+        "percentile bootstrap over these pairs. “over independent” is the difference to "
+        "independent samples of the same prompt and noise. “× independent” is the ratio of “off "
+        "data” to that of independent samples.",
+        "Methods with a strength are compared at the largest strength with a prompt accuracy of "
+        f"at least {rule.accuracy:.0%} and “off data” of at most {rule.cleanliness:g} times the "
+        "value of full captions. Full captions give the most varied images, as clean as the "
+        "model draws them. The strengths were found on other seeds than this table uses "
+        "(`search.json`).",
+        "Fréchet distance, kernel distance, recall and the covered share of rendered pictures "
+        f"compare all {images:,} images of a setting with rendered pictures, in which all values "
+        f"are equally common. For {num_particles} rendered pictures of a subject, the Vendi score "
+        f"of features is {rendered:.2f}.",
     ]
-    if pictures <= 256:
+    if images <= 256:
         notes.append(
-            f"{pictures} pictures are fewer than the features have dimensions: Fréchet distances "
-            "can be compared with each other here, not with those of other sizes."
+            f"{images} images are fewer than the features have dimensions. Compare the Fréchet "
+            "distances only with each other, not with evaluations of other sizes."
         )
     notes.append(
         f"Made on {platform.machine()}, CPU threads: {torch.get_num_threads()}, "

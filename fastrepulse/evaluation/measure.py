@@ -1,4 +1,4 @@
-"""What is measured: figures of each setting with their intervals, and how settings compare."""
+"""The figures of each setting, with confidence intervals and comparisons."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ PER_PROMPT = [
     "vendi",
     "similarity",
 ]
-"""What is measured on the N pictures of each prompt and seed."""
+"""The figures of the N images of each prompt and seed."""
 
 RESAMPLES = 10_000
 
@@ -45,12 +45,12 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Estimates a mean by the percentile bootstrap (Efron 1979), with a fixed seed.
+        """Estimates a mean by the percentile bootstrap (Efron 1979) with a fixed seed.
 
-        It assumes no distribution, and keeps the interval of a share within [0, 1].
+        The bootstrap assumes no distribution, and intervals of shares stay within [0, 1].
 
         Args:
-            values: One for each (prompt, seed) pair, at least 1.
+            values: At least one value, such as one for each pair of a prompt and a seed.
         """
         array = np.asarray(values)
         drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
@@ -60,29 +60,27 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one setting.
+    """The figures of one setting. For the first six, see `Figures`.
 
     Args:
-        setting: Which one.
-        attribute_vendi: Effective number of different pictures among the N of a prompt, by the
-            attributes that they show, in [1, N].
-        coverage: Share of the attributes' values that appear among them, in [0, 1].
-        most_common: Share of an attribute's most common value, in [0, 1].
-        accuracy: Share of them that are the subject, in [0, 1].
-        off_data: Distance to rendered pictures, 1 for rendered ones.
-        vendi: Vendi score of the judge's features, in [1, N], which dirt can raise.
-        similarity: Mean cosine similarity of their pairs.
-        gain: Attribute Vendi score over that of independent samples of the same prompt and noise.
-        cleanliness: `off_data` over that of the same independent samples.
-        frechet: Fréchet distance of all pictures to rendered ones.
-        kernel: Kernel distance of the same.
-        recall: Share of rendered pictures that lie in the ball of a picture, in [0, 1].
-        covered: Share of rendered pictures with a picture in their ball, in [0, 1].
-        to_diverse: Distances to the set of maximum diversity by the name of the space; empty for
-            that set itself.
-        nearer: By how much less the kernel distance to that set is than that of independent
-            samples, seed by seed.
-        pairs: The attribute Vendi scores that the estimates are of, one for each seed and prompt.
+        setting: The setting.
+        attribute_vendi: Effective number of different images of a prompt by their attributes.
+        coverage: Share of the attributes' values that appear.
+        most_common: Share of an attribute's most common value.
+        accuracy: Share of images that show the subject.
+        off_data: Distance to rendered pictures.
+        vendi: Vendi score of the judge's features.
+        similarity: Mean cosine similarity over pairs of images.
+        gain: Attribute Vendi score minus the score of independent samples of the same noise.
+        cleanliness: `off_data` divided by its value for independent samples.
+        frechet: Fréchet distance of all images to rendered pictures.
+        kernel: Kernel distance of all images to rendered pictures.
+        recall: Share of rendered pictures that lie in the ball of an image, in [0, 1].
+        covered: Share of rendered pictures with an image in their ball, in [0, 1].
+        to_diverse: Distances to the images of full captions in each space; empty for full captions.
+        nearer: Decrease of the kernel distance to the images of full captions, compared with
+            independent samples of the same seed.
+        pairs: Attribute Vendi score of each seed and prompt.
     """
 
     setting: Setting
@@ -104,7 +102,7 @@ class Row:
     pairs: list[float]
 
     def gain_over(self, other: "Row") -> Estimate:
-        """Returns by how much the attribute Vendi score is higher, paired by prompt and noise."""
+        """Returns the paired difference of the attribute Vendi scores."""
         return Estimate.of(_differences(self.pairs, other.pairs))
 
 
@@ -116,8 +114,8 @@ def measure(
     """Returns a row for each setting, in the order of the runs.
 
     Args:
-        runs: Of the same seeds for each setting, by its title; among them those of independent
-            samples and of full captions.
+        runs: Runs of the same seeds by the setting's title, including independent samples and full
+            captions.
         rendered: The judge's features of rendered pictures.
         progress: Whether to show a progress bar.
     """
@@ -140,7 +138,7 @@ def measure(
         to_diverse: dict[str, Distance] = {}
         nearer: dict[str, Estimate] = {}
         with warnings.catch_warnings():
-            # All sets are of one size, and the report says when it is too small
+            # All sets have one size, and the report warns if it is too small
             warnings.simplefilter("ignore", SmallSetWarning)
             frechet = frechet_distance(features["content"], reference, allow_small_sets=True)
             if setting != FULL_CAPTIONS:
@@ -172,7 +170,7 @@ def rendered_vendi(
     rendered: Tensor,  # [subjects, M, d]
     num_particles: int,
 ) -> float:
-    """Returns the mean Vendi score of the features of N rendered pictures of one subject."""
+    """Returns the mean Vendi score of N rendered pictures of one subject."""
     sets = [
         vendi_score(rows)
         for subject in rendered
@@ -183,15 +181,16 @@ def rendered_vendi(
 
 
 def better_than(row: Row, rows: Sequence[Row], tolerance: float = 0.01) -> list[Row]:
-    """Returns settings of other methods that are surely more diverse at no lower accuracy.
+    """Returns the other methods' settings with a higher diversity and no lower accuracy.
 
     Args:
-        row: The setting that is held against the others.
+        row: The setting to compare with.
         rows: All settings.
-        tolerance: By how much the prompt accuracy may be lower.
+        tolerance: Allowed decrease of the prompt accuracy.
 
     Returns:
-        Those whose attribute Vendi score is higher beyond the interval of the paired difference.
+        The settings with an attribute Vendi score above `row`'s, where the interval of the paired
+        difference is above 0.
     """
     return [
         other
@@ -203,7 +202,7 @@ def better_than(row: Row, rows: Sequence[Row], tolerance: float = 0.01) -> list[
 
 
 Features = dict[str, Tensor]
-"""Features [n, d] by the name of the space."""
+"""Features [n, d] of each space."""
 
 
 def _joined(features: Sequence[Features]) -> Features:
@@ -211,7 +210,7 @@ def _joined(features: Sequence[Features]) -> Features:
 
 
 def _kernel_distances(a: Sequence[Features], b: Sequence[Features]) -> dict[str, list[float]]:
-    """Returns the kernel distances of sets of the same seed, by the name of the space."""
+    """Returns the kernel distances of sets of the same seed in each space."""
     pairs = list(zip(a, b, strict=True))
     return {space: [kernel_distance(x[space], y[space]) for x, y in pairs] for space in a[0]}
 

@@ -1,4 +1,4 @@
-"""Plots of diversity against quality, and grids of pictures."""
+"""Plots of diversity against quality, and grids of images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is on the y axis of a plot.
+    """One panel of a plot.
 
     Args:
-        title: Over the plot.
-        value: Reads it from a row.
-        share: Whether it is one in [0, 1], drawn the wider the nearer it is to 1.
+        title: Title of the panel.
+        value: Returns the y value of a row.
+        share: Whether the values are shares; the scale then magnifies values near 1.
     """
 
     title: str
@@ -44,7 +44,7 @@ QUALITY = [
 
 
 def space_panels(rows: Sequence[Row]) -> list[Panel]:
-    """Returns a panel for each space: the distance to the set of maximum diversity."""
+    """Returns a panel with the distance to the images of full captions for each space."""
 
     def apart(space: str) -> Callable[[Row], float]:
         return lambda row: row.to_diverse[space].frechet
@@ -53,20 +53,20 @@ def space_panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path) -> None:
-    """Draws figures against the attribute Vendi score: one colour a method.
+    """Plots figures against the attribute Vendi score, with one colour for each method.
 
     Args:
-        rows: All settings; those of a method stand together, and a line joins them.
-        panels: What is on the y axis of each panel.
-        file: Where to, in the format of its suffix.
+        rows: All settings. A line connects the settings of one method.
+        panels: The panels.
+        file: Output file; its suffix gives the format.
     """
     methods = list(dict.fromkeys(row.setting.method for row in rows))
     others = [m for m in methods if m not in (INDEPENDENT.method, FULL_CAPTIONS.method)]
-    # Without the grey, which the two sets of no method have
+    # Without grey, the colour of independent samples and full captions
     tab10 = [colour for colour in matplotlib.color_sequences["tab10"] if len(set(colour)) > 1]
     palette = [*tab10, *matplotlib.color_sequences["Dark2"]]
     colours = {m: palette[i % len(palette)] for i, m in enumerate(others)}
-    # So that names stay text, and a run makes the same file again
+    # Names stay text, and equal results give equal files
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastrepulse"}):
         figure = Figure(figsize=(4 * len(panels) + 3, 4.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -78,7 +78,7 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
                 drawn = axis.errorbar(
                     [row.attribute_vendi.mean for row in own],
                     [v.mean if isinstance(v, Estimate) else v for v in y],
-                    # Of the paired difference: prompts differ more than methods do
+                    # Interval of the paired difference, because prompts differ more than methods
                     xerr=_errors([row.gain for row in own]),
                     yerr=_errors([v for v in y if isinstance(v, Estimate)]),
                     color=colours.get(method, "0.35"),
@@ -108,7 +108,7 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
             axis.set_xlabel("attribute Vendi score")
             axis.set_title(panel.title, fontsize=11)
             if panel.share:
-                _spread_near_one(axis)
+                _magnify_near_one(axis)
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         handles, labels = axes[0].get_legend_handles_labels()
@@ -117,8 +117,8 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
         figure.savefig(file, dpi=130, metadata=metadata)
 
 
-def _spread_near_one(axis: Axes) -> None:
-    """Scales the y axis by the logarithm of what is missing to 1: there most settings are."""
+def _magnify_near_one(axis: Axes) -> None:
+    """Scales the y axis by -log(1.01 - y), because most values are near 1."""
     axis.set_yscale(
         "function", functions=(lambda y: -np.log(1.01 - y), lambda y: 1.01 - np.exp(-y))
     )
@@ -129,7 +129,7 @@ def _spread_near_one(axis: Axes) -> None:
 
 
 def _errors(estimates: Sequence[Estimate]) -> list[list[float]] | None:
-    """Returns how far down and up error bars reach."""
+    """Returns the lengths of the lower and upper error bars."""
     if not estimates:
         return None
     down, up = [e.mean - e.low for e in estimates], [e.high - e.mean for e in estimates]
@@ -139,13 +139,13 @@ def _errors(estimates: Sequence[Estimate]) -> list[list[float]] | None:
 def strength_grid(
     runs: Sequence[Run], prompt: int, num_particles: int, columns: int = 8
 ) -> Image.Image:
-    """Lays out pictures of one prompt: a row for each run, under each other from the same noise.
+    """Lays out images of one prompt: a row for each run, a column for each particle.
 
     Args:
-        runs: One for each row, in order; independent samples first.
-        prompt: Its number.
-        num_particles: N of the runs.
-        columns: How many particles are shown, the first ones.
+        runs: The runs in the order of the rows.
+        prompt: Index of the prompt.
+        num_particles: Number of particles of the runs.
+        columns: Number of particles to show.
     """
     columns, label, gap = min(columns, num_particles), 90, 2
     sheets = [run.sheet() for run in runs]

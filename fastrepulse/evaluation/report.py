@@ -1,4 +1,4 @@
-"""One HTML page with tables, plots and pictures inside, that opens from disk."""
+"""The report: one HTML file with tables, plots and images, which loads no other file."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ tr[data-method]:hover td, tr[data-method]:focus td { background: #fdf3ea; }
 """
 
 SCRIPT = """
-// A click on a column's title sorts by it: numbers from the largest on, words by the alphabet
+// A click on a column title sorts the table: numbers in descending order, words alphabetically
 for (const button of document.querySelectorAll("th button")) button.onclick = () => {
   const th = button.parentElement, table = th.closest("table");
   const column = [...th.parentElement.children].indexOf(th);
@@ -60,9 +60,9 @@ for (const button of document.querySelectorAll("th button")) button.onclick = ()
   th.ariaSort = down ? "descending" : "ascending";
   table.append(...rows);
 };
-// A row under the pointer shows its method's pictures
+// A row under the pointer shows the images of its method
 const shown = document.createElement("img");
-Object.assign(shown, { id: "shown", alt: "Pictures of the method under the pointer" });
+Object.assign(shown, { id: "shown", alt: "Images of the method under the pointer" });
 document.body.append(shown);
 for (const row of document.querySelectorAll("tr[data-method]")) {
   const show = () => {
@@ -84,7 +84,7 @@ def write_report(
     runs: Mapping[str, Sequence[Run]],
     num_particles: int,
 ) -> Path:
-    """Writes `report.html`, with the plots that lie in the folder; returns its path."""
+    """Writes `report.html` with the plots from the folder and returns its path."""
     diverse = compared(rows)
     grids = [
         f"<details{' open' if i == 0 else ''}><summary>{escape(prompt)}</summary>"
@@ -107,14 +107,14 @@ def write_report(
 {_picture(folder / "quality.svg", "attribute Vendi score against quality")}
 {_table(DIVERSITY, rows)}
 <h2>Distance to the set of maximum diversity</h2>
-<p>That set is as many independent samples of captions that name every attribute; independent
-samples of the sparse prompts are the set of minimum diversity. Lower is nearer. With several seeds,
-“nearer by” is how much less the kernel distance is than that of independent samples, seed by seed,
-with its 95% interval.</p>
+<p>The set of maximum diversity has equally many independent samples of full captions, which name
+every attribute. The set of minimum diversity has independent samples of the sparse prompts. A lower
+distance is better. “nearer by” is the decrease of the kernel distance compared with independent
+samples of the same seed, with its 95% interval; it needs several seeds.</p>
 {_picture(folder / "spaces.svg", "attribute Vendi score against distances in three spaces")}
 {_table(space_columns(diverse), diverse)}
-<h2>Pictures</h2>
-<p>A row a strength; pictures under each other start from the same noise.</p>
+<h2>Images</h2>
+<p>Each row is one strength. Images in one column start from the same noise.</p>
 {"".join(grids)}
 <script>{SCRIPT}</script>
 </body>
@@ -126,16 +126,16 @@ with its 95% interval.</p>
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
-    """Says where the default repulsion stands: what it gains, and what is better."""
+    """Summarises the default repulsion: its gain, and methods with a higher diversity."""
     default = next((row for row in rows if row.setting == DEFAULT), None)
     if default is None:
         return []
     independent = next(row for row in rows if row.setting == INDEPENDENT)
     lines = [
-        f"The default repulsion has an attribute Vendi score {interval(default.gain, '+.2f')} over "
-        f"that of independent samples ({independent.attribute_vendi.mean:.2f}), at a prompt "
-        f"accuracy of {default.accuracy.mean:.1%} ({independent.accuracy.mean:.1%}) and "
-        f"{default.cleanliness:.2f} times their distance off data."
+        "Compared with independent samples, the default repulsion changes the attribute Vendi "
+        f"score by {interval(default.gain, '+.2f')} from {independent.attribute_vendi.mean:.2f}, "
+        f"the prompt accuracy from {independent.accuracy.mean:.1%} to "
+        f"{default.accuracy.mean:.1%}, and multiplies “off data” by {default.cleanliness:.2f}."
     ]
     better = better_than(default, rows)
     if better:
@@ -143,24 +143,24 @@ def verdict(rows: Sequence[Row]) -> list[str]:
             f"{row.setting.title} by {interval(row.gain_over(default))}" for row in better
         )
         lines.append(
-            f"At an accuracy at most 1 point lower, these of other methods have a higher "
-            f"attribute Vendi score: {names}."
+            f"Other methods with a higher attribute Vendi score, at an accuracy at most 1 "
+            f"percentage point lower: {names}."
         )
     else:
         lines.append(
-            "No other method here has a higher attribute Vendi score, beyond its interval, at an "
-            "accuracy at most 1 point lower."
+            "No other method has a significantly higher attribute Vendi score at an accuracy at "
+            "most 1 percentage point lower."
         )
     nearer = [
-        # The interval of a single seed has no width, and says nothing
-        f"{space} (beyond its interval)" if 0 < by.low < by.high else space
+        # A single seed has no interval
+        f"{space} (significant)" if 0 < by.low < by.high else space
         for (space, distance), by in zip(
             default.to_diverse.items(), default.nearer.values(), strict=True
         )
         if distance.frechet < independent.to_diverse[space].frechet
     ]
     lines.append(
-        "By the Fréchet distance it is nearer to the set of maximum diversity than independent "
+        "By the Fréchet distance, it is nearer to the set of maximum diversity than independent "
         f"samples in {len(nearer)} of {len(default.to_diverse)} spaces"
         f"{': ' + ', '.join(nearer) if nearer else ''}."
     )
@@ -187,11 +187,11 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
 
 
 def _grids(runs: Mapping[str, Sequence[Run]], prompt: int, num_particles: int) -> str:
-    """Returns a grid for each method, with independent samples above, of the first seed."""
+    """Returns a grid of the first seed for each method, with independent samples on top."""
     first = {title: own[0] for title, own in runs.items()}
     independent = first[INDEPENDENT.title]
     methods = list(dict.fromkeys(run.setting.method for run in first.values()))
-    # Above every other one; and what is there for comparison comes last
+    # Independent samples are the first row of every grid; full captions come last
     methods.remove(INDEPENDENT.method)
     methods.sort(key=FULL_CAPTIONS.method.__eq__)
     shown = []

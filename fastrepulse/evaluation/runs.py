@@ -1,4 +1,4 @@
-"""What is run, and how finished runs are kept, so that a killed evaluation goes on."""
+"""Samples the runs and stores finished runs, so that an evaluation can resume."""
 
 import json
 import os
@@ -27,21 +27,21 @@ from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, sample
 
 SPACES = ("content", "location", "style")
-"""The spaces of the thesis in which features are kept."""
+"""The stored feature spaces, as in the thesis."""
 
 MICRO_BATCH_SIZE = {"cpu": 32, "cuda": 256}
-"""Fixed for a kind of device, because the result depends on it by rounding."""
+"""Fixed for each kind of device, because rounding depends on the batch size."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The finished run of one setting and seed.
+    """A finished run of one setting and seed.
 
     Args:
-        setting: What was run.
-        seed: From which noise.
-        figures: What was measured on the pictures of each prompt, in the order of `PROMPTS`.
-        path: Where its files are, without the suffix.
+        setting: The setting.
+        seed: Seed of the noise.
+        figures: Figures of each prompt, in the order of `PROMPTS`.
+        path: Path of the run's files without suffix.
     """
 
     setting: Setting
@@ -50,24 +50,24 @@ class Run:
     path: Path
 
     def features(self) -> dict[str, Tensor]:
-        """Returns the judge's features [prompts * N, d] by the name of the space."""
+        """Returns the judge's features [prompts * N, d] of each space."""
         return {k: v.float() for k, v in load_file(_features_file(self.path)).items()}
 
     def sheet(self) -> Image.Image:
-        """Returns the pictures: a row for each prompt, a column for each particle."""
+        """Returns the images: a row for each prompt, a column for each particle."""
         with Image.open(_sheet_file(self.path)) as image:
             return image.convert("RGB")
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all runs of an evaluation have in common.
+    """Settings shared by all runs of an evaluation.
 
     Args:
-        num_particles: N >= 2 of each prompt and seed.
-        num_inference_steps: T of every run.
-        guidance_scale: Of every run.
-        dtype: What the model's weights are, such as "float32".
+        num_particles: Images N >= 2 for each prompt and seed.
+        num_inference_steps: Denoising steps.
+        guidance_scale: Guidance scale.
+        dtype: Data type of the model's weights, such as "float32".
     """
 
     num_particles: int
@@ -77,14 +77,14 @@ class Protocol:
 
 
 class RunLog:
-    """The finished runs in a folder: a line of JSON each, features and a contact sheet beside it.
+    """The finished runs in a folder: one line of JSON, a feature file and a contact sheet each.
 
-    A run is added when its files are there, and its line is written at once: whenever the process
-    is killed, what the log names is whole.
+    The line is written after the other files, so every run in the log is complete even if the
+    process is killed.
 
     Args:
-        folder: Where they are kept, made if need be.
-        protocol: What they have in common; runs of another are not found.
+        folder: Folder of the log; it is created if missing.
+        protocol: Shared settings; `find` ignores runs with others.
     """
 
     def __init__(self, folder: Path, protocol: Protocol):
@@ -95,12 +95,12 @@ class RunLog:
         text = self.log.read_text("utf-8") if self.log.exists() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
-            # Killed while it wrote the last line
+            # The process was killed while writing the last line
             self.log.write_text(whole, "utf-8")
         self.rows = [json.loads(line) for line in whole.splitlines()]
 
     def find(self, setting: Setting, seed: int) -> Run | None:
-        """Returns the run of a setting and a seed, or None if it is still to be done."""
+        """Returns the run of a setting and a seed, or None if it is not finished."""
         key = self._key(setting, seed)
         for row in self.rows:
             path = self.files / row["files"]
@@ -109,7 +109,7 @@ class RunLog:
         return None
 
     def add(self, setting: Setting, seed: int, result: SampleResult) -> None:
-        """Measures the pictures of a run and keeps what tables and plots are made of."""
+        """Measures the images of a run and stores figures, features and images."""
         n, images = self.protocol.num_particles, result.images
         features = judge_backbone()(to_pictures(images))
         figures = []
@@ -121,7 +121,7 @@ class RunLog:
         key = self._key(setting, seed)
         path = self.files / _file_name(setting, seed, key)
         save_file({space: features[space].half() for space in SPACES}, _features_file(path))
-        # Without gaps, so that no picture shares a block of the JPEG with another
+        # Without gaps, so that no JPEG block covers two images
         image_grid(images, columns=n, gap=0).save(_sheet_file(path), quality=90)
         row = {"key": key, "files": path.name, "figures": figures}
         with self.log.open("a", encoding="utf-8") as file:
@@ -132,7 +132,7 @@ class RunLog:
 
     def _key(self, setting: Setting, seed: int) -> dict[str, Any]:
         key = {**setting.key(), **asdict(self.protocol), "seed": seed}
-        # As it comes back from the file
+        # The same types as after reading the file
         return json.loads(json.dumps(key))
 
 
@@ -144,9 +144,9 @@ def run_all(
     compile: bool,
     progress: bool,
 ) -> dict[str, list[Run]]:
-    """Samples what is not in the log yet; returns all runs by the title of their setting.
+    """Samples missing runs and returns all runs by the title of their setting.
 
-    Seed by seed, so that an evaluation that was stopped has compared all settings on fewer seeds.
+    The outer loop is over seeds, so a stopped evaluation has all settings for its finished seeds.
     """
     jobs = [(setting, seed) for seed in seeds for setting in settings]
     left = [job for job in jobs if log.find(*job) is None]
@@ -167,7 +167,7 @@ def run_all(
 def figures_of(
     log: RunLog, model: Model, setting: Setting, seeds: Sequence[int], compile: bool, progress: bool
 ) -> list[dict[str, float]]:
-    """Returns what was measured on every prompt and seed of a setting, run where it is not yet."""
+    """Returns the figures of a setting for all prompts and seeds, sampling missing runs."""
     runs = run_all(log, model, [setting], seeds, compile, progress)
     return [figures for run in runs[setting.title] for figures in run.figures]
 
@@ -175,7 +175,7 @@ def figures_of(
 def sample_setting(
     setting: Setting, seed: int, protocol: Protocol, model: Model, compile: bool
 ) -> SampleResult:
-    """Draws N pictures of every subject with one setting; all settings share a seed's noise."""
+    """Draws N images of every subject. All settings with a seed start from the same noise."""
     n = protocol.num_particles
     common: dict[str, Any] = {
         "model": model,
@@ -189,13 +189,13 @@ def sample_setting(
     if setting != FULL_CAPTIONS:
         return sample(list(PROMPTS), n, **{**common, "repulsion": None, **setting.arguments})
     captions = full_captions(seed, n)
-    # Noise of its own: what the others share with it would bring them nearer
+    # Other noise, because shared noise would reduce the distance of the other settings
     noise = initial_noise(2**32 + seed, len(captions), model.latent_shape(None, None))
     return sample(captions, 1, latents=noise, repulsion=None, **common)
 
 
 def full_captions(seed: int, count: int) -> list[str]:
-    """Draws captions that name every attribute, `count` of each subject, values evenly."""
+    """Draws `count` captions of each subject that name all attributes, with uniform values."""
     rng = random.Random(f"full captions {seed}")
     return [
         subject.caption({a.name: rng.choice(a.values) for a in subject.attributes})
@@ -205,7 +205,7 @@ def full_captions(seed: int, count: int) -> list[str]:
 
 
 def _file_name(setting: Setting, seed: int, key: dict[str, Any]) -> str:
-    """Returns a name that is read by people and is another for another key."""
+    """Returns a readable file name that is unique for each key."""
     name = re.sub(r"[^a-z0-9.]+", "-", setting.title.lower())
     return f"{name}-seed-{seed}-{zlib.crc32(json.dumps(key).encode()):08x}"
 

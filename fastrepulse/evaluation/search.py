@@ -1,6 +1,6 @@
-"""The strength at which a method is compared: the largest that keeps pictures right and clean.
+"""The search for each method's largest strength that keeps images accurate and clean.
 
-One rule for all methods, applied by the evaluation itself on seeds that the comparison never uses.
+All methods follow one rule, on seeds that the comparison does not use.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,41 +11,39 @@ from fastrepulse.evaluation.settings import Family, Setting
 
 CALIBRATION_SEEDS = (1000, 1001)
 GRID = 17
-"""Strengths on the geometric grid from a family's lowest to its highest."""
+"""Number of strengths on the geometric grid from a family's lowest to its highest."""
 
 Figures = list[dict[str, float]]
-"""What was measured on each prompt and seed."""
+"""The figures of each prompt and seed."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What pictures must keep, as means over prompts and seeds.
+    """Limits for the images of a setting, as means over prompts and seeds.
 
     Args:
-        accuracy: The least prompt accuracy, in [0, 1].
-        cleanliness: The most that the distance to rendered pictures may be, over that of full
-            captions: what the model draws when it is asked for as much variety.
+        accuracy: Smallest prompt accuracy, in [0, 1].
+        cleanliness: Largest ratio of `off_data` to its value for full captions, the most varied
+            images that the model draws.
     """
 
     accuracy: float = 0.99
     cleanliness: float = 1.05
 
     def holds(self, figures: Figures, varied: Figures) -> bool:
-        """Says whether pictures of a setting keep to the rule, given those of full captions."""
+        """Whether a setting's figures are within the limits, given the figures of full captions."""
         clean = mean(figures, "off_data") <= self.cleanliness * mean(varied, "off_data")
         return clean and mean(figures, "accuracy") >= self.accuracy
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """The result of a search.
 
     Args:
-        setting: The method at its strength.
-        holds: Whether the rule holds there; if not even the lowest strength keeps to it, it does
-            not.
-        curve: For each strength that was tried, in order: strength, whether it keeps to the rule,
-            and the means of what was measured.
+        setting: The method at the strength found.
+        holds: Whether the rule holds there; False if even the lowest strength breaks the rule.
+        curve: The tried strengths in order, whether the rule holds, and the mean figures.
     """
 
     setting: Setting
@@ -61,32 +59,34 @@ def mean(figures: Figures, name: str) -> float:
 def find_strength(
     family: Family, figures_of: Callable[[Setting], Figures], varied: Figures, rule: Rule
 ) -> Found:
-    """Finds the largest strength on the grid that keeps to the rule, by bisection.
+    """Finds the largest strength on the grid within the rule's limits, by bisection.
+
+    The bisection assumes that the rule holds up to some strength and fails above it.
 
     Args:
         family: The method.
         figures_of: Samples and measures a setting on the calibration seeds.
         varied: Figures of full captions.
-        rule: What must hold. It is taken to hold up to some strength and to fail from there on.
+        rule: The rule.
     """
     ratio = (family.high / family.low) ** (1 / (GRID - 1))
     tried: dict[int, dict[str, Any]] = {}
 
-    def holds(place: int) -> bool:
-        if place not in tried:
-            strength = family.low * ratio**place
+    def holds(index: int) -> bool:
+        if index not in tried:
+            strength = family.low * ratio**index
             figures = figures_of(family.at(strength))
             means = {name: mean(figures, name) for name in figures[0] if name != "prompt"}
             kept = rule.holds(figures, varied)
-            tried[place] = {"strength": strength, "holds": kept, **means}
-        return tried[place]["holds"]
+            tried[index] = {"strength": strength, "holds": kept, **means}
+        return tried[index]["holds"]
 
     best, worst = -1, GRID
     while worst - best > 1:
         middle = (best + worst) // 2
         best, worst = (middle, worst) if holds(middle) else (best, middle)
     chosen = max(best, 0)
-    curve = [tried[place] for place in sorted(tried)]
+    curve = [tried[index] for index in sorted(tried)]
     return Found(family.at(family.low * ratio**chosen), best >= 0, curve)
 
 
@@ -96,13 +96,16 @@ def search(
     varied: Setting,
     rule: Rule,
 ) -> tuple[list[Setting], dict[str, Any]]:
-    """Returns what is compared with every family at its strength, and what was tried, for JSON.
+    """Finds the strength of every family.
 
     Args:
-        compared: Methods to search, and settings that are left as they are.
+        compared: Families to search, and settings to leave unchanged.
         figures_of: Samples and measures a setting on the calibration seeds.
-        varied: Full captions, whose cleanliness is the measure of the others'.
-        rule: What a strength must keep.
+        varied: The setting of full captions.
+        rule: The rule.
+
+    Returns:
+        The settings in order, and a record of all tried strengths for JSON.
     """
     settings: list[Setting] = []
     tried: dict[str, Any] = {"rule": asdict(rule), "methods": {}}

@@ -1,4 +1,4 @@
-"""What is compared: every method, each at a strength that the evaluation chooses."""
+"""The compared methods."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +24,9 @@ class Setting:
     """One method at one strength.
 
     Args:
-        method: The method's name in tables and plots.
-        strength: What varies within the method, as tables say it; empty for a method without.
-        arguments: What `fastrepulse.sample` is given beside prompts, N and seed.
+        method: Name of the method in tables and plots.
+        strength: Strength in tables and plots; empty for a method without a strength.
+        arguments: Arguments of `fastrepulse.sample` besides prompts, number of images and seed.
     """
 
     method: str
@@ -38,7 +38,7 @@ class Setting:
         return f"{self.method}, {self.strength}" if self.strength else self.method
 
     def key(self) -> dict[str, Any]:
-        """Returns all that the pictures depend on beside prompts, N and seed, for JSON."""
+        """Returns the method, strength and arguments for JSON, to identify a run."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, list):
@@ -51,13 +51,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Family:
-    """One method with a strength that the evaluation chooses (`search`).
+    """One method with a strength that the evaluation finds (`search`).
 
     Args:
-        method: The method's name in tables and plots.
-        arguments: From a strength to what `fastrepulse.sample` is given; more is stronger.
-        low: Where the search begins: the method does little there.
-        high: Where it ends.
+        method: Name of the method in tables and plots.
+        arguments: Returns the arguments of `fastrepulse.sample` for a strength.
+        low: Lowest strength, where the method has little effect.
+        high: Highest strength.
     """
 
     method: str
@@ -71,18 +71,18 @@ class Family:
 
 
 def method_family(method: str, make: Callable[[float], Method], low: float, high: float) -> Family:
-    """Returns the family of a method whose strength is its first argument."""
+    """Returns the family of a method that takes its strength as first argument."""
     return Family(method, lambda strength: {"repulsion": make(strength)}, low, high)
 
 
 def langevin(step_size: float) -> Mapping[str, Any]:
-    """Returns a Langevin step at every noise level from 8 to 1, of a size in units of sigma^2."""
+    """Returns a Langevin step at each noise level from 8 to 1; its size is in units of sigma^2."""
     correction = Correction(step_size=float(f"{step_size:.3g}"), window=(8.0, 1.0))
     return {"repulsion": None, "corrections": [correction]}
 
 
 def interval_guidance(strength: float) -> Mapping[str, Any]:
-    """Returns guidance from the noise level 15 / strength downwards alone."""
+    """Returns guidance only at noise levels up to 15 / strength."""
     return {"repulsion": None, "guidance_window": (float(f"{15 / strength:.3g}"), 0.0)}
 
 
@@ -93,7 +93,7 @@ FULL_CAPTIONS = Setting("full captions", "")
 DEFAULT = Setting("default", f"{Repulsion().strength:g}", {"repulsion": Repulsion()})
 
 OURS = ("default", "repulsion")
-"""The names of what this package adds."""
+"""The names of this package's own method."""
 
 FAMILIES = [
     method_family("repulsion", lambda s: Repulsion(strength=s), 0.05, 3),
@@ -108,7 +108,7 @@ FAMILIES = [
     Family("interval guidance", interval_guidance, 1, 15),
     Family("Langevin", langevin, 0.01, 1),
 ]
-"""All methods, each compared at its own best strength."""
+"""All methods with a strength."""
 
 ALL: list[Setting | Family] = [DEFAULT, *FAMILIES]
 
@@ -116,14 +116,14 @@ QUICK: list[Setting | Family] = [
     DEFAULT,
     *(f for f in FAMILIES if f.method in ("Particle Guidance", "CADS", "interval guidance")),
 ]
-"""What `--quick` compares."""
+"""The methods of `--quick`."""
 
 
 def select(compared: Sequence[Setting | Family], methods: Sequence[str]) -> list[Setting | Family]:
-    """Returns what is compared of the methods named.
+    """Returns the methods with these names, ignoring case.
 
     Raises:
-        ValueError: If there is no method of a name.
+        ValueError: If a name is unknown.
     """
     known = {each.method.lower(): each.method for each in compared}
     for name in methods:

@@ -23,7 +23,7 @@ def _gain(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """Returns three digits, and thousands in full."""
+    """Formats a number with three digits, or in full from 1,000 on."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -56,11 +56,11 @@ DIVERSITY: list[Column] = [
     ("rendered covered", lambda row: f"{row.covered:.1%}"),
     ("Vendi of features", lambda row: f"{row.vendi.mean:.2f}"),
 ]
-"""How different, how right and how clean: the columns of the first table."""
+"""The columns of the first table: diversity, accuracy and cleanliness."""
 
 
 def space_columns(rows: Sequence[Row]) -> list[Column]:
-    """Returns the columns of the second table: distances to the set of maximum diversity."""
+    """Returns the columns of the second table: distances to the images of full captions."""
     columns = DIVERSITY[:2]
     # A single seed has no interval
     several = any(by.low < by.high for row in rows for by in row.nearer.values())
@@ -75,7 +75,7 @@ def space_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def compared(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows that are held against the set of maximum diversity: all but itself."""
+    """Returns the rows of the second table: all except full captions."""
     return [row for row in rows if row.to_diverse]
 
 
@@ -90,7 +90,7 @@ ENDS = {"": "mean", "_low": "low", "_high": "high"}
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """Returns a row as a flat record: intervals as `_low` and `_high`."""
+    """Returns a row as a flat record, with the ends of intervals as `_low` and `_high`."""
     record: dict[str, Any] = {"method": row.setting.method, "strength": row.setting.strength}
     for name in (*PER_PROMPT, "gain"):
         record |= {f"{name}{end}": getattr(getattr(row, name), at) for end, at in ENDS.items()}

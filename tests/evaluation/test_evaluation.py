@@ -1,4 +1,4 @@
-"""`fastrepulse evaluate`: what is run, kept, measured and shown, on a tiny run."""
+"""`fastrepulse evaluate`: sampling, resuming, measuring and refusals, on a tiny evaluation."""
 
 import math
 import os
@@ -43,7 +43,7 @@ def test_full_captions_name_every_attribute():
     assert len(set(planets)) > 15
 
 
-def test_shipped_features_are_of_the_shipped_judge():
+def test_the_judge_recognises_the_shipped_rendered_pictures():
     features = rendered_features()
     assert features.shape == (len(SUBJECTS), 200, 128)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_shipped_features_are_of_the_shipped_judge():
     assert (judged == torch.arange(len(SUBJECTS))[:, None]).double().mean() > 0.995
 
 
-def test_rendered_pictures_of_a_folder(tmp_path):
+def test_rendered_pictures_from_a_folder(tmp_path):
     heldout = Image.open(Path(__file__).parents[1] / "data" / "heldout.png").convert("RGB")
     tiles = [heldout.crop((0, 64 * i, 64, 64 * i + 64)) for i in range(len(SUBJECTS))]
     np.savez(tmp_path / "heldout.npz", pictures=np.stack([np.asarray(tile) for tile in tiles]))
@@ -62,14 +62,14 @@ def test_rendered_pictures_of_a_folder(tmp_path):
         rendered_features(tmp_path / "nothing")
 
 
-def test_rendered_vendi_is_a_mean_over_whole_sets():
+def test_rendered_vendi_is_the_mean_over_complete_sets():
     rendered = rendered_features()[:2]
     sets = [rendered[s, i : i + 60] for s in range(2) for i in (0, 60, 120)]
     expected = sum(vendi_score(rows) for rows in sets) / len(sets)
     assert rendered_vendi(rendered, 60) == pytest.approx(expected)
 
 
-def test_figures_are_those_of_the_pictures(finished):
+def test_figures_equal_direct_measurements(finished):
     rows = {row.setting.title: row for row in finished[1]}
     assert list(rows) == ["full captions", "independent", DEFAULT.title, "CADS, 0.5"]
     images, scores, off = {}, {}, {}
@@ -111,14 +111,14 @@ def test_figures_are_those_of_the_pictures(finished):
     assert set(rows["independent"].to_diverse) == {"content", "location", "style"}
 
 
-def test_what_is_finished_is_not_sampled_again(finished):
+def test_finished_runs_are_not_sampled_again(finished):
     folder, rows = finished
     before = {f: f.stat().st_mtime_ns for f in (folder / "runs").iterdir()}
     assert evaluate(folder, FEW, **TINY, progress=False) == rows
     assert {f: f.stat().st_mtime_ns for f in (folder / "runs").iterdir()} == before
 
 
-def test_a_line_cut_off_and_a_file_lost_are_sampled_again(finished, tmp_path):
+def test_truncated_lines_and_missing_files_are_ignored(finished, tmp_path):
     source = RunLog(finished[0], PROTOCOL)
     result = fastrepulse.sample(
         list(PROMPTS), N, seed=0, num_inference_steps=STEPS, compile=False, progress=False
@@ -146,12 +146,12 @@ def test_a_line_cut_off_and_a_file_lost_are_sampled_again(finished, tmp_path):
         pytest.param({"dtype": "bfloat16"}, id="dtype"),
     ],
 )
-def test_runs_of_another_protocol_are_others(finished, other):
+def test_runs_with_other_shared_settings_are_not_found(finished, other):
     assert RunLog(finished[0], PROTOCOL).find(DEFAULT, 0) is not None
     assert RunLog(finished[0], replace(PROTOCOL, **other)).find(DEFAULT, 0) is None
 
 
-def test_guidance_and_dtype_reach_the_model(tmp_path):
+def test_guidance_scale_and_dtype_reach_the_model(tmp_path):
     own = Setting("independent", "guidance 1.5", {"guidance_scale": 1.5})
     how = {**TINY, "num_seeds": 1, "num_particles": 2, "num_inference_steps": 1}
     how |= {"guidance_scale": 2.5, "dtype": torch.bfloat16}
@@ -179,10 +179,10 @@ def test_guidance_and_dtype_reach_the_model(tmp_path):
         assert pairs[title] == pytest.approx([f.attribute_vendi for f in figures])
 
 
-def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
+def test_a_killed_evaluation_resumes_to_the_same_tables(finished, tmp_path):
     folder, _ = finished
     log = tmp_path / "runs.jsonl"
-    # Some were done before
+    # Some runs were finished before
     shutil.copytree(folder / "runs", tmp_path / "runs")
     done_before = (folder / "runs.jsonl").read_text().splitlines(keepends=True)[:-4]
     log.write_text("".join(done_before))
@@ -215,14 +215,14 @@ def test_killed_and_started_again_it_gives_the_same_tables(finished, tmp_path):
         pytest.param({"data": "/no/such/folder"}, FileNotFoundError, id="data"),
     ],
 )
-def test_bad_arguments_are_named_before_the_first_run(arguments, error, tmp_path):
+def test_bad_arguments_are_refused_by_name_before_the_first_run(arguments, error, tmp_path):
     (name,) = arguments
     with pytest.raises(error, match=name):
         evaluate(tmp_path / "out", FEW, **{**TINY, **arguments})
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_method_is_one_line_and_exit_code_2(tmp_path):
+def test_an_unknown_method_gives_a_one_line_error_and_exit_code_2(tmp_path):
     command = [sys.executable, "-m", "fastrepulse", "evaluate", "--out", "out"]
     done = subprocess.run(
         [*command, "--methods", "SVDG"], cwd=tmp_path, capture_output=True, text=True, timeout=120
@@ -232,7 +232,7 @@ def test_an_unknown_method_is_one_line_and_exit_code_2(tmp_path):
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib_the_extra_is_named(tmp_path):
+def test_without_matplotlib_the_error_names_the_extra(tmp_path):
     (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

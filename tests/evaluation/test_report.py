@@ -1,4 +1,4 @@
-"""What an evaluation shows: tables, plots, grids, the report and its verdict."""
+"""The output of an evaluation: tables, plots, grids and the report."""
 
 import base64
 import csv
@@ -25,7 +25,7 @@ from helpers.evaluated import FEW, PROTOCOL, SEEDS, N
 IMAGE = re.compile(r'<img [^>]*src="([^"]*)"')
 
 
-def test_nearer_is_paired_by_seed(finished):
+def test_the_decrease_of_distance_is_paired_by_seed(finished):
     log = RunLog(finished[0], PROTOCOL)
     rows = {row.setting.title: row for row in finished[1]}
     for space, nearer in rows[DEFAULT.title].nearer.items():
@@ -40,7 +40,7 @@ def test_nearer_is_paired_by_seed(finished):
     assert all(by == Estimate(0, 0, 0) for by in rows["independent"].nearer.values())
 
 
-def test_tables_say_the_same(finished):
+def test_all_table_formats_have_the_same_figures(finished):
     folder, rows = finished
     records = json.loads((folder / "table.json").read_text())
     with (folder / "table.csv").open(newline="") as file:
@@ -54,7 +54,7 @@ def test_tables_say_the_same(finished):
     assert text.count("\n| CADS | 0.5 |") == 2 and text.count("\n| full captions |") == 1
 
 
-def test_plots_name_every_method(finished):
+def test_plots_name_all_methods(finished):
     folder, _ = finished
     for name in ("quality", "spaces"):
         text = " ".join(ElementTree.parse(folder / f"{name}.svg").getroot().itertext())
@@ -64,7 +64,7 @@ def test_plots_name_every_method(finished):
             assert min(image.size) > 400
 
 
-def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
+def test_a_grid_has_a_row_per_run_and_a_column_per_particle(finished):
     log = RunLog(finished[0], PROTOCOL)
     runs = [log.find(setting, 0) for setting in FEW]
     grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
@@ -77,7 +77,7 @@ def test_grid_shows_a_row_a_strength_from_the_same_particles(finished):
 
 
 def row(method, strength, vendi, accuracy, frechet=1.0):
-    """A setting with three pairs around a Vendi score."""
+    """Returns a row with three pairs around a Vendi score."""
     pairs = [vendi - 0.1, vendi, vendi + 0.1]
     estimate, share = Estimate.of(pairs), Estimate.of([accuracy])
     distance = {"content": Distance(frechet, frechet)}
@@ -114,20 +114,20 @@ def row(method, strength, vendi, accuracy, frechet=1.0):
         pytest.param(row("repulsion", "9", 6.0, 1.0), False, id="its-own-method"),
     ],
 )
-def test_which_settings_are_better_than_the_default(other, is_better):
+def test_the_report_names_settings_that_are_better_than_the_default(other, is_better):
     default = row("default", "", 5.0, 1.0, frechet=0.5)
     rows = [row("independent", "", 4.0, 1.0), default, other]
     assert better_than(default, rows) == ([other] if is_better else [])
     lines = verdict(rows)
-    assert lines[1].startswith("At an accuracy" if is_better else "No other method")
+    assert lines[1].startswith("Other methods with" if is_better else "No other method")
     assert lines[2].endswith("in 1 of 1 spaces: content.")
 
 
-def test_report_holds_all_that_it_shows(finished):
+def test_the_report_is_self_contained(finished):
     page = (finished[0] / "report.html").read_text()
     assert "<script src" not in page and "<link" not in page and "url(" not in page
     sources = IMAGE.findall(page)
-    # Two plots, and for each prompt a grid a method
+    # Two plots, and a grid for each prompt and method
     assert len(sources) == 2 + 3 * len(PROMPTS) == page.count("src=")
     for source in sources:
         kind, _, content = source.partition(";base64,")
@@ -139,7 +139,7 @@ def test_report_holds_all_that_it_shows(finished):
 
 
 @needs_browser
-def test_report_opens_from_disk_sorts_and_shows_pictures(finished):
+def test_the_report_opens_from_disk_sorts_tables_and_shows_images(finished):
     path = finished[0] / "report.html"
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
@@ -149,10 +149,10 @@ def test_report_opens_from_disk_sorts_and_shows_pictures(finished):
         page.goto(path.as_uri())
         assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
         images = page.evaluate("[...document.images].map(i => !i.src || i.naturalWidth > 0)")
-        # Beside those of the page, the one that the pointer calls up
+        # The images of the page and the image under the pointer
         assert images == [True] * (len(IMAGE.findall(path.read_text())) + 1)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        # Two heads, four settings in the first table and three in the second
+        # Two header rows, four settings in the first table and three in the second
         assert page.locator("tr").count() == 2 + 4 + 3
         table = page.locator("table").first
 

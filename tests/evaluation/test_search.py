@@ -1,4 +1,4 @@
-"""The strength that a method is compared at: found by one rule, and never beyond it."""
+"""The search for the largest strength within the rule."""
 
 import math
 
@@ -12,7 +12,7 @@ VARIED = Setting("full captions", "")
 
 
 def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
-    """A stand-in for sampling: what it was asked for, and figures by the strength."""
+    """Returns a stand-in for sampling and the list of sampled settings."""
     asked = []
 
     def figures_of(setting):
@@ -27,18 +27,18 @@ def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
 
 @pytest.mark.parametrize("edge", [0.15, 0.7, 2.0, 9.0])
 @pytest.mark.parametrize("what", ["accuracy_falls_at", "dirty_from"])
-def test_the_largest_strength_on_the_grid_that_keeps_to_the_rule(what, edge):
+def test_the_search_finds_the_largest_strength_within_the_rule(what, edge):
     figures_of, asked = measured(**{what: edge})
     found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
     strength = found.setting.arguments["guidance_scale"]
     ratio = (FAMILY.high / FAMILY.low) ** (1 / (GRID - 1))
     assert found.holds and strength <= edge < strength * ratio
-    # Bisection, and each strength once; one call was for full captions
+    # Each strength is sampled once; one call was for full captions
     assert len(asked) - 1 == len(found.curve) <= math.ceil(math.log2(GRID + 1))
     assert [row["holds"] for row in found.curve] == [row["strength"] <= edge for row in found.curve]
 
 
-def test_a_method_that_always_holds_is_taken_at_its_highest_and_one_that_never_does_at_its_lowest():
+def test_the_search_ends_at_the_highest_or_lowest_strength():
     figures_of, _ = measured()
     found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
     assert found.holds and found.setting.arguments["guidance_scale"] == pytest.approx(FAMILY.high)
@@ -51,12 +51,12 @@ def test_a_method_that_always_holds_is_taken_at_its_highest_and_one_that_never_d
     ("rule", "kept"),
     [(Rule(), False), (Rule(cleanliness=1.2), True), (Rule(0.995, 1.2), False)],
 )
-def test_both_limits_count(rule, kept):
+def test_both_limits_apply(rule, kept):
     varied = [{"accuracy": 1.0, "off_data": 1.0}]
     assert rule.holds([{"accuracy": 0.99, "off_data": 1.1}], varied) is kept
 
 
-def test_fixed_settings_are_left_alone_and_what_was_tried_is_said():
+def test_fixed_settings_are_unchanged_and_tried_strengths_are_recorded():
     figures_of, _ = measured(accuracy_falls_at=1.0)
     fixed = Setting("fixed", "")
     settings, tried = search([fixed, FAMILY], figures_of, VARIED, Rule())

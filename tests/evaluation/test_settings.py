@@ -1,4 +1,4 @@
-"""What is compared, and how means and their intervals are estimated."""
+"""The compared settings, and means with intervals."""
 
 import json
 
@@ -12,28 +12,28 @@ from fastrepulse.evaluation.measure import Estimate
 from fastrepulse.evaluation.settings import DEFAULT, FAMILIES, FULL_CAPTIONS, INDEPENDENT
 
 
-def test_settings_have_names_and_keys_of_their_own():
+def test_settings_have_unique_titles_and_keys():
     settings = [INDEPENDENT, FULL_CAPTIONS, DEFAULT]
     settings += [family.at(s) for family in FAMILIES for s in (family.low, family.high)]
     titles = [setting.title for setting in settings]
     keys = {json.dumps(setting.key()) for setting in settings}
-    # Full captions are other prompts, not other arguments
+    # Full captions differ by their prompts, not by their arguments
     assert len(set(titles)) == len(titles) and len(keys) == len(settings)
     assert DEFAULT in ALL and len({each.method for each in ALL}) == len(ALL)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.method)
-def test_a_family_s_strength_reaches_what_is_sampled(family):
+def test_the_strength_changes_the_arguments_of_sample(family):
     weak, strong = (dict(family.at(s).key()["arguments"]) for s in (family.low, family.high))
     assert 0 < family.low < family.high and weak != strong
 
 
-def test_quick_compares_the_default_with_others():
+def test_quick_compares_the_default_with_three_methods():
     assert DEFAULT in QUICK and set(map(id, QUICK)) <= set(map(id, ALL))
     assert len({each.method for each in QUICK}) == 4
 
 
-def test_methods_are_selected_by_the_names_of_the_table():
+def test_methods_are_selected_by_name():
     chosen = select(ALL, ["svgd", "Particle Guidance"])
     assert {each.method for each in chosen} == {"SVGD", "Particle Guidance"}
     with pytest.raises(ValueError, match=r"SPELL.*'spel'"):
@@ -49,12 +49,12 @@ def test_methods_are_selected_by_the_names_of_the_table():
         pytest.param([0.0, 1.0], (0.5, 0.0, 1.0), id="two"),
     ],
 )
-def test_interval_by_hand(values, interval):
+def test_intervals_of_few_values(values, interval):
     estimate = Estimate.of(values)
     assert (estimate.mean, estimate.low, estimate.high) == pytest.approx(interval)
 
 
-def test_interval_of_many_values_is_the_normal_one():
+def test_the_interval_of_many_values_is_nearly_normal():
     values = np.random.default_rng(1).normal(5, 2, 400)
     estimate, half = Estimate.of(values), 1.96 * values.std() / 20
     assert estimate.low == pytest.approx(values.mean() - half, abs=0.05 * half)

@@ -1,4 +1,4 @@
-"""A headless browser that uses pages as a person does."""
+"""A headless browser for tests of web pages."""
 
 import shutil
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromiu
 
 @contextmanager
 def open_browser():
-    """Yields Chromium, without a window."""
+    """Yields a headless Chromium."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

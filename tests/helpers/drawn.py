@@ -1,4 +1,4 @@
-"""What tests draw: rows of embeddings, particles at one step, and a few small pictures."""
+"""Random inputs for tests: embeddings, particles at one step, and a few small images."""
 
 import torch
 
@@ -7,7 +7,7 @@ from fastrepulse.methods.base import Particles
 
 
 def draw_rows(n, d, dtype=torch.float32, seed=0):
-    """Rows [n, d] of the same numbers in every dtype, as far as it holds them."""
+    """Returns rows [n, d] of the same numbers in every dtype, up to rounding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -23,7 +23,7 @@ def particles_of(
     num_particles=None,
     seed=0,
 ):
-    """Particles at one step; latents that are noisy and denoised at once, unless told apart."""
+    """Returns particles at one step; the noisy latents are the denoised ones by default."""
     return Particles(
         noisy if denoised is None else denoised,
         lambda part: noisy[part],
@@ -38,7 +38,7 @@ def particles_of(
 
 
 def draw(**arguments):
-    """Six pictures of the shipped model, a quarter of its size, in six steps."""
+    """Samples six images of the shipped model at a quarter of its size, in six steps."""
     settings = {"num_particles": 6, "num_inference_steps": 6, "seed": 0, "progress": False}
     settings |= {"prompt": "a potted plant", "height": 32, "width": 32}
     return fastrepulse.sample(**{**settings, **arguments})

@@ -1,4 +1,4 @@
-"""A tiny evaluation, which several files of tests look at."""
+"""The settings of a tiny evaluation, shared by several test files."""
 
 from fastrepulse.evaluation import Setting
 from fastrepulse.evaluation.runs import Protocol
