@@ -1,5 +1,6 @@
 """The documentation can be followed: plain sentences, working links, code that compiles."""
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -80,6 +81,28 @@ def test_the_index_and_the_site_name_every_page():
     index, site = text_of(DOCS / "README.md"), text_of(ROOT / "mkdocs.yml")
     pages = {page.name for page in DOCS.glob("*.md")} - {"README.md"}
     assert not [name for name in pages if f"({name})" not in index or f": {name}" not in site]
+
+
+def warnings_of(path):
+    """Yields the longest fixed part of every warning in a module."""
+    for node in ast.walk(ast.parse(text_of(path))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("warning", "warn"):
+            texts = [
+                each.value
+                for argument in node.args[:1]
+                for each in ast.walk(argument)
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            ]
+            parts = [part for text in texts for part in re.split(r"%[a-z]", text)]
+            yield max(parts, key=len, default="").strip(" ;:,'")
+
+
+def test_every_warning_is_explained():
+    modules = [*(ROOT / "fastrepulse").rglob("*.py"), ROOT / "setup.py"]
+    said = [text for path in modules for text in warnings_of(path)]
+    page = text_of(DOCS / "troubleshooting.md")
+    assert len(said) > 10 and "" not in said
+    assert not [text for text in said if text not in page]
 
 
 def test_the_command_line_reference_is_what_the_commands_say():
