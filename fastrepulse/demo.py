@@ -55,19 +55,19 @@ def compare(
 
 
 def side_by_side(
-    pictures: tuple[Image.Image, ...], titles: tuple[str, ...], zoom: int = 2, gap: int = 24
+    images: tuple[Image.Image, ...], titles: tuple[str, ...], zoom: int = 2, gap: int = 24
 ) -> Image.Image:
     """Places images side by side, each below its title."""
     font = ImageFont.load_default(size=18)
-    pictures = tuple(p.resize((p.width * zoom, p.height * zoom), 0) for p in pictures)
-    width = sum(p.width for p in pictures) + gap * (len(pictures) + 1)
-    sheet = Image.new("RGB", (width, max(p.height for p in pictures) + 3 * gap), "white")
+    images = tuple(p.resize((p.width * zoom, p.height * zoom), 0) for p in images)
+    width = sum(p.width for p in images) + gap * (len(images) + 1)
+    sheet = Image.new("RGB", (width, max(p.height for p in images) + 3 * gap), "white")
     draw = ImageDraw.Draw(sheet)
     left = gap
-    for picture, title in zip(pictures, titles, strict=True):
+    for image, title in zip(images, titles, strict=True):
         draw.text((left, gap // 2), title, fill="black", font=font)
-        sheet.paste(picture, (left, 2 * gap))
-        left += picture.width + gap
+        sheet.paste(image, (left, 2 * gap))
+        left += image.width + gap
     return sheet
 
 

@@ -6,8 +6,6 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
-
 from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.evaluation.measure import Row, better_than
 from fastrepulse.evaluation.plots import strength_grid
@@ -198,15 +196,11 @@ def _grids(runs: Mapping[str, Sequence[Run]], prompt: int, num_particles: int) -
     for method in methods:
         own = [run for run in first.values() if run.setting.method == method]
         rows = own if method == FULL_CAPTIONS.method else [independent, *own]
-        grid = strength_grid(rows, prompt, num_particles)
-        shown.append(f"<div><h3>{escape(method)}</h3>{_inline(grid, method)}</div>")
+        grid, buffer = strength_grid(rows, prompt, num_particles), BytesIO()
+        grid.save(buffer, "JPEG", quality=85)
+        image = _data_uri("image/jpeg", buffer.getvalue(), method, grid.width)
+        shown.append(f"<div><h3>{escape(method)}</h3>{image}</div>")
     return "".join(shown)
-
-
-def _inline(image: Image.Image, alt: str) -> str:
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    return _data_uri("image/jpeg", buffer.getvalue(), alt, image.width)
 
 
 def _picture(file: Path, alt: str) -> str:

@@ -36,21 +36,6 @@ class Rule:
         return clean and mean(figures, "accuracy") >= self.accuracy
 
 
-@dataclass(frozen=True)
-class Found:
-    """The result of a search.
-
-    Args:
-        setting: The method at the strength found.
-        holds: Whether the rule holds there; False if even the lowest strength breaks the rule.
-        curve: The tried strengths in order, whether the rule holds, and the mean figures.
-    """
-
-    setting: Setting
-    holds: bool
-    curve: list[dict[str, Any]]
-
-
 def mean(figures: Figures, name: str) -> float:
     """Returns the mean of one figure."""
     return sum(each[name] for each in figures) / len(figures)
@@ -58,7 +43,7 @@ def mean(figures: Figures, name: str) -> float:
 
 def find_strength(
     family: Family, figures_of: Callable[[Setting], Figures], varied: Figures, rule: Rule
-) -> Found:
+) -> tuple[Setting, dict[str, Any]]:
     """Finds the largest strength on the grid within the rule's limits, by bisection.
 
     The bisection assumes that the rule holds up to some strength and fails above it.
@@ -68,6 +53,10 @@ def find_strength(
         figures_of: Samples and measures a setting on the calibration seeds.
         varied: Figures of full captions.
         rule: The rule.
+
+    Returns:
+        The method at the strength found, and for JSON: whether the rule holds there (False if even
+        the lowest strength breaks it), and the figures of all tried strengths.
     """
     ratio = (family.high / family.low) ** (1 / (GRID - 1))
     tried: dict[int, dict[str, Any]] = {}
@@ -87,7 +76,7 @@ def find_strength(
         best, worst = (middle, worst) if holds(middle) else (best, middle)
     chosen = max(best, 0)
     curve = [tried[index] for index in sorted(tried)]
-    return Found(family.at(family.low * ratio**chosen), best >= 0, curve)
+    return family.at(family.low * ratio**chosen), {"holds": best >= 0, "curve": curve}
 
 
 def search(
@@ -115,7 +104,8 @@ def search(
         if isinstance(each, Setting):
             settings.append(each)
             continue
-        found = find_strength(each, figures_of, figures_of_varied, rule)
-        settings.append(found.setting)
-        tried["methods"][each.method] = {"holds": found.holds, "curve": found.curve}
+        setting, tried["methods"][each.method] = find_strength(
+            each, figures_of, figures_of_varied, rule
+        )
+        settings.append(setting)
     return settings, tried

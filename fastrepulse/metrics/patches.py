@@ -17,17 +17,17 @@ class PatchReference:
     artefacts show up in the remainder.
 
     Args:
-        pictures: The clean reference, [M, 3, H, W] in [0, 1].
+        images: The clean reference, [M, 3, H, W] in [0, 1].
         size: Side of a patch in pixels.
         stride: Pixels between neighbouring patches of the reference.
         components: Number of principal components.
     """
 
-    def __init__(self, pictures: Tensor, size: int = 8, stride: int = 2, components: int = 24):
-        if pictures.ndim != 4 or not len(pictures):
-            raise ValueError(f"pictures must be [M, 3, H, W], M >= 1, got {list(pictures.shape)}")
+    def __init__(self, images: Tensor, size: int = 8, stride: int = 2, components: int = 24):
+        if images.ndim != 4 or not len(images):
+            raise ValueError(f"images must be [M, 3, H, W], M >= 1, got {list(images.shape)}")
         self.size = size
-        patches = self._patches(pictures, stride)
+        patches = self._patches(images, stride)
         self.mean = patches.mean(dim=0)
         # Patches overlap, so every eighth one suffices to find the components
         _, _, directions = torch.linalg.svd(patches[::8] - self.mean, full_matrices=False)
@@ -36,19 +36,19 @@ class PatchReference:
         self.features = torch.unique((self._features(patches) * 256 / size).round(), dim=0)
         self.features *= size / 256
 
-    def distance(self, pictures: Tensor, stride: int = 4) -> Tensor:
+    def distance(self, images: Tensor, stride: int = 4) -> Tensor:
         """Returns each image's mean distance from its patches to the nearest reference patches.
 
         Args:
-            pictures: [N, 3, H, W] in [0, 1], H and W at least `size`.
+            images: [N, 3, H, W] in [0, 1], H and W at least `size`.
             stride: Pixels between neighbouring patches.
 
         Returns:
             Root mean square differences of pixel values, [N].
         """
-        features = self._features(self._patches(pictures, stride))
+        features = self._features(self._patches(images, stride))
         nearest = torch.cat([self._nearest(rows) for rows in features.split(1024)])
-        return nearest.view(len(pictures), -1).mean(dim=1) / len(self.mean) ** 0.5
+        return nearest.view(len(images), -1).mean(dim=1) / len(self.mean) ** 0.5
 
     def _nearest(self, rows: Tensor) -> Tensor:
         """Returns the distance of each row [n, d] to the nearest reference row, [n]."""
@@ -60,9 +60,9 @@ class PatchReference:
         least = torch.stack(pieces).amin(dim=0) + rows.square().sum(dim=1)
         return least.clamp_min(0).sqrt()
 
-    def _patches(self, pictures: Tensor, stride: int) -> Tensor:
+    def _patches(self, images: Tensor, stride: int) -> Tensor:
         """Returns the patches of all images in order, [patches, 3 size^2]."""
-        return unfold(pictures.float(), self.size, stride=stride).mT.flatten(0, 1)
+        return unfold(images.float(), self.size, stride=stride).mT.flatten(0, 1)
 
     def _features(self, patches: Tensor) -> Tensor:
         centred = patches - self.mean

@@ -4,7 +4,7 @@ A. Pondaven, "Repulsion in Stable Diffusion 2" (MSc thesis, Imperial College Lon
 them from Inception's feature maps. Here they are computed from the feature maps of any network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,11 +65,11 @@ class Backbone:
             raise ValueError("network must be in evaluation mode, call its eval() first")
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, batch_size: int = 64) -> dict[str, Tensor]:
         """Returns the features of images in each space.
 
         Args:
-            pictures: Images [N, 3, H, W] in [0, 1], N >= 1.
+            images: Images [N, 3, H, W] in [0, 1], N >= 1.
             batch_size: Images per pass of the network, at least 1. Default 64.
 
         Returns:
@@ -79,52 +79,51 @@ class Backbone:
             ValueError: If the images are not [N, 3, H, W] in [0, 1], `batch_size` is below 1, or a
                 layer's output has a wrong shape.
         """
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or len(pictures) == 0:
-            raise ValueError(f"pictures must be [N, 3, H, W], got {tuple(pictures.shape)}")
-        if not (pictures.min() >= 0 and pictures.max() <= 1):
+        if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+            raise ValueError(f"images must be [N, 3, H, W], got {tuple(images.shape)}")
+        if not (images.min() >= 0 and images.max() <= 1):
             raise ValueError(
-                "pictures must be in [0, 1], got"
-                f" [{pictures.min().item():.4g}, {pictures.max().item():.4g}]"
+                "images must be in [0, 1], got"
+                f" [{images.min().item():.4g}, {images.max().item():.4g}]"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        batches = [self._read(batch) for batch in pictures.split(batch_size)]
+        batches = [self._read(batch) for batch in images.split(batch_size)]
         return {space: torch.cat([batch[space] for batch in batches]) for space in SPACES}
 
-    def _read(self, pictures: Tensor) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = {}
+    def _read(self, images: Tensor) -> dict[str, Tensor]:
+        outputs: dict[str, object] = {}
 
-        # Computed inside the hook, because a later layer may change the map in place
-        def read_content(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            features["content"] = _over_positions(_output(output, "content", (2, 4)))
+        def keep(space: str) -> Callable[[nn.Module, object, object], None]:
+            def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+                # A copy, because a later layer may change the map in place
+                outputs[space] = output.clone() if isinstance(output, Tensor) else output
 
-        def read_location(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            features["location"] = _output(output, "location", (4,)).mean(dim=1).flatten(1)
+            return hook
 
-        def read_style(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            feature_map = _output(output, "style", (4,))
-            features["style"] = _over_positions(feature_map)
-            features["style_gram"] = gram(feature_map)
-
-        layer = self.network.get_submodule
+        layers = {"content": self.content, "location": self.location, "style": self.style}
         handles = [
-            layer(self.content).register_forward_hook(read_content),
-            layer(self.location).register_forward_hook(read_location),
-            layer(self.style).register_forward_hook(read_style),
+            self.network.get_submodule(layer).register_forward_hook(keep(space))
+            for space, layer in layers.items()
         ]
+        weight = next(self.network.parameters(), images)
+        images = images.to(weight.device, torch.float32)
         try:
-            self.network(self._normalised(pictures))
+            self.network(resized(images, self.size, self.mean, self.std).to(weight.dtype))
         finally:
             for handle in handles:
                 handle.remove()
-        if missing := [space for space in SPACES if space not in features]:
-            raise ValueError(f"{missing[0]} must be a layer that the network's forward pass uses")
-        return {space: values.float().cpu() for space, values in features.items()}
-
-    def _normalised(self, pictures: Tensor) -> Tensor:
-        weight = next(self.network.parameters(), pictures)
-        pictures = pictures.to(weight.device, torch.float32)
-        return resized(pictures, self.size, self.mean, self.std).to(weight.dtype)
+        for space in layers:
+            if space not in outputs:
+                raise ValueError(f"{space} must be a layer that the network's forward pass uses")
+        style = _checked(outputs["style"], "style", (4,))
+        features = {
+            "content": _over_positions(_checked(outputs["content"], "content", (2, 4))),
+            "location": _checked(outputs["location"], "location", (4,)).mean(dim=1).flatten(1),
+            "style": _over_positions(style),
+            "style_gram": gram(style),
+        }
+        return {space: values.cpu() for space, values in features.items()}
 
 
 def gram(
@@ -141,7 +140,7 @@ def gram(
 
 
 def resized(
-    pictures: Tensor,
+    images: Tensor,
     size: int,
     mean: Sequence[float] = (0.485, 0.456, 0.406),
     std: Sequence[float] = (0.229, 0.224, 0.225),
@@ -149,7 +148,7 @@ def resized(
     """Resizes and normalises images for an image encoder.
 
     Args:
-        pictures: Images [N, 3, H, W] in [0, 1].
+        images: Images [N, 3, H, W] in [0, 1].
         size: New side in pixels.
         mean: Mean of each colour channel, subtracted. Default: ImageNet's.
         std: Deviation of each colour channel, the divisor. Default: ImageNet's.
@@ -157,17 +156,17 @@ def resized(
     Returns:
         Images [N, 3, size, size].
     """
-    if pictures.shape[2:] != (size, size):
-        pictures = interpolate(pictures, (size, size), mode="bilinear", antialias=True)
-    offset, scale = (pictures.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (pictures - offset) / scale
+    if images.shape[2:] != (size, size):
+        images = interpolate(images, (size, size), mode="bilinear", antialias=True)
+    offset, scale = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (images - offset) / scale
 
 
 def _over_positions(output: Tensor) -> Tensor:
-    return output.mean(dim=(2, 3)) if output.ndim == 4 else output.clone()
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output
 
 
-def _output(output: object, space: str, ranks: tuple[int, ...]) -> Tensor:
+def _checked(output: object, space: str, ranks: tuple[int, ...]) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim not in ranks:
         wanted = " or ".join({2: "[N, C]", 4: "[N, C, H, W]"}[rank] for rank in ranks)
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

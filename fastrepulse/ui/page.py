@@ -18,7 +18,7 @@ from fastrepulse.models import Model
 from fastrepulse.sampling.output import image_grid
 from fastrepulse.ui.batch import Batch
 from fastrepulse.ui.layout import CHOOSE, PILES, TITLES, Layout
-from fastrepulse.ui.session import Drawn, Kind, Pile, Session
+from fastrepulse.ui.session import Kind, Pile, Session
 
 MAX_SESSIONS = 32
 
@@ -180,8 +180,11 @@ class Page:
         return {
             self.on.map: pca_map.sheet(len(session.drawn[-1].images["repelled"])),
             self.on.history: [
-                (image_grid(each.images["repelled"]), _caption(i, each))
-                for i, each in enumerate(session.drawn)
+                (
+                    image_grid(drawn.images["repelled"]),
+                    f"{i}: {drawn.batch.prompt}, {drawn.batch.differ} {drawn.batch.strength:g}",
+                )
+                for i, drawn in enumerate(session.drawn, 1)
             ],
         }
 
@@ -248,10 +251,6 @@ def _or_show_error(action: Any) -> None:
         action()
     except ValueError as error:
         raise gr.Error(str(error)) from None
-
-
-def _caption(number: int, drawn: Drawn) -> str:
-    return f"{number + 1}: {drawn.batch.prompt}, {drawn.batch.differ} {drawn.batch.strength:g}"
 
 
 def _bar(said: str, share: float, role: str = "status") -> str:

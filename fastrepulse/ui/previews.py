@@ -50,10 +50,10 @@ class Previews:
         self._spent += time.monotonic() - now
         return images
 
-    def learn(self, latents: Tensor, pictures: Tensor) -> None:
+    def learn(self, latents: Tensor, images: Tensor) -> None:
         """Fits an unknown map to latents [N, C, H, W] and their images [N, 3, s H, s W]."""
         if self._rgb is None:
-            self._rgb = fit_rgb(latents.float().cpu(), pictures.float().cpu())
+            self._rgb = fit_rgb(latents.float().cpu(), images.float().cpu())
 
 
 def latents_to_rgb(latents: Tensor, rgb: Tensor) -> Tensor:

@@ -29,22 +29,24 @@ def measured(accuracy_falls_at=math.inf, dirty_from=math.inf):
 @pytest.mark.parametrize("what", ["accuracy_falls_at", "dirty_from"])
 def test_the_search_finds_the_largest_strength_within_the_rule(what, edge):
     figures_of, asked = measured(**{what: edge})
-    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
-    strength = found.setting.arguments["guidance_scale"]
+    setting, found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
+    strength = setting.arguments["guidance_scale"]
     ratio = (FAMILY.high / FAMILY.low) ** (1 / (GRID - 1))
-    assert found.holds and strength <= edge < strength * ratio
+    assert found["holds"] and strength <= edge < strength * ratio
     # Each strength is sampled once; one call was for full captions
-    assert len(asked) - 1 == len(found.curve) <= math.ceil(math.log2(GRID + 1))
-    assert [row["holds"] for row in found.curve] == [row["strength"] <= edge for row in found.curve]
+    assert len(asked) - 1 == len(found["curve"]) <= math.ceil(math.log2(GRID + 1))
+    assert [row["holds"] for row in found["curve"]] == [
+        row["strength"] <= edge for row in found["curve"]
+    ]
 
 
 def test_the_search_ends_at_the_highest_or_lowest_strength():
     figures_of, _ = measured()
-    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
-    assert found.holds and found.setting.arguments["guidance_scale"] == pytest.approx(FAMILY.high)
+    setting, found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
+    assert found["holds"] and setting.arguments["guidance_scale"] == pytest.approx(FAMILY.high)
     figures_of, _ = measured(dirty_from=0.01)
-    found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
-    assert not found.holds and found.setting == FAMILY.at(FAMILY.low)
+    setting, found = find_strength(FAMILY, figures_of, figures_of(VARIED), Rule())
+    assert not found["holds"] and setting == FAMILY.at(FAMILY.low)
 
 
 @pytest.mark.parametrize(

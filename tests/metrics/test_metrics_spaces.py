@@ -170,12 +170,12 @@ def test_layers_must_run_and_return_a_tensor(content, named):
 @pytest.mark.parametrize(
     ("pictures", "named"),
     [
-        (torch.zeros(3, 8, 8), r"pictures .*\(3, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), r"pictures .*\(2, 1, 8, 8\)"),
-        (torch.zeros(0, 3, 8, 8), r"pictures .*\(0, 3, 8, 8\)"),
-        (torch.full((1, 3, 8, 8), -1.0), r"pictures .*\[-1, -1\]"),
-        (torch.full((1, 3, 8, 8), 255), r"pictures .*\[255, 255\]"),
-        (torch.full((1, 3, 8, 8), torch.nan), "pictures .*nan"),
+        (torch.zeros(3, 8, 8), r"images .*\(3, 8, 8\)"),
+        (torch.zeros(2, 1, 8, 8), r"images .*\(2, 1, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8), r"images .*\(0, 3, 8, 8\)"),
+        (torch.full((1, 3, 8, 8), -1.0), r"images .*\[-1, -1\]"),
+        (torch.full((1, 3, 8, 8), 255), r"images .*\[255, 255\]"),
+        (torch.full((1, 3, 8, 8), torch.nan), "images .*nan"),
     ],
 )
 def test_a_backbone_refuses_tensors_that_are_not_images(pictures, named):

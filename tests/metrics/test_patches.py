@@ -42,5 +42,5 @@ def test_noise_adds_its_size_and_new_combinations_of_patches_add_little():
 
 @pytest.mark.parametrize("shape", [(0, 3, 16, 16), (3, 16, 16)])
 def test_an_empty_or_flat_reference_is_refused(shape):
-    with pytest.raises(ValueError, match="pictures must be"):
+    with pytest.raises(ValueError, match="images must be"):
         PatchReference(torch.zeros(shape))
