@@ -83,7 +83,7 @@ clean:
 $(PYTHON):
 	python3 -m venv "$(ENV)"
 
-$(STAMP)-run: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/*)
+$(STAMP)-run: $(PYTHON) pyproject.toml setup.py $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 	rm -f $(ENV)/.fastrepulse-*
 ifeq ($(origin TORCH),file)
 	$(PYTHON) -c "import torch" 2>/dev/null || $(PYTHON) -m pip install "$(TORCH)"

@@ -25,15 +25,8 @@ except ImportError as error:
         "wheel first, then: pip install --no-build-isolation ."
     ) from error
 
-SOURCES = ["activations.cpp", "attention.cpp", "buffer.cpp", "conv3x3.cpp", "gram.cpp"]
-SOURCES += [
-    "instruction_set.cpp",
-    "median_rbf_repulsion.cpp",
-    "median_sq_distance.cpp",
-    "ops.cpp",
-    "panel.cpp",
-    "rbf_repulsion.cpp",
-]
+SOURCES = ["csrc/ops.cpp", *map(str, sorted(Path("csrc/cpu").rglob("*.cpp")))]
+TILES = "csrc/cpu/simd/tiles.cpp"  # compiled once for each instruction set
 X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
@@ -124,16 +117,22 @@ class BuildNative(build_ext):
     def compile_and_link(self, ext: Extension) -> None:
         temporary = Path(self.build_temp)
         temporary.mkdir(parents=True, exist_ok=True)
-        compiler = [os.environ.get("CXX", "g++"), *FLAGS, *os.environ.get("CXXFLAGS", "").split()]
+        compiler = [
+            os.environ.get("CXX", "g++"),
+            *FLAGS,
+            "-Icsrc",
+            *os.environ.get("CXXFLAGS", "").split(),
+        ]
         x86 = ["-DFASTREPULSE_X86"] if X86 else []
         torch_headers = [f"-isystem{path}" for path in include_paths()]
         commands = {
-            f"{source}.o": [*compiler, STABLE_ABI, *x86, *torch_headers, f"csrc/{source}"]
+            f"{Path(source).stem}.o": [*compiler, STABLE_ABI, *x86, *torch_headers, source]
             for source in SOURCES
+            if source != TILES
         }
         for name, flags in INSTRUCTION_SETS.items():
             isa = f"-DFASTREPULSE_ISA={name}"
-            commands[f"tiles_{name}.o"] = [*compiler, *flags, isa, "csrc/tiles.cpp"]
+            commands[f"tiles_{name}.o"] = [*compiler, *flags, isa, TILES]
         for target, command in commands.items():
             self.spawn([*command, "-c", "-o", str(temporary / target)])
         objects = [str(temporary / target) for target in commands]
@@ -144,7 +143,7 @@ class BuildNative(build_ext):
                 # nvcc spells it with an equals sign
                 headers = [f"-isystem={path}" for path in include_paths()]
                 flags = [*CUDA_FLAGS, *architecture_flags(nvcc), STABLE_ABI]
-                self.spawn([nvcc, *flags, *headers, "csrc/cuda_ops.cu", "-c", "-o", cuda])
+                self.spawn([nvcc, *flags, *headers, "csrc/cuda/ops.cu", "-c", "-o", cuda])
                 objects.append(cuda)
             except ExecError as error:
                 if os.environ.get("FASTREPULSE_CUDA") == "1":
@@ -159,12 +158,11 @@ class BuildNative(build_ext):
         self.spawn([*linker, "-shared", *objects, *torch_library, "-o", str(library)])
 
 
-sources = [f"csrc/{name}" for name in [*SOURCES, "tiles.cpp"]]
-headers = sorted(str(path) for path in Path("csrc").iterdir() if path.suffix != ".cpp")
+headers = sorted(map(str, {*Path("csrc").rglob("*.*")} - {*map(Path, SOURCES)}))
 setup(
     ext_modules=[
         Extension(
-            "fastrepulse._native", sources, depends=headers, py_limited_api=True, optional=True
+            "fastrepulse._native", SOURCES, depends=headers, py_limited_api=True, optional=True
         )
     ],
     cmdclass={"build_ext": BuildNative},

@@ -1,4 +1,4 @@
-// The native library's operators, and what implements them on the CPU.
+// Declares the native library's operators and implements them on the CPU.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -9,12 +9,10 @@
 #include <string>
 #include <tuple>
 
-#include "activations.h"
-#include "attention.h"
-#include "conv3x3.h"
-#include "median_rbf_repulsion.h"
-#include "median_sq_distance.h"
-#include "rbf_repulsion.h"
+#include "cpu/layers/conv3x3.h"
+#include "cpu/pairwise/median_rbf_repulsion.h"
+#include "cpu/pairwise/median_sq_distance.h"
+#include "cpu/pairwise/rbf_repulsion.h"
 
 namespace fastrepulse {
 namespace {
@@ -113,39 +111,17 @@ std::tuple<Tensor, Tensor, Tensor> median_rbf_repulsion_kernel(Tensor x) {
 }
 
 Tensor count_digits_kernel(Tensor x, int64_t found, int64_t shift, int64_t part, int64_t parts) {
-  const bool twice = accumulator(x) == ScalarType::Double;
-  STD_TORCH_CHECK(shift >= 0 && shift % kDigitBits == 0 && shift < (twice ? 64 : 32),
+  const bool float64 = accumulator(x) == ScalarType::Double;
+  STD_TORCH_CHECK(shift >= 0 && shift % kDigitWidth == 0 && shift < (float64 ? 64 : 32),
                   "shift must be that of a digit");
   STD_TORCH_CHECK(part >= 0 && part < parts, "part must be one of parts");
-  Tensor counts = torch::stable::new_empty(x, {kDigits}, ScalarType::Long);
+  Tensor counts = torch::stable::new_empty(x, {kBins}, ScalarType::Long);
   int64_t* histogram = static_cast<int64_t*>(counts.mutable_data_ptr());
-  std::fill_n(histogram, kDigits, 0);
-  const auto count = twice ? count_digits<double> : count_digits<float>;
+  std::fill_n(histogram, kBins, 0);
+  const auto count = float64 ? count_digits<double> : count_digits<float>;
   count(embeddings_of(x), static_cast<uint64_t>(found), static_cast<int>(shift), {part, parts},
         histogram);
   return counts;
-}
-
-Heads heads_of(const Tensor& x) {
-  STD_TORCH_CHECK(x.dim() == 4 && (x.stride(3) == 1 || x.size(3) == 1) &&
-                      x.scalar_type() == ScalarType::Float,
-                  "heads must be [B, heads, tokens, dim] of float32, with dim contiguous");
-  return {static_cast<const float*>(x.const_data_ptr()), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-Tensor attention_kernel(Tensor q, Tensor k, Tensor v, double scale) {
-  STD_TORCH_CHECK(scale >= 0, "scale must be at least 0");
-  const Heads queries = heads_of(q), keys = heads_of(k), values = heads_of(v);
-  const AttentionShape shape{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3)};
-  for (const Tensor& x : {k, v}) {
-    STD_TORCH_CHECK(x.size(0) == shape.batch && x.size(1) == shape.heads &&
-                        x.size(2) == shape.keys && x.size(3) == shape.dim && shape.keys > 0,
-                    "keys and values must be [B, heads, keys, dim], keys >= 1");
-  }
-  Tensor out = torch::stable::new_empty(q, {shape.batch, shape.queries, shape.heads, shape.dim});
-  attention(queries, keys, values, shape, static_cast<float>(scale),
-            static_cast<float*>(out.mutable_data_ptr()));
-  return out;
 }
 
 Tensor conv3x3_kernel(Tensor x, Tensor weight, std::optional<Tensor> bias) {
@@ -172,45 +148,7 @@ Tensor conv3x3_kernel(Tensor x, Tensor weight, std::optional<Tensor> bias) {
   return out;
 }
 
-Tensor geglu_kernel(Tensor x) {
-  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous() && x.scalar_type() == ScalarType::Float &&
-                      x.size(1) % (2 * kTileStep) == 0,
-                  "x must be contiguous [rows, 2 cols] of float32, cols a multiple of 16");
-  const int64_t cols = x.size(1) / 2;
-  Tensor out = torch::stable::new_empty(x, {x.size(0), cols});
-  geglu(static_cast<const float*>(x.const_data_ptr()), x.size(0), cols,
-        static_cast<float*>(out.mutable_data_ptr()));
-  return out;
-}
-
-Tensor group_norm_silu_kernel(Tensor x, std::optional<Tensor> shift, Tensor weight, Tensor bias,
-                              int64_t groups, double epsilon) {
-  STD_TORCH_CHECK(x.dim() == 4 && x.is_contiguous() && x.scalar_type() == ScalarType::Float &&
-                      x.numel() > 0,
-                  "x must be contiguous [N, H, W, C] of float32");
-  const NormShape shape{x.size(0), x.size(1) * x.size(2), x.size(3), groups};
-  STD_TORCH_CHECK(groups > 0 && shape.channels % groups == 0 && shape.channels % kTileStep == 0,
-                  "channels must be a multiple of 16 and of the groups");
-  const auto check = [](const Tensor& each, int64_t count) {
-    STD_TORCH_CHECK(each.scalar_type() == ScalarType::Float && each.is_contiguous() &&
-                        each.numel() == count,
-                    "weight and bias must be [C] and shift [N, C], contiguous and of float32");
-  };
-  check(weight, shape.channels);
-  check(bias, shape.channels);
-  if (shift) {
-    check(*shift, shape.batch * shape.channels);
-  }
-  Tensor out = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), x.size(3)});
-  group_norm_silu(static_cast<const float*>(x.const_data_ptr()),
-                  shift ? static_cast<const float*>(shift->const_data_ptr()) : nullptr,
-                  static_cast<const float*>(weight.const_data_ptr()),
-                  static_cast<const float*>(bias.const_data_ptr()), shape, epsilon,
-                  static_cast<float*>(out.mutable_data_ptr()));
-  return out;
-}
-
-// Which instruction set the CPU kernels run on here.
+// The instruction set that the CPU kernels use on this processor.
 std::string cpu_capability() { return instruction_set().name; }
 
 }  // namespace
@@ -223,12 +161,7 @@ STABLE_TORCH_LIBRARY(fastrepulse, m) {
   m.def("median_sq_distance_kernel(Tensor x, int rank) -> Tensor");
   m.def("count_digits_kernel(Tensor x, int found, int shift, int part, int parts) -> Tensor");
   m.def("median_rbf_repulsion_kernel(Tensor x) -> (Tensor, Tensor, Tensor)");
-  m.def("attention_kernel(Tensor q, Tensor k, Tensor v, float scale) -> Tensor");
   m.def("conv3x3_kernel(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
-  m.def("geglu_kernel(Tensor x) -> Tensor");
-  m.def(
-      "group_norm_silu_kernel(Tensor x, Tensor? shift, Tensor weight, Tensor bias, int groups,"
-      " float epsilon) -> Tensor");
   m.def("cpu_capability() -> str");
 }
 
@@ -237,10 +170,7 @@ STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CPU, m) {
   m.impl("median_sq_distance_kernel", TORCH_BOX(&fastrepulse::median_sq_distance_kernel));
   m.impl("median_rbf_repulsion_kernel", TORCH_BOX(&fastrepulse::median_rbf_repulsion_kernel));
   m.impl("count_digits_kernel", TORCH_BOX(&fastrepulse::count_digits_kernel));
-  m.impl("attention_kernel", TORCH_BOX(&fastrepulse::attention_kernel));
   m.impl("conv3x3_kernel", TORCH_BOX(&fastrepulse::conv3x3_kernel));
-  m.impl("geglu_kernel", TORCH_BOX(&fastrepulse::geglu_kernel));
-  m.impl("group_norm_silu_kernel", TORCH_BOX(&fastrepulse::group_norm_silu_kernel));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastrepulse, CompositeExplicitAutograd, m) {

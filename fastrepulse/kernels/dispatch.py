@@ -18,7 +18,7 @@ from fastrepulse.kernels.reference import (
 
 BACKENDS = ("native", "triton", "reference")
 MAX_SINGLE_LAUNCH = 128
-"""The most particles of csrc/median_rbf_repulsion.cuh."""
+"""The most particles of csrc/cuda/median_rbf_repulsion.cuh."""
 
 
 def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:

@@ -1,4 +1,4 @@
-"""Layers of a UNet by the fastest kernels that serve, for a while."""
+"""Faster layers for a UNet or an autoencoder, within a context."""
 
 import threading
 import weakref
@@ -6,33 +6,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from fastrepulse.layers.activations import fused_activations
 from fastrepulse.layers.attention import attention_of
 from fastrepulse.layers.convolutions import winograd_convolutions
-from fastrepulse.layers.linears import onednn_linears
 
 _turns: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDictionary()
-"""One for each model: what is swapped in a model is swapped for all threads."""
+"""A lock for each model, since exchanged layers are exchanged for all threads."""
 
 
 @contextmanager
 def accelerated(model: Any, attention: str | None = None) -> Iterator[None]:
-    """Computes the layers of a UNet or an autoencoder by faster kernels for a while.
+    """Exchanges layers of a UNet or an autoencoder for faster ones within the context.
 
-    Threads that want the same model take turns.
+    Threads that use the same model take turns.
 
     Args:
         model: A diffusers model.
-        attention: What computes its attention, one of `attention.ATTENTIONS`; None leaves it alone.
+        attention: How to compute attention, one of `attention.ATTENTIONS`; None changes nothing.
 
     Raises:
-        ValueError: If that attention is not available here.
+        ValueError: If that attention is not available.
     """
     with ExitStack() as acceleration:
         acceleration.enter_context(_turns.setdefault(model, threading.RLock()))
         acceleration.enter_context(winograd_convolutions(model))
-        acceleration.enter_context(fused_activations(model))
         if attention is not None:
-            acceleration.enter_context(onednn_linears(model))
             acceleration.enter_context(attention_of(model, attention))
         yield

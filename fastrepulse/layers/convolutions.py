@@ -1,4 +1,4 @@
-"""Convolutions of 3x3 pixels on the CPU by the native library."""
+"""3x3 convolutions on the CPU by the native library."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,29 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from fastrepulse import native
-from fastrepulse.layers.swapped import swapped
 
 
 @contextmanager
 def winograd_convolutions(model: Any) -> Iterator[None]:
-    """Computes a model's 3x3 convolutions by `conv3x3` for a while, where that is faster."""
-    convolutions = []
+    """Computes a model's 3x3 convolutions by `conv3x3` within the context, where that is faster."""
+    convolutions: list[nn.Module] = []
     if is_faster(model.device, model.dtype):
         convolutions = [module for module in model.modules() if _is_plain(module)]
-    with swapped(convolutions, _Conv3x3):
+    for module in convolutions:
+        module.__class__ = _Conv3x3
+    try:
         yield
+    finally:
+        for module in convolutions:
+            module.__class__ = nn.Conv2d
 
 
 def is_faster(device: torch.device, dtype: torch.dtype) -> bool:
-    """Says whether `conv3x3` is faster than torch's own on a device and in a dtype."""
+    """Whether `conv3x3` is faster than torch's convolution on a device and in a dtype."""
     return native.serves("conv3x3_kernel", device, dtype) and native.cpu_capability() != "baseline"
 
 
 def pays(shape: torch.Size, out_channels: int) -> bool:
-    """Says whether it is faster for inputs [N, C, H, W].
+    """Whether `conv3x3` is faster for inputs [N, C, H, W].
 
-    Reckoned in multiplications for each pair of channels: eight tiles at least are multiplied, and
-    transforming a filter takes as long as 170 multiplications.
+    The estimate counts multiplications per pair of channels. At least eight tiles are multiplied,
+    and transforming a filter takes as long as 170 multiplications.
     """
     batch, channels, height, width = shape
     tiles = batch * -(-height // 4) * -(-width // 4)
@@ -53,7 +57,7 @@ class _Conv3x3(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() or not pays(input.shape, self.out_channels):
             return super().forward(input)
-        # Out here, where torch.compile can let what computes the input lay it out so
+        # Outside the operator, so that torch.compile can fuse the change of layout
         channels_last = input.contiguous(memory_format=torch.channels_last)
         return conv3x3(channels_last, self.weight, self.bias)
 
@@ -64,10 +68,10 @@ def conv3x3(
     weight: Tensor,  # [O, C, 3, 3]
     bias: Tensor | None,  # [O]
 ) -> Tensor:  # [N, O, H, W]
-    """Returns the convolution with a margin of one zero, channels last; inference only.
+    """Returns the convolution with zero padding of one pixel, channels last; inference only.
 
-    It is by Winograd's F(4x4, 3x3) (Lavin & Gray 2015, arXiv:1509.09308) where the native library
-    serves, and elsewhere torch's own.
+    The native library uses Winograd's F(4x4, 3x3) (Lavin & Gray 2015, arXiv:1509.09308). Torch
+    computes inputs that the native library does not support.
     """
     x, weight = (each.contiguous(memory_format=torch.channels_last) for each in (x, weight))
     if (

@@ -101,8 +101,7 @@ def sample(
         compile: Whether to run the model through `torch.compile`, which takes a minute the first
             time; "auto" does on a GPU if the run is long enough to repay it.
         attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
-            needs that package and a GPU; "auto" is the native library's in float32 on a CPU
-            with AVX-512, and elsewhere what diffusers chooses.
+            needs that package and a GPU; "auto" is what diffusers chooses.
         long_prompts: What becomes of prompts with more tokens than the text encoder takes: "cut"
             warns of what is lost; "chunks" encodes them piece by piece, as other front ends do.
         out: A folder that the pictures are written to as they are decoded, with the grid and

@@ -20,7 +20,7 @@ def build(folder: Path) -> Path:
     library = folder / "cuda_shim.so"
     # Without contraction, as fused multiply-adds are written out
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
-    paths = [f"-I{SHIM}", f"-I{CSRC}", str(SHIM / "driver.cpp"), "-o", str(library)]
+    paths = [f"-I{SHIM}", f"-I{CSRC / 'cuda'}", str(SHIM / "driver.cpp"), "-o", str(library)]
     subprocess.run(["g++", *flags, *paths], check=True)
     return library
 
@@ -31,7 +31,7 @@ def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 class CudaKernels:
-    """The operators of cuda_ops.cu.
+    """The operators of csrc/cuda/ops.cu.
 
     Args:
         library: What `build` made.

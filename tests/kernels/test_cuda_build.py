@@ -36,7 +36,7 @@ def resources(output):
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids="sm_{}".format)
 def test_kernels_fit_the_architecture(architecture, tmp_path):
-    command = [NVCC, "-c", str(CSRC / "cuda_ops.cu"), "-o", str(tmp_path / "cuda_ops.o")]
+    command = [NVCC, "-c", str(CSRC / "cuda" / "ops.cu"), "-o", str(tmp_path / "cuda_ops.o")]
     flags = ["-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Xcompiler=-fPIC", "-Xptxas=-v"]
     defines = ["-DTORCH_TARGET_VERSION=0x020d000000000000", "-Werror=all-warnings"]
     paths = [f"-isystem={path}" for path in include_paths()]

@@ -1,7 +1,7 @@
 // The RBF repulsion at the bandwidth of the median heuristic, on the CPU.
 #pragma once
 
-#include "panel.h"
+#include "cpu/pairwise/panel.h"
 
 namespace fastrepulse {
 

@@ -1,26 +1,24 @@
-// Built once for each instruction set, with FASTREPULSE_ISA naming it and the compiler's flags
-// choosing it. Includes no header with inline functions of external linkage: a linker would be free
-// to keep the copy that was built for a processor which is not there.
-#include "tiles.h"
-
-#include "activation_tiles.h"
-#include "exponential.h"
-#include "transpose_tiles.h"
-#include "vectors.h"
-#include "winograd_tiles.h"
+// Compiled once for each instruction set: FASTREPULSE_ISA names it, and compiler flags select it. No
+// header here may define inline functions of external linkage, since the linker could keep the copy
+// for an instruction set that the processor lacks.
+#include "cpu/simd/exponential.h"
+#include "cpu/simd/tile_ops.h"
+#include "cpu/simd/transpose.h"
+#include "cpu/simd/vectors.h"
+#include "cpu/simd/winograd.h"
 
 namespace fastrepulse {
 namespace {
 
-// With two vectors to the row as many sums as the registers hold beside what is multiplied: 32 of
-// them with AVX-512, else 16.
+// Rows of a block, with two vectors of sums to a row. The sums and the factors fill the registers:
+// 32 with AVX-512, else 16.
 constexpr int kRows = kBytes == 64 ? 8 : 6;
 
-// How much of the depth is multiplied at once: its part of a block's columns stays in the cache
-// that is next to the processor while all rows meet it.
+// Depth that is multiplied at once. Its part of a block's columns stays in the first-level cache
+// while all rows are multiplied by it.
 constexpr int kDepth = 256;
 
-// One block of kHeight x (kVectors * lanes) sums stays in registers over the whole depth.
+// A block of kHeight x (kVectors * lanes) sums stays in registers over the whole depth.
 template <class T, int kHeight, int kVectors>
 inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t a_row,
                                                           ptrdiff_t a_k, const T* b,
@@ -37,7 +35,7 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
   }
   for (int k = 0; k < depth; ++k) {
     if (k % W == 0) {
-      // The rows that come next
+      // The next rows
 #pragma GCC unroll 8
       for (int i = 0; i < kHeight; ++i) {
         __builtin_prefetch(a + (kHeight + i) * a_row + k * a_k);
@@ -66,7 +64,7 @@ inline __attribute__((always_inline)) void multiply_block(const T* a, ptrdiff_t 
   }
 }
 
-// All rows of `kVectors` vectors of columns; what is left of them comes in blocks of four and two.
+// All rows of `kVectors` vectors of columns. The last rows come in blocks of four and two.
 template <class T, int kVectors>
 inline void multiply_columns(const T* a, ptrdiff_t a_row, ptrdiff_t a_k, const T* b,
                              ptrdiff_t b_row, T* c, ptrdiff_t c_row, int rows, int depth,
@@ -163,31 +161,7 @@ void weights(T* tile, ptrdiff_t tile_row, const T* row_norms, const T* col_norms
   }
 }
 
-template <class T>
-void softmax_weights(T* tile, ptrdiff_t tile_row, T exponent_scale, T* maxima, T* sums, T* factors,
-                     int rows, int cols) {
-  for (int j = 0; j < cols; j += kLanes<T>) {
-    const Values<T> before = load(maxima + j);
-    Values<T> maximum = before;
-    for (int i = 0; i < rows; ++i) {
-      const Values<T> score = load(tile + i * tile_row + j);
-      maximum = score > maximum ? score : maximum;
-    }
-    const Values<T> factor = exp2_of<T>((before - maximum) * exponent_scale);
-    Values<T> sum = load(sums + j) * factor;
-    for (int i = 0; i < rows; ++i) {
-      const Values<T> below = load(tile + i * tile_row + j) - maximum;
-      const Values<T> weight = exp2_of<T>(below * exponent_scale);
-      store(tile + i * tile_row + j, weight);
-      sum += weight;
-    }
-    store(maxima + j, maximum);
-    store(sums + j, sum);
-    store(factors + j, factor);
-  }
-}
-
-// Calls with_vectors(j) and then with_numbers(j) for the columns that are left.
+// Calls with_vectors(j) for whole vectors of columns, then with_numbers(j) for the other columns.
 template <class T, class WithVectors, class WithNumbers>
 inline void each_column(int cols, const WithVectors& with_vectors,
                         const WithNumbers& with_numbers) {
@@ -232,7 +206,7 @@ void forces(T* sums, ptrdiff_t sums_row, const T* totals, const T* x, ptrdiff_t 
 template <class T>
 void centre(T* x, ptrdiff_t x_row, T* means, int rows, int cols) {
   for (int j = 0; j < cols; j += kLanes<T>) {
-    // From the first row on: what rounds is as small as the rows are close
+    // Differences from the first row keep rounding small for rows that are close together
     const Values<T> pivot = load(x + j);
     Values<T> sum{};
     for (int i = 1; i < rows; ++i) {
@@ -244,26 +218,43 @@ void centre(T* x, ptrdiff_t x_row, T* means, int rows, int cols) {
 }
 
 template <class T>
-void scale_rows(T* x, ptrdiff_t x_row, const T* factors, int rows, int cols) {
-  for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < cols; j += kLanes<T>) {
-      store(x + i * x_row + j, load(x + i * x_row + j) * factors[i]);
-    }
-  }
+constexpr TileOps<T> make_tile_ops() {
+  TileOps<T> ops{};
+  ops.width = 2 * kLanes<T>;
+  ops.multiply = multiply<T>;
+  ops.squared_norms = squared_norms<T>;
+  ops.squared_distances = squared_distances<T>;
+  ops.weights = weights<T>;
+  ops.centre = centre<T>;
+  ops.subtract = subtract<T>;
+  ops.add = add<T>;
+  ops.forces = forces<T>;
+  ops.transpose = transpose<T>;
+  return ops;
 }
 
-template <class T>
-constexpr TileOps<T> kTileOps = {
-    2 * kLanes<T>, multiply<T>,        squared_norms<T>, squared_distances<T>,
-    weights<T>,    softmax_weights<T>, centre<T>,        subtract<T>,
-    add<T>,        forces<T>,          scale_rows<T>,    transpose<T>};
+constexpr WinogradOps make_winograd_ops() {
+  WinogradOps ops{};
+  ops.input = winograd_input;
+  ops.filters = winograd_filters;
+  ops.output = winograd_output;
+  return ops;
+}
+
+constexpr InstructionSet make_instruction_set(const char* name) {
+  InstructionSet set{};
+  set.name = name;
+  set.float32 = make_tile_ops<float>();
+  set.float64 = make_tile_ops<double>();
+  set.winograd = make_winograd_ops();
+  return set;
+}
 
 }  // namespace
 
 #define FASTREPULSE_STRING(name) #name
 #define FASTREPULSE_NAME(name) FASTREPULSE_STRING(name)
 extern const InstructionSet FASTREPULSE_ISA;
-const InstructionSet FASTREPULSE_ISA = {FASTREPULSE_NAME(FASTREPULSE_ISA), kTileOps<float>,
-                                        kTileOps<double>, kWinogradOps, kActivationOps};
+constexpr InstructionSet FASTREPULSE_ISA = make_instruction_set(FASTREPULSE_NAME(FASTREPULSE_ISA));
 
 }  // namespace fastrepulse

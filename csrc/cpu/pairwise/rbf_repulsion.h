@@ -1,7 +1,7 @@
 // The RBF repulsion on the CPU.
 #pragma once
 
-#include "gram.h"
+#include "cpu/pairwise/gram.h"
 
 namespace fastrepulse {
 

@@ -1,12 +1,12 @@
-// Vectors as wide as the instruction set that this is compiled for.
+// Vectors of the instruction set that the including file is compiled for.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace fastrepulse {
-// In each file for itself: a linker would be free to keep one copy of a shared inline function, be
-// it built for a processor which is not there.
+// The anonymous namespace gives each file its own copy. Otherwise the linker could keep one copy of
+// an inline function, compiled for an instruction set that the processor lacks.
 namespace {
 
 #if defined(__AVX512F__)
@@ -58,7 +58,7 @@ inline void store(T* p, Values<T> v) {
 
 template <class T>
 inline Values<T> splat(T value) {
-  // Not plus: a sum with zero is an instruction, since it makes -0 a zero
+  // Minus and not plus: adding zero costs an instruction, since it turns -0 into 0
   return value - Values<T>{};
 }
 

@@ -1,4 +1,4 @@
-#include "panel.h"
+#include "cpu/pairwise/panel.h"
 
 #include <torch/csrc/stable/ops.h>
 

@@ -1,7 +1,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "tiles.h"
+#include "cpu/simd/tile_ops.h"
 
 namespace fastrepulse {
 
@@ -15,7 +15,7 @@ namespace {
 
 const InstructionSet& choose() {
 #ifdef FASTREPULSE_X86
-  // FASTREPULSE_CPU_CAPABILITY asks for less than the processor has, so that all can be tested
+  // FASTREPULSE_CPU_CAPABILITY selects a lower instruction set, so that tests can run each of them
   const char* wanted = std::getenv("FASTREPULSE_CPU_CAPABILITY");
   const auto allowed = [&](const InstructionSet& set) {
     return wanted == nullptr || std::strcmp(wanted, set.name) == 0;

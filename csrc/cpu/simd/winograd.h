@@ -1,15 +1,15 @@
-// The transforms of Winograd's F(4x4, 3x3), compiled with the tiles.
+// The transforms of Winograd's F(4x4, 3x3), compiled as part of tiles.cpp.
 #pragma once
 
-#include "tiles.h"
-#include "transpose_tiles.h"
-#include "vectors.h"
+#include "cpu/simd/tile_ops.h"
+#include "cpu/simd/transpose.h"
+#include "cpu/simd/vectors.h"
 
 namespace fastrepulse {
 namespace {
 
-// Interpolated at 0, +-a, +-1/a and infinity with a = sqrt(2): the rounding error is half that of
-// the usual 0, +-1, +-2 and infinity.
+// The points of interpolation are 0, +-a, +-1/a and infinity with a = sqrt(2). Their rounding error
+// is half as large as with the usual points 0, +-1, +-2 and infinity.
 constexpr float kFar = 1.41421356f;
 constexpr float kNear = 0.707106781f;
 constexpr float kFar2 = 2.0f;
@@ -159,8 +159,6 @@ void winograd_filters(const float* filters, ptrdiff_t filter_step, ptrdiff_t tap
     }
   }
 }
-
-constexpr WinogradOps kWinogradOps = {winograd_input, winograd_filters, winograd_output};
 
 }  // namespace
 }  // namespace fastrepulse

@@ -1,7 +1,8 @@
 // Median bandwidth, force and similarity of few particles in one cooperative launch.
 //
-// Every block owns a slice of d. It sums the squared distances over its slice, waits for the
-// others, adds the slices up, finds the median for itself, and computes the force on its slice.
+// Every block owns a slice of d. The block sums the squared distances over its slice and waits for
+// the other blocks. Then it adds up the sums of all slices, finds the median, and computes the force
+// on its own slice.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -18,10 +19,7 @@ constexpr int kMaxMedianParticles = 128;
 constexpr int kMedianThreads = 512;
 constexpr int kWarp = 32;
 
-// h is at least this share of the particles' variance.
-constexpr float kBandwidthFloor = 1e-4f;
-
-// In shared memory, before the N x stride distances.
+// Layout of the shared memory. `distances` has N x stride elements.
 struct MedianShared {
   Selection selection;
   uint64_t chunks[kChunks];
@@ -30,7 +28,7 @@ struct MedianShared {
   alignas(16) float distances[1];
 };
 
-// Of a row of distances: N rounded up, so that a thread reads four at once.
+// Length of a row of distances: N rounded up, so that a thread reads four at once.
 __host__ __device__ constexpr int median_stride(int n) {
   return static_cast<int>(ceil_div(n, kThreadTile)) * kThreadTile;
 }
@@ -39,9 +37,9 @@ __host__ __device__ constexpr size_t median_shared_size(int n) {
   return offsetof(MedianShared, distances) + sizeof(float) * n * median_stride(n);
 }
 
-static_assert(median_shared_size(kMaxMedianParticles) <= 99 * 1024, "what sm_86 lends a block");
+static_assert(median_shared_size(kMaxMedianParticles) <= 99 * 1024, "more than a block of sm_86 can have");
 
-// Partial squared distances of a 4 x 4 tile of pairs, the lanes of a warp side by side along d.
+// Partial squared distances of a 4 x 4 tile of pairs. The lanes of a warp lie side by side along d.
 template <typename T>
 __device__ void warp_sq_distances(const T* x, int n, int64_t d, int row, int column, int64_t begin,
                                   int64_t end, float* partial) {  // [N, N]
@@ -71,8 +69,8 @@ __device__ void warp_sq_distances(const T* x, int n, int64_t d, int row, int col
     }
 }
 
-// Adds the parts of every distance, each read once and then mirrored; returns the particles'
-// variance, the mean ||x_i - mean x||^2.
+// Adds up the parts of every distance. Each pair is read once and stored twice. Returns the
+// particles' variance, the mean of ||x_i - mean x||^2.
 inline __device__ float gather_distances(const float* partials, int parts, int n,
                                          MedianShared& shared) {
   const int stride = median_stride(n);
@@ -126,10 +124,8 @@ __global__ void __launch_bounds__(kMedianThreads)
 
   const float variance = gather_distances(partials, gridDim.x, n, shared);
   const float median = select_median(n, shared);
-  const float scaled = median / logf(static_cast<float>(n)), floor = kBandwidthFloor * variance;
-  // NaN in either propagates, which fmaxf would drop
-  const float larger = floor > scaled || floor != floor ? floor : scaled;
-  const float h = larger == 0 ? 1.0f : larger;
+  const float h = bandwidth_of(median / logf(static_cast<float>(n)),
+                               static_cast<float>(kBandwidthFloor) * variance);
   const RbfKernel kernel(h);
   for (int e = threadIdx.x; e < n * stride; e += kMedianThreads)
     shared.distances[e] = kernel(shared.distances[e]);
@@ -143,7 +139,7 @@ __global__ void __launch_bounds__(kMedianThreads)
       similarity[i] = total;
     }
   }
-  // A thread has four particles of one dimension; differences, so nothing need be centred
+  // A thread computes four particles in one dimension. Differences make centring unnecessary.
   const int64_t width = end - begin;
   for (int64_t e = threadIdx.x; e < tiles * width; e += kMedianThreads) {
     const int first = static_cast<int>(e / width) * kThreadTile;
@@ -169,7 +165,7 @@ constexpr int64_t median_workspace_size(int n, int64_t blocks) {
   return blocks * n * n;
 }
 
-// How many blocks: slices of 256 or more of d, no more than the GPU holds at once.
+// Number of blocks: slices of at least 256 dimensions, and no more than the GPU holds at once.
 inline int64_t median_blocks(int64_t d, int64_t capacity) {
   return std::max<int64_t>(1, std::min({ceil_div(d, 256), capacity, int64_t{64}}));
 }

@@ -1,15 +1,16 @@
-// Selecting by rank among float32 values that are not negative: they order as their bits do, so
-// the bits of the answer are found a digit at a time, from a histogram of that digit among the
-// values that share the digits found before.
+// Selects by rank among non-negative float32 values, one digit a pass (see median.h). The histogram
+// of a pass counts the values that share the digits found so far.
 #pragma once
 
+#include "../median.h"
 #include "launch.cuh"
 
 namespace fastrepulse::gpu {
 
-// Bits 30-20, 19-10 and 9-0; the sign is 0.
-constexpr int kDigits = 3;
-constexpr int kBins = 2048;  // of the widest digit
+// The sign bit is 0. Triton's kernel has digits of the same widths: 11, 11 and 9 bits.
+using FloatDigits = Digits<31, 11>;
+constexpr int kDigits = FloatDigits::kPasses;
+constexpr int kBins = FloatDigits::kBins;
 constexpr int kChunks = 64;
 
 struct Selection {
@@ -17,17 +18,14 @@ struct Selection {
   uint64_t rank;    // 0-based, among the values that begin with them
 };
 
-__device__ constexpr int digit_shift(int digit) { return 20 - 10 * digit; }
-__device__ constexpr int digit_width(int digit) { return digit == 0 ? 11 : 10; }
-
-// Counts values by their digit; a run of equal digits costs one atomic operation, which is what
-// keeps heavy ties from queueing for one bin.
+// Counts values by their digit. A run of equal digits costs one atomic operation, so that many ties
+// do not wait for each other at one bin.
 class DigitCounter {
  public:
   __device__ DigitCounter(uint32_t* histogram, int digit, uint32_t prefix)
       : histogram_(histogram),
-        shift_(digit_shift(digit)),
-        width_(digit_width(digit)),
+        shift_(FloatDigits::shift(digit)),
+        width_(FloatDigits::width(digit)),
         prefix_(prefix) {}
 
   __device__ void count(float value) {
@@ -53,11 +51,11 @@ class DigitCounter {
   uint32_t prefix_, bin_ = 0, run_ = 0;
 };
 
-// Finds the digit that holds the rank; every thread of the block calls it.
+// Finds the digit that holds the rank. Every thread of the block must call it.
 template <typename Count>
 __device__ void select_digit(const Count* histogram, int digit, uint64_t (&chunks)[kChunks],
                              Selection& selection) {
-  const int chunk_size = (1 << digit_width(digit)) / kChunks;
+  const int chunk_size = (1 << FloatDigits::width(digit)) / kChunks;
   for (int c = threadIdx.x; c < kChunks; c += blockDim.x) {
     chunks[c] = 0;
     for (int b = 0; b < chunk_size; ++b) chunks[c] += histogram[c * chunk_size + b];
@@ -70,7 +68,7 @@ __device__ void select_digit(const Count* histogram, int digit, uint64_t (&chunk
     int bin = chunk * chunk_size;
     const int last = bin + chunk_size - 1;
     while (bin < last && rank >= histogram[bin]) rank -= histogram[bin++];
-    selection.prefix = selection.prefix << digit_width(digit) | static_cast<uint32_t>(bin);
+    selection.prefix = selection.prefix << FloatDigits::width(digit) | static_cast<uint32_t>(bin);
     selection.rank = rank;
   }
   __syncthreads();

@@ -1,26 +1,22 @@
-#include "median_rbf_repulsion.h"
+#include "cpu/pairwise/median_rbf_repulsion.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <cmath>
 #include <numeric>
 
-#include "gram.h"
-#include "median_sq_distance.h"
-#include "rbf_repulsion.h"
+#include "cpu/pairwise/gram.h"
+#include "cpu/pairwise/median_sq_distance.h"
+#include "cpu/pairwise/rbf_repulsion.h"
+#include "median.h"
 
 namespace fastrepulse {
 namespace {
 
-constexpr double kBandwidthFloor = 1e-4;
-
 template <class T>
-T bandwidth_of(T median, double variance, int64_t count) {
-  const T h = median / static_cast<T>(std::log(static_cast<double>(count)));
-  const T floor = static_cast<T>(kBandwidthFloor * variance);
-  // Whichever of them is not a number, so is what is returned
-  const T larger = h >= floor || std::isnan(h) ? h : floor;
-  return larger == 0 ? T{1} : larger;
+T bandwidth_from(T median, double variance, int64_t count) {
+  return bandwidth_of(median / static_cast<T>(std::log(static_cast<double>(count))),
+                      static_cast<T>(kBandwidthFloor * variance));
 }
 
 // The mean squared distance from the mean embedding.
@@ -45,13 +41,13 @@ void median_rbf_repulsion(const Embeddings& x, T* force, T* similarity, T* bandw
   if (are_few(x)) {
     Gram<T> gram(x);
     const T* norms = gram.norms.data();
-    *bandwidth = bandwidth_of(median_sq_distance(gram, x.count, lower_median),
-                              std::accumulate(norms, norms + x.count, 0.0) / x.count, x.count);
+    *bandwidth = bandwidth_from(median_sq_distance(gram, x.count, lower_median),
+                                std::accumulate(norms, norms + x.count, 0.0) / x.count, x.count);
     return rbf_repulsion(x, gram, *bandwidth, force, similarity);
   }
   const Buffer<T> offset = mean_embedding<T>(x);
-  *bandwidth = bandwidth_of(median_sq_distance<T>(x, lower_median), variance_of(x, offset.data()),
-                            x.count);
+  *bandwidth = bandwidth_from(median_sq_distance<T>(x, lower_median), variance_of(x, offset.data()),
+                              x.count);
   rbf_repulsion(x, *bandwidth, force, similarity);
 }
 

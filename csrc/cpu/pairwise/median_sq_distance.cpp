@@ -1,4 +1,4 @@
-#include "median_sq_distance.h"
+#include "cpu/pairwise/median_sq_distance.h"
 
 #include <torch/csrc/stable/ops.h>
 
@@ -10,13 +10,12 @@
 #include <limits>
 #include <mutex>
 
+#include "median.h"
+
 namespace fastrepulse {
 namespace {
 
 using torch::stable::parallel_for;
-
-// Floats that are not negative order as their bits do, so that the bits can be found digit by
-// digit: each pass counts, by the next digit, the distances whose higher digits are those found.
 
 template <class T>
 struct Radix;
@@ -34,15 +33,15 @@ using Bits = typename Radix<T>::Bits;
 template <class T>
 struct Prefix {
   Bits<T> found = 0;  // the digits found so far
-  int shift = 8 * sizeof(T) - kDigitBits;
+  int shift = Digits<8 * sizeof(T), kDigitWidth>::shift(0);
 
-  // The least value with this prefix, and the greatest
-  T least() const { return value(found << (shift + kDigitBits)); }
+  // The least and the greatest value with this prefix
+  T least() const { return value(found << (shift + kDigitWidth)); }
   T greatest() const {
-    return value((found << (shift + kDigitBits)) |
-                 ((Bits<T>{1} << (shift + kDigitBits)) - 1));
+    return value((found << (shift + kDigitWidth)) |
+                 ((Bits<T>{1} << (shift + kDigitWidth)) - 1));
   }
-  bool first() const { return shift + kDigitBits == 8 * sizeof(T); }
+  bool first() const { return shift + kDigitWidth == 8 * sizeof(T); }
   static T value(Bits<T> bits) {
     T v;
     std::memcpy(&v, &bits, sizeof v);
@@ -55,7 +54,7 @@ struct Prefix {
   }
 };
 
-// The first digit of infinity. Finite numbers have lower ones, NaN higher.
+// The first digit of infinity. The digits of finite numbers are lower and those of NaN are higher.
 template <class T>
 constexpr Bits<T> kInfinity = sizeof(T) == sizeof(float) ? 0x7f80 : 0x7ff0;
 
@@ -68,7 +67,7 @@ void count_row(const T* row, int64_t begin, int64_t end, const Prefix<T>& prefix
     }
     return;
   }
-  // Few values match: a branchless look at sixteen of them tells whether any does
+  // Few values match, so sixteen at a time are checked without branches first
   const T least = prefix.least(), greatest = prefix.greatest();
   for (int64_t j = begin; j < end;) {
     const int64_t stop = std::min<int64_t>(j + 16, end);
@@ -79,14 +78,14 @@ void count_row(const T* row, int64_t begin, int64_t end, const Prefix<T>& prefix
     for (; matches > 0 && j < stop; ++j) {
       const Bits<T> bits = Prefix<T>::bits(row[j]);
       if (row[j] >= least && row[j] <= greatest) {
-        ++histogram[(bits >> prefix.shift) & (kDigits - 1)];
+        ++histogram[(bits >> prefix.shift) & (kBins - 1)];
       }
     }
     j = stop;
   }
 }
 
-// Counts the pairs of block `a` of one panel and block `b` of another.
+// Counts the pairs of block `a` of `left` and block `b` of `right`.
 template <class T>
 void count_tile(const Panel<T>& left, int64_t a, const Panel<T>& right, int64_t b,
                 const Prefix<T>& prefix, T* tile, int64_t* histogram) {
@@ -111,13 +110,13 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, const Prefix<T>& 
   const int64_t tiles = count_tiles(left, right);
   const int64_t first = tiles * part.number / part.of, last = tiles * (part.number + 1) / part.of;
   parallel_for(first, last, 1, [&](int64_t begin, int64_t end) {
-    std::vector<int64_t> counts(kDigits);
+    std::vector<int64_t> counts(kBins);
     const Buffer<T> tile(kBlock * kBlock);
     visit_tiles(left, right, begin, end, [&](int64_t a, int64_t b) {
       count_tile(left, a, right, b, prefix, tile.data(), counts.data());
     });
     const std::lock_guard<std::mutex> lock(adding);
-    for (int64_t digit = 0; digit < kDigits; ++digit) {
+    for (int64_t digit = 0; digit < kBins; ++digit) {
       histogram[digit] += counts[digit];
     }
   });
@@ -147,7 +146,7 @@ T median_sq_distance(const Gram<T>& gram, int64_t count, int64_t rank) {
     std::transform(row.data() + i + 1, row.data() + count, std::back_inserter(distances),
                    Prefix<T>::bits);
   }
-  // Bits have an order where numbers, of which some may be NaN, have none
+  // Bits are ordered even if some numbers are NaN
   std::nth_element(distances.begin(), distances.begin() + rank, distances.end());
   return Prefix<T>::value(distances[rank]);
 }
@@ -164,8 +163,8 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
     }
   }
   Prefix<T> prefix;
-  for (;; prefix.shift -= kDigitBits) {
-    std::vector<int64_t> histogram(kDigits);
+  for (;; prefix.shift -= kDigitWidth) {
+    std::vector<int64_t> histogram(kBins);
     count_pairs(x, offset.data(), prefix, {0, 1}, histogram.data());
     Bits<T> digit = 0;
     for (; rank >= histogram[digit]; ++digit) {
@@ -175,7 +174,7 @@ T median_sq_distance(const Embeddings& x, int64_t rank) {
       using Limits = std::numeric_limits<T>;
       return digit == kInfinity<T> ? Limits::infinity() : Limits::quiet_NaN();
     }
-    prefix.found = prefix.found << kDigitBits | digit;
+    prefix.found = prefix.found << kDigitWidth | digit;
     if (prefix.shift == 0) {
       return Prefix<T>::value(prefix.found);
     }

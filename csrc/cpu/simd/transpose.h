@@ -1,7 +1,7 @@
-// Transposes of vectors in registers and of tiles, compiled with the tiles.
+// Transposes of vectors in registers and of tiles, compiled as part of tiles.cpp.
 #pragma once
 
-#include "vectors.h"
+#include "cpu/simd/vectors.h"
 
 #ifndef __has_builtin
 #define __has_builtin(name) 0

@@ -1,10 +1,12 @@
-#include "conv3x3.h"
+#include "cpu/layers/conv3x3.h"
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
-#include "panel.h"
+#include "cpu/buffer.h"
+#include "cpu/simd/tile_ops.h"
+#include "cpu/sizes.h"
 
 namespace fastrepulse {
 namespace {

@@ -1,4 +1,4 @@
-#include "buffer.h"
+#include "cpu/buffer.h"
 
 #ifdef __linux__
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
 // All dot products of few particles, kept, and shared out over dimensions.
 #pragma once
 
-#include "panel.h"
+#include "cpu/pairwise/panel.h"
 
 namespace fastrepulse {
 

@@ -1,4 +1,4 @@
-#include "rbf_repulsion.h"
+#include "cpu/pairwise/rbf_repulsion.h"
 
 #include <torch/csrc/stable/ops.h>
 

@@ -1,4 +1,4 @@
-#include "gram.h"
+#include "cpu/pairwise/gram.h"
 
 #include <torch/csrc/stable/ops.h>
 

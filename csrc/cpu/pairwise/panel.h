@@ -7,16 +7,11 @@
 #include <limits>
 #include <vector>
 
-#include "buffer.h"
-#include "tiles.h"
+#include "cpu/buffer.h"
+#include "cpu/simd/tile_ops.h"
+#include "cpu/sizes.h"
 
 namespace fastrepulse {
-
-constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
-
-// How many of what takes `numbers` numbers each are worth a thread.
-constexpr int64_t grain_of(int64_t numbers) { return divide_up(1 << 15, numbers); }
 
 enum class Element { kFloat, kDouble, kHalf, kBFloat16 };
 
