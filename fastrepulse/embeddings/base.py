@@ -57,21 +57,6 @@ class Embedding:
         return embedded.detach(), pull_back
 
 
-def feature_map(embed: Embed, latents: Tensor) -> Tensor:
-    """Returns an embedding's features before pooling over positions, [N, F, h, w].
-
-    An embedding computes them in its method `feature_map`; a function returns them directly.
-
-    Raises:
-        ValueError: If the result does not have four dimensions.
-    """
-    maps = getattr(embed, "feature_map", embed)(latents)
-    if maps.ndim != 4:
-        name = getattr(embed, "name", "a function")
-        raise ValueError(f"{name} must return feature maps [N, F, h, w], got {list(maps.shape)}")
-    return maps
-
-
 _REGISTRY: dict[str, type[Embedding]] = {}
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fastrepulse.embeddings.base import Embed, Embedding, build, feature_map, register
+from fastrepulse.embeddings.base import Embed, Embedding, build, register
 from fastrepulse.metrics.spaces import gram
 
 
@@ -37,4 +37,9 @@ class Gram(Embedding):
         self.inner.prepare(seed, step, sigma)
 
     def __call__(self, latents: Tensor) -> Tensor:
-        return gram(feature_map(self.inner, latents))
+        maps = getattr(self.inner, "feature_map", self.inner)(latents)
+        if maps.ndim != 4:
+            raise ValueError(
+                f"{self.inner.name} must return feature maps [N, F, h, w], got {list(maps.shape)}"
+            )
+        return gram(maps)

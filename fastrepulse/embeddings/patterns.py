@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ class Patterns(Embedding):
     """
 
     cells: int
-    mix: tuple[tuple[float, ...], ...]
+    mix: np.ndarray
 
     def __call__(self, latents: Tensor) -> Tensor:
         return (latents.flatten(2) @ self._patterns(latents).T).flatten(1)
@@ -37,22 +38,19 @@ class Patterns(Embedding):
     def _patterns(self, latents: Tensor) -> Tensor:
         """Returns the patterns [F, H W] for the size of the latents, on their device."""
         height, width = latents.shape[2:]
-        return make_patterns(self.mix, self.cells, height, width, latents.device, latents.dtype)
+        kind: Any = type(self)
+        return make_patterns(kind, height, width, latents.device, latents.dtype)
 
 
 # Outlives the embedding: each step builds a new one from its name
 @lru_cache(maxsize=64)
 def make_patterns(
-    mix: tuple[tuple[float, ...], ...],
-    cells: int,
-    height: int,
-    width: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    embedding: type[Patterns], height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Returns patterns [F, H W]: weighted sums, by `mix`, of averages over a grid of cells."""
+    """Returns an embedding's patterns [F, H W]: sums of averages over cells, weighted by `mix`."""
+    cells = embedding.cells
     grid = np.einsum("rh,cw->rchw", averages(height, cells), averages(width, cells))
-    patterns = np.array(mix, np.float32) @ grid.reshape(cells**2, height * width)
+    patterns = embedding.mix.astype(np.float32) @ grid.reshape(cells**2, height * width)
     # Autograd cannot save a tensor that was made in inference mode
     with torch.inference_mode(False):
         return torch.from_numpy(patterns).to(device, dtype)
@@ -70,21 +68,13 @@ def averages(length: int, cells: int) -> np.ndarray:
     return matrix
 
 
-def _unit(k: int, size: int) -> tuple[float, ...]:
-    return tuple(float(i == k) for i in range(size))
-
-
-def _difference(a: int, b: int, size: int) -> tuple[float, ...]:
-    return tuple(float(i == a) - float(i == b) for i in range(size))
-
-
 @register
 class ChannelMean(Patterns):
     """The average of each latent channel, d = C: makes overall colour and brightness different."""
 
     name = "channel_mean"
     cells = 1
-    mix = ((1.0,),)
+    mix = np.eye(1)
 
 
 @register
@@ -93,7 +83,7 @@ class Pooled(Patterns):
 
     name = "pooled"
     cells = 4
-    mix = tuple(_unit(k, 16) for k in range(16))
+    mix = np.eye(16)
 
 
 @register
@@ -102,7 +92,7 @@ class Halves(Patterns):
 
     name = "halves"
     cells = 2
-    mix = ((0.5, -0.5, 0.5, -0.5), (0.5, 0.5, -0.5, -0.5))
+    mix = np.array([[0.5, -0.5, 0.5, -0.5], [0.5, 0.5, -0.5, -0.5]])
 
 
 @register
@@ -111,10 +101,9 @@ class Thirds(Patterns):
 
     name = "thirds"
     cells = 3
-    mix = (
-        *(_difference(k + 3, k, 9) for k in range(6)),
-        *(_difference(k + 1, k, 9) for k in range(9) if k % 3 < 2),
-    )
+    # A cell minus its neighbour above, then a cell minus its neighbour on the left
+    mix = np.eye(9)[[3, 4, 5, 6, 7, 8, 1, 2, 4, 5, 7, 8]]
+    mix = mix - np.eye(9)[[0, 1, 2, 3, 4, 5, 0, 1, 3, 4, 6, 7]]
 
 
 @register

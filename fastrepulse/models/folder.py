@@ -45,7 +45,7 @@ def check_folder(path: Path) -> None:
     """
     try:
         components = components_of(path)
-        index = _read(path / "model_index.json")
+        index = read_json(path / "model_index.json")
         parts = {part: index[part][1] for part in components}
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
@@ -61,7 +61,7 @@ def check_folder(path: Path) -> None:
         variants_in(path, part)
     files = [f"{part}/config.json" for part in components] + ["scheduler/scheduler_config.json"]
     try:
-        configs = {file: _read(path / file) for file in files}
+        configs = {file: read_json(path / file) for file in files}
     except (OSError, ValueError) as error:
         raise ValueError(f"model folder {str(path)!r} is incomplete: {error}") from None
     second = "text_encoder_2" in components
@@ -78,13 +78,8 @@ def components_of(path: Path) -> dict[str, str]:
     Raises:
         OSError, ValueError: If model_index.json cannot be read.
     """
-    second = "text_encoder_2" in _read(path / "model_index.json")
+    second = "text_encoder_2" in read_json(path / "model_index.json")
     return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
-
-
-def zeros_for_empty(path: Path) -> bool:
-    """Whether the model uses zeros as the text embeddings of an empty negative prompt."""
-    return bool(_read(path / "model_index.json").get("force_zeros_for_empty_prompt", False))
 
 
 def choose_variants(path: Path, dtype: torch.dtype) -> dict[str, str]:
@@ -188,7 +183,7 @@ def check_schedule(name: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _read(file: Path) -> Any:
+def read_json(file: Path) -> Any:
     return json.loads(file.read_text("utf-8"))
 
 
@@ -199,6 +194,6 @@ def _shards(index: Path) -> list[str]:
         ValueError: If the index cannot be read.
     """
     try:
-        return sorted(set(_read(index)["weight_map"].values()))
+        return sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{str(index)!r} cannot be read: {error}") from None

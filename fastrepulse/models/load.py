@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from fastrepulse.checks import check_choice, check_path
 from fastrepulse.default_model.captions import vocabulary
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.models.folder import check_folder, choose_variants, zeros_for_empty
+from fastrepulse.models.folder import check_folder, choose_variants, read_json
 from fastrepulse.models.hub import download
 from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
 from fastrepulse.models.model import Model
@@ -168,6 +168,7 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
         variant = variants.get(part) or None
         return {"subfolder": part, "use_safetensors": True, "variant": variant}
 
+    index = read_json(path / "model_index.json")
     how = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     unet = UNet2DConditionModel.from_pretrained(path, **weights_of("unet"), **how)
     vae = AutoencoderKL.from_pretrained(path, **weights_of("vae"), **how)
@@ -187,7 +188,7 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
         scheduler_config=dict(DDIMScheduler.load_config(path, subfolder="scheduler")),
-        zeros_for_empty=zeros_for_empty(path),
+        zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
         variants={part: variant for part, variant in variants.items() if variant},
         vocabulary=vocabulary(SUBJECTS) if path == DEFAULT_MODEL else None,
         **second,

@@ -132,7 +132,7 @@ class Model:
     def chunks_of(self, prompts: Sequence[str]) -> int:
         """Returns how many chunks of the text encoder's length the longest prompt needs."""
         return max(
-            chunks_of(tokenizer, prompts, encoder.config.max_position_embeddings)
+            chunks_of(tokenizer, encoder, prompts)
             for tokenizer, encoder in zip(*self._text_models(), strict=True)
         )
 

@@ -44,8 +44,10 @@ def model_of_pipeline(pipe: Any) -> Model:
             )
     check_unet(kind, pipe.unet.config, second)
     check_schedule(kind, {"_class_name": type(pipe.scheduler).__name__})
+    name = str(getattr(pipe, "name_or_path", None) or kind)
+    adapters = sorted(getattr(pipe.unet, "peft_config", {}))
     model = Model(
-        name=_name(pipe),
+        name=f"{name} with {', '.join(adapters)}" if adapters else name,
         unet=_unwrapped(pipe.unet),
         vae=_unwrapped(pipe.vae),
         text_encoder=_unwrapped(pipe.text_encoder),
@@ -66,10 +68,3 @@ def model_of_pipeline(pipe: Any) -> Model:
 def _unwrapped(part: Any) -> Any:
     """Returns a part without the wrapper of torch.compile."""
     return getattr(part, "_orig_mod", part)
-
-
-def _name(pipe: Any) -> str:
-    """Returns the name of a pipeline, with the names of its adapters."""
-    name = str(getattr(pipe, "name_or_path", None) or type(pipe).__name__)
-    adapters = sorted(getattr(pipe.unet, "peft_config", {}))
-    return f"{name} with {', '.join(adapters)}" if adapters else name

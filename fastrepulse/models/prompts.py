@@ -14,23 +14,23 @@ log = logging.getLogger("fastrepulse")
 
 
 def tokenize(
-    tokenizer: Any, prompts: Sequence[str], longest: int, chunks: int = 1, warns: bool = True
+    tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int, warns: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Returns token ids and the attention mask; a warning names text that is cut off.
 
     Args:
         tokenizer: `CLIPTokenizer`.
+        encoder: `CLIPTextModel`.
         prompts: Any number of prompts.
-        longest: Number of tokens that the text encoder takes; the tokenizer may allow fewer.
-        chunks: Number of chunks per prompt. Each has `longest` tokens with a start and an end
-            token; a short prompt leaves the last chunks empty.
+        chunks: Number of chunks per prompt. Each has a start and an end token; a short prompt
+            leaves the last chunks empty.
         warns: Whether to warn.
 
     Returns:
-        Two tensors [len(prompts), chunks, longest].
+        Two tensors [len(prompts) * chunks, length of a chunk], on the encoder's device.
     """
-    longest = min(longest, tokenizer.model_max_length)
-    room = longest - 2
+    room = room_in_chunk(tokenizer, encoder)
+    longest = room + 2
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     rows, kept = [], []
     for words in _words(tokenizer, prompts):
@@ -47,13 +47,17 @@ def tokenize(
             padding = longest - len(own)
             rows.append(own + [pad] * padding)
             kept.append([1] * len(own) + [0] * padding)
-    shape = len(prompts), chunks, longest
-    return torch.tensor(rows).view(shape), torch.tensor(kept).view(shape)
+    return torch.tensor(rows, device=encoder.device), torch.tensor(kept, device=encoder.device)
 
 
-def chunks_of(tokenizer: Any, prompts: Sequence[str], longest: int) -> int:
+def room_in_chunk(tokenizer: Any, encoder: Any) -> int:
+    """Returns the number of tokens between the start and the end token of a chunk."""
+    return min(encoder.config.max_position_embeddings, tokenizer.model_max_length) - 2
+
+
+def chunks_of(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> int:
     """Returns how many chunks the longest prompt needs."""
-    room = min(longest, tokenizer.model_max_length) - 2
+    room = room_in_chunk(tokenizer, encoder)
     return max(1, *(-(-len(words) // room) for words in _words(tokenizer, prompts)))
 
 

@@ -69,13 +69,19 @@ def read_file(
         ImportError: If CLIP's vocabulary is needed and not installed.
     """
     import diffusers
+    from safetensors import safe_open
+    from transformers import CLIPTokenizer
 
-    shapes, metadata = _header(path)
+    with safe_open(path, "pt") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
     kind = kind_of(str(path), shapes)
     prediction = prediction_type or prediction_of(str(path), kind, shapes, metadata)
     folder = CONFIGURATIONS / kind.folder if config is None else config
     tokenizers = {
-        name: _tokenizer(folder, name, pad)
+        name: CLIPTokenizer.from_pretrained(folder, subfolder=name)
+        if (folder / name).is_dir()
+        else clip_tokenizer(pad)
         for name, pad in zip(("tokenizer", "tokenizer_2"), kind.pads, strict=False)
     }
     try:
@@ -158,24 +164,6 @@ def prediction_of(
         how,
     )
     return "epsilon"
-
-
-def _header(path: Path) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Reads the shapes of a file's weights, and its metadata."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
-        return shapes, file.metadata() or {}
-
-
-def _tokenizer(folder: Path, name: str, pad: str) -> Any:
-    """Returns the tokenizer in the folder, by default CLIP's."""
-    from transformers import CLIPTokenizer
-
-    if (folder / name).is_dir():
-        return CLIPTokenizer.from_pretrained(folder, subfolder=name)
-    return clip_tokenizer(pad)
 
 
 def _check_complete(path: Path, pipe: Any) -> None:

@@ -53,7 +53,7 @@ def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int) ->
         prompts: Any number of prompts.
         chunks: Number of chunks per prompt, each of the encoder's length.
     """
-    ids, mask = _tokens(tokenizer, encoder, prompts, chunks)
+    ids, mask = tokenize(tokenizer, encoder, prompts, chunks)
     masked = getattr(encoder.config, "use_attention_mask", False)
     embeddings = encoder(ids, attention_mask=mask if masked else None)[0]
     return Text(_joined(embeddings, len(prompts)))
@@ -71,20 +71,11 @@ def encode_xl(
     pooled: Tensor | None = None
     for tokenizer, encoder in zip(tokenizers, encoders, strict=True):
         # Both encoders cut off the same text: one warning is enough
-        ids, _ = _tokens(tokenizer, encoder, prompts, chunks, warns=not hidden)
+        ids, _ = tokenize(tokenizer, encoder, prompts, chunks, warns=not hidden)
         output = encoder(ids, output_hidden_states=True)
         hidden.append(_joined(output.hidden_states[-2], len(prompts)))
         pooled = output[0][::chunks]
     return Text(torch.cat(hidden, dim=-1), pooled)
-
-
-def _tokens(
-    tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int, warns: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Returns token ids and mask, [prompts * chunks, longest], on the encoder's device."""
-    longest = encoder.config.max_position_embeddings
-    ids, mask = tokenize(tokenizer, prompts, longest, chunks, warns)
-    return ids.flatten(0, 1).to(encoder.device), mask.flatten(0, 1).to(encoder.device)
 
 
 def _joined(embeddings: Tensor, prompts: int) -> Tensor:
