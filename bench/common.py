@@ -1,4 +1,4 @@
-"""What benchmarks and their reports share: where they ran, and their timings."""
+"""Helpers of the benchmarks and reports: the environment, clocks and timings files."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from fastrepulse import native
 
 
 def processor() -> str:
-    """Returns the name of the processor, as far as the system knows one."""
+    """Returns the processor's name if the system reports one, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -23,7 +23,7 @@ def processor() -> str:
 
 
 def environment() -> str:
-    """Returns one line on the machine, the instruction set of our CPU kernels and the libraries."""
+    """Returns one line: the machine, the instruction set of our CPU kernels, library versions."""
     import diffusers
 
     return (
@@ -34,20 +34,20 @@ def environment() -> str:
 
 
 def now(device_type: str) -> float:
-    """Returns the time, in seconds, at which a device is done with what it was given."""
+    """Waits for the device and returns the time in seconds."""
     if device_type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def label_shapes(axis: Any, shapes: list[tuple[int, int]]) -> None:
-    """Names the shapes (N, d) along an axis of a plot: N^2 d alone does not order the times."""
+    """Labels an axis with shapes (N, d), because N^2 d alone does not order the times."""
     axis.set_xticks(range(len(shapes)), [f"{n:,}\n{d:,}" for n, d in shapes], fontsize=7)
     axis.set(xlabel="N, and d below it", ylabel="median time of a call, ms", yscale="log")
 
 
 def read_timings(description: str | None, kind: str) -> list[dict[str, Any]]:
-    """Returns the timings of the files that the command line names which say what `kind` is."""
+    """Reads the files named on the command line; returns timings whose extra info has `kind`."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("timings", type=Path, nargs="+")
     files = parser.parse_args().timings

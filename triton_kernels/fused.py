@@ -1,4 +1,4 @@
-"""Force and similarity for rows that fit in a program whole, one pass as in flash attention."""
+"""Force and similarity in one pass, like flash attention, for rows that fit in one program."""
 
 import torch
 import triton
@@ -17,7 +17,7 @@ from fastrepulse.triton_kernels.tiles import (
     Tile,
     multiprocessors,
     precision_for,
-    share_out,
+    split_work,
     tiles_for,
 )
 
@@ -53,8 +53,8 @@ def fused_kernel(
         b_products = tl.dot(b_x, tl.trans(b_y), input_precision=PRECISION)
         b_sq = sq_distances(b_products, p_norms_x, p_norms_y, first_row, first_column, n, m)
         b_k = pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF)
-        # The sums take the weights as rounded for the product: each term of
-        # sum_j k_ij (x_i - y_j) then has the relative error of its k_ij, and no more
+        # Both sums use the weights rounded for the product. Each term of sum_j k_ij (x_i - y_j)
+        # then has the relative error of its k_ij only
         b_k = b_k.to(p_y.dtype.element_ty)
         b_total += tl.sum(b_k.to(tl.float32), 1)
         b_sum = tl.dot(as_operand(b_k), b_y, b_sum, input_precision=PRECISION)
@@ -72,7 +72,7 @@ def fused_kernel(
 
 
 def fused_tile(x: Tensor) -> Tile | None:
-    """Returns the tile for whole rows of `x`, or None if they are too wide for one."""
+    """Returns the tile that holds whole rows of `x`, or None if the rows are too wide."""
     return tiles_for(x).get(f"fused_{max(64, triton.next_power_of_2(x.shape[1]))}")
 
 
@@ -85,14 +85,14 @@ def launch_fused(
     weights: Tensor | None,  # [M]
     bandwidth: Tensor,  # []
 ) -> tuple[Tensor, Tensor]:
-    """Returns force [N, d] and similarity [N]; `tile` is that of `fused_tile`."""
+    """Returns force [N, d] and similarity [N]; `tile` comes from `fused_tile(x)`."""
     (n, d), m = x.shape, len(y)
     row_blocks = triton.cdiv(n, tile.rows)
-    # Few rows would leave the device idle: then several programs share a row's columns
-    splits, columns_per_split = share_out(
+    # With few rows, several programs split a row's columns to keep the device busy
+    splits, columns_per_split = split_work(
         *(m, tile.columns),
         programs=triton.cdiv(2 * multiprocessors(x.device), row_blocks),
-        most=2 * WORKSPACE // (n * (d + 1)),
+        max_parts=2 * WORKSPACE // (n * (d + 1)),
     )
     force = torch.empty(splits, n, d, dtype=torch.float32, device=x.device)
     similarity = torch.empty(splits, n, dtype=torch.float32, device=x.device)
@@ -101,7 +101,7 @@ def launch_fused(
         *(n, m, d, columns_per_split),
         SELF=x is y,
         PRECISION=precision_for(x),
-        # Narrow rows need not fill the tile
+        # Narrow rows use a narrower tile
         **{**tile.options(), "DEPTH": min(tile.depth, triton.next_power_of_2(d))},
     )
     if splits == 1:

@@ -1,8 +1,9 @@
 """An exact order statistic of the pairwise squared distances.
 
-Those of few particles are kept, and sorted. Of many none is stored: non-negative floats order as
-their bits do, so three passes over all pairs, each of which recomputes the distances and counts the
-next digit of those that match the digits known so far, find any rank.
+For few particles, all distances are stored and sorted. For many, nothing is stored: this is a radix
+selection, since non-negative floats have the order of their bits. Each of three passes recomputes
+all distances and makes a histogram of the next digit, over the distances whose higher digits are
+those found so far.
 """
 
 import torch
@@ -16,20 +17,20 @@ from fastrepulse.triton_kernels.tiles import (
     WORKSPACE,
     multiprocessors,
     precision_for,
-    share_out,
+    split_work,
     tiles_for,
 )
 
-# The most particles whose distances are kept: in three passes over them the launches, and not the
-# products, would take the time
-MAX_KEPT = 1024
+# Largest N whose distances are stored and sorted. Below it, three passes would spend their time on
+# launches and not on products
+MAX_SORTED = 1024
 
-# (bits below the digit, bits of the digit): 31 in all, since the sign is known
+# (bits below the digit, bits of the digit). 31 bits in all, because the sign bit is 0
 DIGITS = ((20, 11), (9, 11), (0, 9))
 BINS = 2**11
 
 
-# One compilation serves every pass, so that each sees the same distances to the last bit
+# Every pass uses the same compiled kernel, so the distances are equal bit for bit
 @triton.jit(do_not_specialize=["shift", "bits"])
 def histogram_kernel(
     p_x,
@@ -46,11 +47,11 @@ def histogram_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Counts one digit of the squared distances whose higher digits are the prefix."""
+    """Makes a histogram of one digit of the squared distances with the prefix above it."""
     first_row = tl.program_id(0) * ROWS
     prefix = tl.load(p_prefix)
     b_counts = tl.zeros([BINS], tl.int64)
-    # Each program has its share of the columns from the diagonal on
+    # Programs take turns at the blocks of columns, starting at the diagonal
     start = first_row + tl.program_id(1) * COLUMNS
     for first_column in range(start, n, tl.num_programs(1) * COLUMNS):
         b_products = block_products(
@@ -73,33 +74,33 @@ def median_sq_distance_kernel(
     x: Tensor,  # [N, d]
     rank: int,
 ) -> Tensor:  # []
-    """Returns the rank-th smallest of ||x_i - x_j||^2 over i < j, by radix selection.
+    """Returns the rank-th smallest ||x_i - x_j||^2 over i < j.
 
     Args:
         x: Embeddings [N, d], contiguous, float32, float16 or bfloat16, centred, N >= 2.
-        rank: From 0 for the smallest to N (N - 1) / 2 - 1; half of that for the lower median.
+        rank: From 0 for the smallest to N (N - 1) / 2 - 1. Half of that gives the lower median.
 
     Returns:
-        A float32 scalar, on the device of `x`; the host never waits for its value.
+        A float32 scalar on the device of `x`. The host does not wait for the device.
     """
     x = pad_rows(x)
     with torch.cuda.device_of(x):
         norms = sq_norms(x)
-        if len(x) <= MAX_KEPT:
+        if len(x) <= MAX_SORTED:
             return _distances(x, norms).sort().values[rank]
-        return _counted(x, norms, rank)
+        return _radix_select(x, norms, rank)
 
 
 def _distances(x: Tensor, norms: Tensor) -> Tensor:
-    """Returns ||x_i - x_j||^2 over i < j, [N (N - 1) / 2], programs having shared out d."""
+    """Returns ||x_i - x_j||^2 over i < j, [N (N - 1) / 2]; programs split d."""
     n, d = x.shape
     tile = tiles_for(x)["panel"]
     grid = triton.cdiv(n, tile.rows), triton.cdiv(n, tile.columns)
     side = round_up(n, PANEL_MULTIPLE)
-    splits, depth_per_split = share_out(
+    splits, depth_per_split = split_work(
         *(d, tile.depth),
         programs=triton.cdiv(2 * multiprocessors(x.device), grid[0] * grid[1]),
-        most=WORKSPACE // side**2,
+        max_parts=WORKSPACE // side**2,
     )
     products = torch.empty(splits, side, side, dtype=torch.float32, device=x.device)
     panel_kernel[(*grid, splits)](
@@ -114,8 +115,8 @@ def _distances(x: Tensor, norms: Tensor) -> Tensor:
     return (norms[i] + norms[j] - 2 * products.sum(dim=0)[i, j]).clamp_min(0)
 
 
-def _counted(x: Tensor, norms: Tensor, rank: int) -> Tensor:
-    """Returns the distance of a rank, found digit by digit."""
+def _radix_select(x: Tensor, norms: Tensor, rank: int) -> Tensor:
+    """Returns the rank-th smallest squared distance, found digit by digit."""
     n, d = x.shape
     tile = tiles_for(x)["histogram"]
     blocks = triton.cdiv(n, tile.rows)

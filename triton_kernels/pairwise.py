@@ -1,4 +1,4 @@
-"""What the kernels over pairs share: loading rows, their squared norms, products of two blocks."""
+"""Helpers of all pairwise kernels: loads of rows, squared norms, products of two blocks."""
 
 import torch
 import triton
@@ -6,34 +6,33 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-# Triton's interpreter gets products and sums of bfloat16 wrong, silently: there, compute in float32
+# Triton's interpreter silently returns wrong bfloat16 products and sums, so it computes in float32
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def pad_rows(x: Tensor) -> Tensor:
-    """Returns [N, d] with zeros up to a multiple of 16 in d.
+    """Pads d with zeros to a multiple of 16.
 
-    Such rows load as whole vectors; others, number by number, would take more registers for their
-    addresses than there are.
+    Such rows load as vectors. Loads of single numbers need too many registers for addresses.
     """
     return functional.pad(x, (0, -x.shape[1] % 16)) if x.shape[1] % 16 else x
 
 
 @triton.jit
 def as_operand(b):
-    """Returns a block as `tl.dot` shall get it."""
+    """Converts a block for `tl.dot`; see `INTERPRETED`."""
     return b.to(tl.float32) if INTERPRETED else b
 
 
 @triton.jit
 def load_rows(p, first, count, start, d, ROWS: tl.constexpr, DEPTH: tl.constexpr):
-    """Loads p[first : first + ROWS, start : start + DEPTH] of [count, d]; outside it, zeros."""
+    """Loads p[first : first + ROWS, start : start + DEPTH] of [count, d], with zeros outside."""
     rows = tl.arange(0, ROWS)
     depth = start + tl.arange(0, DEPTH)
     m_rows = (first + rows < count)[:, None] & (depth < d)[None, :]
-    # The first row may lie beyond 2^31 numbers; within a block 32 bits are enough
+    # The offset of the first row may exceed 2^31; offsets within a block fit in 32 bits
     p_rows = p + tl.cast(first, tl.int64) * d
     b = tl.load(p_rows + rows[:, None] * d + depth[None, :], mask=m_rows, other=0.0)
     return as_operand(b)
@@ -55,7 +54,7 @@ def block_products(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Returns x_i . y_j over d in [start, stop) for one block of pairs, [ROWS, COLUMNS]."""
+    """Returns x_i . y_j, summed over d in [start, stop), for a block of pairs [ROWS, COLUMNS]."""
     b_products = tl.zeros([ROWS, COLUMNS], tl.float32)
     for k in range(start, stop, DEPTH):
         b_x = load_rows(p_x, first_row, n, k, d, ROWS, DEPTH)
@@ -76,10 +75,10 @@ def sq_distances(b_products, p_norms_x, p_norms_y, first_row, first_column, n, m
 
 @triton.jit
 def pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF: tl.constexpr):
-    """Returns w_j exp(-||x_i - y_j||^2 / h) for one block of pairs, 0 beyond the last column.
+    """Returns w_j exp(-||x_i - y_j||^2 / h) for a block of pairs, 0 beyond the last column.
 
-    With SELF, 0 on the diagonal too: a particle's own weight is known and cancels in its force,
-    but the rounding of the two halves would not, and 2 / h can be large.
+    With SELF the diagonal is 0 too. A particle's own weight cancels in its force, but the rounding
+    errors of the two terms do not, and 2 / h can be large. `own_weights` returns the diagonal.
     """
     rows = first_row + tl.arange(0, b_sq.shape[0])
     columns = first_column + tl.arange(0, b_sq.shape[1])
@@ -94,7 +93,7 @@ def pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF:
 
 @triton.jit
 def own_weights(p_weights, first_row, n, SELF: tl.constexpr, ROWS: tl.constexpr):
-    """Returns what `pair_weights` leaves out of each row's similarity, [ROWS]."""
+    """Returns the diagonal that `pair_weights` omits from each row's similarity, [ROWS]."""
     b_own = tl.full([ROWS], 1.0 if SELF else 0.0, tl.float32)
     if SELF and p_weights is not None:
         rows = first_row + tl.arange(0, ROWS)
@@ -114,10 +113,10 @@ def sq_norms_kernel(p_x, p_norms, n, d, ROWS: tl.constexpr, DEPTH: tl.constexpr)
 
 
 def sq_norms(x: Tensor) -> Tensor:
-    """Returns ||x_i||^2 in float32, [N], without a float32 copy of `x`."""
+    """Returns ||x_i||^2 in float32, [N], without copying `x` to float32."""
     n, d = x.shape
     norms = torch.empty(n, dtype=torch.float32, device=x.device)
-    # Bound by memory whatever the tile
+    # Memory-bound with any tile
     sq_norms_kernel[(triton.cdiv(n, 16),)](
         *(x, norms, n, d), ROWS=16, DEPTH=128, num_warps=4, enable_fp_fusion=True
     )

@@ -1,6 +1,7 @@
-"""Force and similarity for wide rows: the weights of a panel of pairs, then their product with y.
+"""Force and similarity for wide rows, in two kernels.
 
-A panel is as many pairs as the workspace holds, so memory stays bounded for any number of rows.
+One kernel writes the weights of a panel of pairs, the other multiplies them with y. A panel is as
+large as the workspace allows, so memory stays bounded for any number of rows.
 """
 
 import torch
@@ -20,12 +21,12 @@ from fastrepulse.triton_kernels.tiles import (
     WORKSPACE,
     multiprocessors,
     precision_for,
-    share_out,
+    split_work,
     tiles_for,
 )
 
 MAX_PANEL_COLUMNS = 4096
-# A multiple of every tile's rows and columns, so that no access to a panel needs a mask
+# A multiple of every tile's rows and columns, so that panels need no masks
 PANEL_MULTIPLE = 256
 
 
@@ -53,7 +54,7 @@ def panel_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Writes the weights of a panel's pairs or, with SPLIT, products over each range of d."""
+    """Writes a panel's weights or, with SPLIT, the products of each range of d."""
     row = tl.program_id(0) * ROWS
     column = tl.program_id(1) * COLUMNS
     split = tl.program_id(2)
@@ -69,7 +70,7 @@ def panel_kernel(
         b_pairs = pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF)
     rows = split * panel_rows + row + tl.arange(0, ROWS)
     columns = column + tl.arange(0, COLUMNS)
-    # 32-bit offsets are enough in a bounded workspace
+    # The workspace is small enough for 32-bit offsets
     tl.store(p_panel + rows[:, None] * panel_columns + columns[None, :], b_pairs)
 
 
@@ -99,9 +100,10 @@ def multiply_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """Multiplies some of a panel's columns by a chunk of d; with ADD, on top of the panels before.
+    """Multiplies some of a panel's columns by a chunk of d.
 
-    With SPLIT the panel holds products, and is small: every chunk makes the weights anew.
+    With ADD the result is added to the previous panels'. With SPLIT the panel holds products and is
+    small, so every chunk recomputes the weights.
     """
     row = tl.program_id(0) * ROWS
     chunk = tl.program_id(1) * DEPTH
@@ -120,7 +122,7 @@ def multiply_kernel(
             b_sq = sq_distances(b_k, p_norms_x, p_norms_y, first_row, first_column, n, m)
             b_k = pair_weights(b_sq, p_weights, p_bandwidth, first_row, first_column, m, SELF)
             b_k = b_k.to(p_y.dtype.element_ty)
-        # As in fused_kernel, the sums take the weights as rounded for the product
+        # As in fused_kernel, both sums use the weights rounded for the product
         b_total += tl.sum(b_k.to(tl.float32), 1)
         b_y = load_rows(p_y, first_column, m, chunk, d, COLUMNS, DEPTH)
         b_sum = tl.dot(as_operand(b_k), b_y, b_sum, input_precision=PRECISION)
@@ -135,7 +137,7 @@ def multiply_kernel(
     if ADD:
         b_force += tl.load(p_rows, mask=m_force)
     tl.store(p_rows, b_force, mask=m_force)
-    # Every chunk has the row sums: the first one writes them
+    # Every chunk computes the row sums; the first one writes them
     if chunk == 0:
         p_totals = p_similarity + first + rows
         if ADD:
@@ -160,20 +162,20 @@ def launch_panels(
     panel_rows = min(round_up(n, PANEL_MULTIPLE), WORKSPACE // panel_columns)
     panel_rows = panel_rows // PANEL_MULTIPLE * PANEL_MULTIPLE
     widest = min(m, panel_columns)
-    # Few pairs would leave the device idle: then several programs share them, each with a range of
-    # d, and in the product several share a row's columns
+    # With few pairs, several programs keep the device busy: in the panel each takes a range of d,
+    # in the product each takes some of a row's columns
     tiles = triton.cdiv(min(n, panel_rows), tile.rows) * triton.cdiv(widest, tile.columns)
-    splits, depth_per_split = share_out(
+    splits, depth_per_split = split_work(
         *(d, tile.depth),
         programs=triton.cdiv(multiprocessors(x.device), tiles),
-        most=WORKSPACE // (panel_rows * panel_columns),
+        max_parts=WORKSPACE // (panel_rows * panel_columns),
     )
     multiply = tiles_for(x)["multiply"]
     chunks = triton.cdiv(min(n, panel_rows), multiply.rows) * triton.cdiv(d, multiply.depth)
-    parts, columns_per_part = share_out(
+    parts, columns_per_part = split_work(
         *(widest, multiply.columns),
         programs=triton.cdiv(multiprocessors(x.device), chunks),
-        most=2 * WORKSPACE // (n * (d + 1)),
+        max_parts=2 * WORKSPACE // (n * (d + 1)),
     )
 
     force = torch.empty(parts, n, d, dtype=torch.float32, device=x.device)
@@ -211,5 +213,5 @@ def launch_panels(
 
 
 def round_up(count: int, multiple: int) -> int:
-    """Returns the least multiple that is at least the count."""
+    """Rounds a count up to a multiple."""
     return triton.cdiv(count, multiple) * multiple

@@ -1,4 +1,4 @@
-"""How large the tiles are: one table for every kernel, kind of input and family of devices."""
+"""Tile sizes: one table by device family, input dtype and kernel."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -9,31 +9,31 @@ import triton
 
 @dataclass(frozen=True)
 class Tile:
-    """The shape of one program and the resources that it asks for."""
+    """The tile of one program, and its warps and pipeline stages."""
 
     rows: int
     columns: int
-    # Of d: what is multiplied at a time, or, where a force is made, the width of its chunk
+    # Dimensions multiplied at a time; in kernels that write a force, the width of its chunk
     depth: int
     num_warps: int
     num_stages: int
 
     def options(self) -> dict[str, int | bool]:
-        """Returns the entry as the keyword arguments of a launch."""
+        """Returns the keyword arguments of a launch."""
         return {
             "ROWS": self.rows,
             "COLUMNS": self.columns,
             "DEPTH": self.depth,
             "num_warps": self.num_warps,
             "num_stages": self.num_stages,
-            # Triton's default, which is about to change: fused multiply-adds
+            # Fused multiply-adds. They are Triton's default today, but the default will change
             "enable_fp_fusion": True,
         }
 
 
-# No entry spills registers (tests/test_gpu_static.py). Those of sm_80 need at most 99 KB of shared
-# memory, so that sm_86, sm_89 and sm_120 take them too. Where a width has no entry, whole rows do
-# not fit a program's registers: they go by panels.
+# No entry spills registers (tests/kernels/test_gpu_static.py). The entries of sm_80 need at most
+# 99 KB of shared memory, so they also serve sm_86, sm_89 and sm_120. Rows of a width without a
+# `fused` entry do not fit in a program's registers and go through `panel` and `multiply`.
 TILES = {
     "sm_80": {
         "half": {
@@ -104,18 +104,18 @@ TILES = {
 }
 
 # How tl.dot multiplies float32. A squared distance is a small difference of large numbers, so
-# TF32's 11 bits will not do. NVIDIA's tensor cores reach 22 in three products; Triton's "ieee"
-# would leave them idle, and spill. AMD's matrix cores multiply float32 as it is.
+# TF32's 11 bits are too few. NVIDIA's tensor cores reach 22 bits with three products. Triton's
+# "ieee" would not use the tensor cores and would spill. AMD's matrix cores multiply full float32.
 PRECISIONS = {"sm_80": "tf32x3", "sm_90": "tf32x3", "sm_100": "tf32x3", "gfx942": "ieee"}
 
-# Two times as many numbers, of 4 bytes each, are the most that is stored beside the result: 64 MB
+# Temporary memory is at most 2 * WORKSPACE numbers of 4 bytes: 64 MB
 WORKSPACE = 2**23
 
 
 @cache
 def architecture(device: torch.device) -> str:
-    """Returns the family, a key of `TILES`, to which a device belongs."""
-    # The CPU is Triton's interpreter, which is the faster the larger the tiles
+    """Returns the device's family, a key of `TILES`."""
+    # On the CPU Triton interprets, which is faster with larger tiles
     if device.type == "cpu":
         return "sm_100"
     if torch.version.hip:
@@ -128,26 +128,26 @@ def architecture(device: torch.device) -> str:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """Returns how many multiprocessors a device has to keep busy."""
+    """Returns the number of multiprocessors of a device."""
     if device.type == "cpu":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def share_out(total: int, step: int, programs: int, most: int) -> tuple[int, int]:
-    """Returns how many programs share something out, and how much of it each one has.
+def split_work(total: int, step: int, programs: int, max_parts: int) -> tuple[int, int]:
+    """Splits work between programs; returns the number of parts and the size of each.
 
-    What they find is added up afterwards in a fixed order: the result is the same every time.
+    The parts' results are summed afterwards in a fixed order, so every run gives the same result.
 
     Args:
-        total: Of what is shared.
-        step: What a share is a multiple of.
-        programs: How many would keep the device busy.
-        most: How many the workspace has room for.
+        total: Amount of work, in columns or dimensions.
+        step: The size of a part is a multiple of this.
+        programs: Number of programs that keep the device busy.
+        max_parts: Number of parts that fit in the workspace.
     """
-    shares = min(programs, triton.cdiv(total, step), max(1, most))
-    share = triton.cdiv(triton.cdiv(total, shares), step) * step
-    return triton.cdiv(total, share), share
+    parts = min(programs, triton.cdiv(total, step), max(1, max_parts))
+    size = triton.cdiv(triton.cdiv(total, parts), step) * step
+    return triton.cdiv(total, size), size
 
 
 def tiles_for(x: torch.Tensor) -> dict[str, Tile]:

@@ -1,8 +1,8 @@
-"""The default with few steps, beside independent pictures and a pause that begins with the run.
+"""Compares the default at few steps with independent images and with a pause from the start.
 
 python -m bench.diversity.few_steps --out few-steps
 
-Started again, it goes on where it stopped. Two cores take about three minutes a seed.
+A stopped run resumes when it is started again. Two cores take about three minutes per seed.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from fastrepulse.evaluation.settings import INDEPENDENT, Setting
 
 STEPS = (4, 6, 8, 12, 16)
 FIGURES = ("attribute_vendi", "coverage", "accuracy", "off_data")
-AT_ONCE = Setting(
+FROM_START = Setting(
     "repulsion",
     "pause and push from the first step",
     {"repulsion": Repulsion(pause=(math.inf, 0.3))},
@@ -26,7 +26,7 @@ DEFAULT = Setting("repulsion", "the default", {"repulsion": Repulsion()})
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="Where finished runs are kept.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for finished runs.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--guidance-scale", type=float, default=7.5)
     args = parser.parse_args()
@@ -36,7 +36,7 @@ def main() -> None:
     print(f"| {head} |\n|" + "---|" * 6)
     for steps in STEPS:
         log = RunLog(args.out / str(steps), Protocol(16, steps, args.guidance_scale, dtype))
-        for setting in (INDEPENDENT, AT_ONCE, DEFAULT):
+        for setting in (INDEPENDENT, FROM_START, DEFAULT):
             runs = run_all(log, model, [setting], range(args.seeds), compile=False, progress=False)
             figures = [each for run in runs[setting.title] for each in run.figures]
             different, coverage, accuracy, off = (mean(figures, name) for name in FIGURES)

@@ -1,8 +1,8 @@
-"""Forms of the repulsion on three calibration seeds, from which the default was chosen.
+"""Compares settings of the repulsion on three calibration seeds; the default was chosen here.
 
 python -m bench.diversity.forms --out forms
 
-Started again, it goes on where it stopped. Two cores take about a minute a row and seed.
+A stopped run resumes when it is started again. Two cores take about a minute per row and seed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ FORMS = [
 
 
 def title(form: Repulsion) -> str:
-    """Says what is varied."""
+    """Returns the cells that describe a setting."""
     said = form.settings()
     levels = " | ".join(str(said[name]) for name in ("window", "pause", "restart"))
     return f"`{said['embedding']}` {form.strength:g} | {levels}"
@@ -42,7 +42,7 @@ def title(form: Repulsion) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="Where finished runs are kept.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for finished runs.")
     parser.add_argument("--guidance-scale", type=float, default=DEFAULT_GUIDANCE_SCALE)
     args = parser.parse_args()
     model = load_model()

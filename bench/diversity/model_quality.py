@@ -1,6 +1,7 @@
-"""How good the shipped model is: reconstruction, sparse prompts, and attributes of full ones.
+"""Measures the shipped model: reconstruction, sparse prompts, and attributes of full captions.
 
-Needs the data of `fastrepulse.default_model.training.render` (extra `train`) for held-out pictures.
+The held-out rendered pictures come from `fastrepulse.default_model.training.render` (extra
+`train`).
 
     python -m bench.diversity.model_quality --data data
 """
@@ -28,7 +29,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def full_captions(subject: Subject, count: int) -> list[dict[str, str]]:
-    """Draws values for every attribute of a subject."""
+    """Returns random values for every attribute of a subject."""
     rng = random.Random(f"full captions of {subject.name}")
     return [{a.name: rng.choice(a.values) for a in subject.attributes} for _ in range(count)]
 
@@ -36,8 +37,8 @@ def full_captions(subject: Subject, count: int) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="Rendered pictures, for PSNR.")
-    parser.add_argument("--model", help="A folder; left out: the shipped model.")
-    parser.add_argument("--samples", type=int, default=64, help="For each sparse prompt.")
+    parser.add_argument("--model", help="Model folder; the shipped model by default.")
+    parser.add_argument("--samples", type=int, default=64, help="Samples for each sparse prompt.")
     parser.add_argument("--captions", type=int, default=32, help="Full captions for each subject.")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -59,7 +60,7 @@ def main() -> None:
                 values[subject.name, name, word].append(hits[-1])
         rows.append((subject.prompt, prompt_accuracy(sparse, subject), sum(hits) / len(hits)))
         shown += sparse[:12] + full[:4]
-    table = Table("prompt", "samples that are the subject", "attributes of full captions shown")
+    table = Table("prompt", "samples that show the subject", "attributes of full captions shown")
     for prompt, accuracy, attributes in rows:
         table.add_row(prompt, f"{accuracy:.1%}", f"{attributes:.1%}")
     means = [sum(row[i] for row in rows) / len(rows) for i in (1, 2)]
@@ -72,18 +73,21 @@ def main() -> None:
     if args.data:
         pictures = load_pictures(args.data / "heldout.npz")
         psnr, _ = evaluate(model.vae, pictures)
-        lines += [f"Reconstruction of {len(pictures)} held-out pictures: {psnr:.2f} dB PSNR.", ""]
+        lines += [
+            f"Reconstruction of {len(pictures)} held-out rendered pictures: {psnr:.2f} dB PSNR.",
+            "",
+        ]
         print(lines[-2])
     lines += [
         f"{args.samples} samples of each sparse prompt, {args.captions} full captions for each "
         "subject, judged by the classifier:",
         "",
-        "| prompt | is the subject | attributes shown |",
+        "| prompt | shows the subject | attributes shown |",
         "|---|---|---|",
         *(f"| {prompt} | {accuracy:.1%} | {shown:.1%} |" for prompt, accuracy, shown in rows),
         f"| **mean** | {means[0]:.1%} | {means[1]:.1%} |",
         "",
-        f"Of {len(values)} values those that are drawn least often when a caption names them: "
+        f"Of {len(values)} values, these are drawn least often when a caption names them: "
         + ", ".join(f"{' '.join(key)} {share:.0%} of {count}" for share, count, key in hardest)
         + ".",
     ]

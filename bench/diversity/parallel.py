@@ -1,9 +1,9 @@
-"""`fastrepulse evaluate` by several processes that share its folder.
+"""Runs `fastrepulse evaluate` in several processes that share one folder.
 
     python -m bench.diversity.parallel --out n64 -n 64 --processes 13
 
-Each method's strength is searched for by one process, then all share the runs; at the end the
-evaluation itself, which finds every run done, writes its tables. Killed, it goes on.
+One process searches each method's strength. Then all processes split the runs. At the end the
+evaluation finds every run done and writes its tables. A stopped run resumes when started again.
 """
 
 import argparse
@@ -28,22 +28,22 @@ from fastrepulse.evaluation.settings import (
 from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
 
 Job = tuple[argparse.Namespace, int]
-"""The arguments, and the number of the process."""
+"""The arguments, and the index of the process."""
 
 
 def compared_of(args: argparse.Namespace) -> list[Setting | Family]:
-    """Returns what is compared."""
+    """Returns the settings and families to compare."""
     return select(ALL, args.methods) if args.methods else ALL
 
 
 def log_of(args: argparse.Namespace) -> RunLog:
-    """Returns the log as it is now, with what other processes added."""
+    """Reads the log, including the runs of other processes."""
     protocol = Protocol(args.num_particles, DEFAULT_STEPS, args.guidance_scale, "float32")
     return RunLog(args.out, protocol)
 
 
 def find(args: argparse.Namespace, compared: Sequence[Setting | Family]) -> list[Setting]:
-    """Returns settings, with every family at the strength that the rule allows."""
+    """Returns the settings, each family at the largest strength that the rule allows."""
     model, log = load_model(dtype=torch.float32), log_of(args)
 
     def calibrate(setting: Setting) -> list[dict[str, float]]:
@@ -53,7 +53,7 @@ def find(args: argparse.Namespace, compared: Sequence[Setting | Family]) -> list
 
 
 def search_some(job: Job) -> None:
-    """Searches the families that fall to one process."""
+    """Searches the strengths of one process's families."""
     args, number = job
     torch.set_num_threads(args.threads)
     families = [each for each in compared_of(args) if isinstance(each, Family)]
@@ -61,7 +61,7 @@ def search_some(job: Job) -> None:
 
 
 def run_some(job: Job) -> None:
-    """Runs what falls to one process, seed after seed, so that a stopped run compares all."""
+    """Runs one process's share in order of seeds, so a stopped run has all methods."""
     args, number = job
     torch.set_num_threads(args.threads)
     settings = [FULL_CAPTIONS, INDEPENDENT, *find(args, compared_of(args))]
@@ -77,11 +77,11 @@ def main() -> None:
     parser.add_argument("-n", "--num-particles", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--guidance-scale", type=float, default=DEFAULT_GUIDANCE_SCALE)
-    parser.add_argument("--methods", nargs="*", help="By default all.")
+    parser.add_argument("--methods", nargs="*", help="Methods to compare; all by default.")
     parser.add_argument("--calibration-seeds", type=int, nargs="+", default=[1000, 1001])
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1, help="Of each process.")
-    parser.add_argument("--compile", action="store_true", help="The model, once in each process.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of each process.")
+    parser.add_argument("--compile", action="store_true", help="Compile the model in each process.")
     args = parser.parse_args()
     jobs = [(args, number) for number in range(args.processes)]
     model = load_model(dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Is a split batch with a bank as diverse as a joint one? On the shipped model, drawn for the docs.
+"""Compares four batches, with and without a bank, with one joint batch on the shipped model.
 
 python -m bench.diversity.split_batches    # writes docs/split-batches.md and .png
 """
@@ -39,7 +39,7 @@ would otherwise get the same new noise at the restart."""
 
 
 def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
-    """Returns N pictures of every sparse prompt, drawn in batches from the same noise."""
+    """Returns N images of every sparse prompt, drawn in batches from the same noise."""
     noise = initial_noise(seed, N, (4, 16, 16))
     images: list[list] = [[] for _ in PROMPTS]
     for start in range(0, N, batch):
@@ -47,7 +47,7 @@ def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
             list(PROMPTS),
             batch,
             repulsion=repulsion,
-            # Another in every batch, for the noise that a restart draws
+            # A restart draws noise from the seed, so every batch needs its own
             seed=seed + 1000 * start,
             latents=noise[start : start + batch].repeat(len(PROMPTS), 1, 1, 1),
             dtype=torch.float32,
@@ -59,7 +59,7 @@ def draw(repulsion: Repulsion | None, seed: int, batch: int) -> list[list]:
 
 
 def measured(seeds: range) -> dict[str, list[Figures]]:
-    """Returns what is measured in each way, on every prompt and seed."""
+    """Returns the figures of each way, on every prompt and seed."""
     figures: dict[str, list[Figures]] = {way: [] for way in WAYS}
     for seed in track(seeds, description="seeds"):
         for way, (batch, repulsion) in WAYS.items():
@@ -70,7 +70,7 @@ def measured(seeds: range) -> dict[str, list[Figures]]:
 
 
 def table(figures: dict[str, list[Figures]]) -> list[str]:
-    """Returns a row for each way, with 95% bootstrap intervals over prompts and seeds."""
+    """Returns one row per way, with 95% bootstrap intervals over prompts and seeds."""
     lines = ["| | attribute Vendi | over the row above | coverage | accuracy | off data |"]
     lines.append("|" + "---|" * 6)
     above: list[float] = []
@@ -113,7 +113,7 @@ def main() -> None:
     means = [estimate.mean for estimate in estimates]
     axis.barh(list(WAYS), means, xerr=errors, color=["C7", "C1", "C0", "C2"], capsize=4)
     axis.invert_yaxis()
-    axis.set(xlabel=f"different pictures of {N} (attribute Vendi score)", xlim=(1, None))
+    axis.set(xlabel=f"different images of {N} (attribute Vendi score)", xlim=(1, None))
     figure.tight_layout()
     figure.savefig(args.docs / "split-batches.png", dpi=90)
     print("\n".join(lines))

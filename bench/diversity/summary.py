@@ -1,4 +1,4 @@
-"""Tables of the figures that are kept of every run, and of the searches for strengths.
+"""Makes tables from the figures of every run and from the searches for strengths.
 
 python -m bench.diversity.summary    # writes table.md of n16-methods and n64-methods
 """
@@ -25,16 +25,16 @@ TABLES = {
         "restart); in the search, push 9 to 3 and pause 9 to 1.2.",
     ),
 }
-"""By folder: title, on what strengths were found, and what was run."""
+"""By folder: the title, the seeds of the strength search, and the conditions."""
 SHARES = ("coverage", "most_common", "accuracy")
 HEAD = "| method | strength | seeds | attribute Vendi | default − this | coverage | most common "
 HEAD += "| accuracy | off data | × independent | × full captions |"
 
 
 def final(file: Path) -> list[str]:
-    """A row for each setting, over all prompts and its seeds, with 95% bootstrap intervals.
+    """Returns one row per setting with 95% bootstrap intervals over prompts and seeds.
 
-    A method that was run on fewer seeds than others is compared on those.
+    The default is compared with each method on that method's seeds.
     """
     runs: dict[tuple[str, str], dict[int, list[dict]]] = defaultdict(dict)
     for line in file.read_text().splitlines():
@@ -63,7 +63,7 @@ def final(file: Path) -> list[str]:
 
 
 def searched(file: Path) -> list[str]:
-    """A row for each method at the strength that a search found, on the calibration seeds."""
+    """Returns one row per method at the strength that the search found."""
     lines = [
         "| method | strength | keeps to the rule | attribute Vendi | coverage | accuracy | off |"
     ]

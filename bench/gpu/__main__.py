@@ -1,14 +1,13 @@
-"""Everything that a GPU is to settle, in one go: roofs, correctness, races, timings, whole runs.
+"""All checks and timings on a GPU: peak rates, correctness, races, kernels, whole runs.
 
-Needs nothing but PyTorch and a checkout, no network and no installation; the sections that draw
-pictures need diffusers (see `checkout`).
+Needs only PyTorch and a checkout, without network or installation. The sections that draw images
+also need diffusers (see `checkout`).
 
-    python3 setup.py build_ext --inplace    # the CUDA kernels, where there is nvcc
+    python3 setup.py build_ext --inplace    # the CUDA kernels, if nvcc is installed
     python3 -m bench.gpu --out bench/results
 
-Rows are written as they come, so that a run that is cut off keeps them, and a section that fails
-leaves the rest to the others, unless a kernel is wrong. `--device cpu --smoke` runs every section
-on small shapes.
+Rows are written one by one, so a stopped run keeps them. If a section fails, the others still run,
+unless a kernel is wrong. `--device cpu --smoke` runs every section on small shapes.
 """
 
 import argparse
@@ -37,15 +36,17 @@ SECTIONS = {
 }
 
 DECISIVE = ("correctness", "sanitizer")
-"""Sections after whose failure nothing is worth timing."""
+"""If one of these sections fails, the script stops."""
 
 
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--smoke", action="store_true", help="Small shapes, to try the script.")
-    parser.add_argument("--seconds", type=float, default=570, help="Shared out among sections.")
+    parser.add_argument("--smoke", action="store_true", help="Use small shapes, to try the script.")
+    parser.add_argument(
+        "--seconds", type=float, default=570, help="Time limit of all sections together."
+    )
     parser.add_argument("--sections", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
     parser.add_argument("--out", type=Path, default=checkout.ROOT / "bench" / "results")
     args = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
             print(row, flush=True)
 
         for number, name in enumerate(args.sections):
-            # What is left, shared out among those that are left; no row is begun after it
+            # The remaining time is split between the remaining sections; no row starts after it
             now = time.monotonic()
             until = now + (begin + args.seconds - now) / (len(args.sections) - number)
             try:

@@ -1,7 +1,7 @@
-"""Makes the package importable from a checkout that is not installed: import this first.
+"""Makes the package importable from a checkout that is not installed. Import this module first.
 
-What the machine lacks besides may lie in build/site (pip install --no-deps --target build/site
-diffusers ...); what it has goes first.
+Missing dependencies can be put in build/site (pip install --no-deps --target build/site diffusers
+...). Installed packages take precedence.
 """
 
 import sys
@@ -16,7 +16,7 @@ if find_spec("fastrepulse") is None:
     sys.path.insert(0, str(ROOT))
 
 if find_spec("fastrepulse.triton_kernels") is None and find_spec("triton"):
-    # An installation maps this folder into the package
+    # An installed package maps this folder to fastrepulse.triton_kernels
     folder = ROOT / "triton_kernels"
     spec = spec_from_file_location(
         "fastrepulse.triton_kernels",

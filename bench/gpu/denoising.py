@@ -1,6 +1,6 @@
 """The denoise loop on a device: a full-size UNet, and `sample()` beside diffusers' pipeline.
 
-Every section skips itself, and says so, where diffusers is not there.
+Without diffusers every section yields a row that says it was skipped.
 """
 
 import io
@@ -25,13 +25,13 @@ from fastrepulse.sampling.output import to_pil
 
 PROMPT = "a potted plant"
 COMPILED = (2, 16)
-"""Batches for which the UNet is compiled too."""
+"""Batch sizes at which the compiled UNet is timed too."""
 
 Row = dict[str, Any]
 
 
 def needs_diffusers(section: Callable[[str, bool], Iterator[Row]]) -> Any:
-    """Has a section skip itself without diffusers."""
+    """Makes a section yield a "skipped" row if diffusers is not installed."""
 
     def guarded(device: str, smoke: bool) -> Iterator[Row]:
         if find_spec("diffusers") is None:
@@ -44,15 +44,15 @@ def needs_diffusers(section: Callable[[str, bool], Iterator[Row]]) -> Any:
 
 @cache
 def full_size(device: str, smoke: bool) -> Model:
-    """Returns a model of Stable Diffusion 2's size in half precision, or the shipped one.
+    """Returns a random float16 model of Stable Diffusion 2's size, or the shipped one for `smoke`.
 
-    It is kept: to draw its weights takes a minute.
+    It is cached, because drawing its weights takes a minute.
     """
     return load_model(device=device) if smoke else stable_diffusion_2(device, torch.float16)
 
 
 def one_pass(model: Model, batch: int, compiled: bool) -> tuple[Denoiser, Callable[[], Tensor]]:
-    """Returns a denoiser, and a guided forward pass of a batch through it."""
+    """Returns a denoiser, and a function that runs one guided forward pass of a batch."""
     text, negative = (model.encode_prompts([words]).to(model.dtype) for words in (PROMPT, ""))
     denoise = Denoiser(model.unet, text, negative, 5.0, batch, compiled)
     latents = torch.randn(batch, *model.latent_shape(None, None), device=model.device)
@@ -64,7 +64,7 @@ def one_pass(model: Model, batch: int, compiled: bool) -> tuple[Denoiser, Callab
 
 @needs_diffusers
 def unet(device: str, smoke: bool) -> Iterator[Row]:
-    """A guided pass through the UNet, and after how many of them compiling has repaid itself."""
+    """Times a guided pass of the UNet; counts the passes after which compiling pays off."""
     model = full_size(device, smoke)
     for batch in (2,) if smoke else (2, 16, 1, 4, 8, 32):
         plain = None
@@ -85,11 +85,11 @@ def unet(device: str, smoke: bool) -> Iterator[Row]:
 
 @needs_diffusers
 def recovery(device: str, smoke: bool) -> Iterator[Row]:
-    """Memory that runs out while a compiled UNet is captured: the micro-batch is halved."""
+    """Runs out of memory in a compiled UNet, and checks that the micro-batch is halved."""
     if device != "cuda":
-        yield {"what": "recovery", "skipped": "there is no GPU whose memory could run out"}
+        yield {"what": "recovery", "skipped": "needs a GPU"}
         return
-    # The small one: every halving compiles it anew
+    # The shipped model is small, and every halving compiles again
     model, asked = load_model(device=device), 1024
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
@@ -104,8 +104,8 @@ def recovery(device: str, smoke: bool) -> Iterator[Row]:
 
 
 @contextmanager
-def waits_counted(device: str) -> Iterator[dict[str, int]]:
-    """Yields what becomes {"waits": ...}: how often the host waited for the GPU."""
+def counted_waits(device: str) -> Iterator[dict[str, int]]:
+    """Yields a dictionary that gets "waits", how often the host waited for the GPU."""
     counted: dict[str, int] = {}
     if device != "cuda":
         yield counted
@@ -123,7 +123,7 @@ def waits_counted(device: str) -> Iterator[dict[str, int]]:
 def runs_of(
     what: str, model: Model, with_diffusers: bool, sizes: list[tuple[int, int]]
 ) -> Iterator[Row]:
-    """Whole runs, twice each: the first counts how often it waits, the second is for the clock."""
+    """Runs each variant twice; the waits are counted in the first run, the second is timed."""
     device = model.device.type
     ours = partial(fastrepulse.sample, PROMPT, model=model, seed=0, progress=False, compile=False)
     for n, steps in sizes:
@@ -137,7 +137,7 @@ def runs_of(
             variants["diffusers"] = partial(run_diffusers, pipeline, PROMPT, latents, steps)
         for name, call in variants.items():
             row = {"what": "sample", "model": what, "provider": name, "N": n, "T": steps}
-            with waits_counted(device) as waits:
+            with counted_waits(device) as waits:
                 first = seconds(call, device)
             with added_memory(device) as added:
                 second = seconds(call, device)
@@ -149,7 +149,7 @@ def runs_of(
 
 @needs_diffusers
 def sampling(device: str, smoke: bool) -> Iterator[Row]:
-    """The whole of `sample()`, and what decoding and PNGs take of it."""
+    """Times `sample()`, and decoding and PNG compression on their own."""
     model = full_size(device, smoke)
     sizes = [(2, 2)] if smoke else [(16, 25), (64, 10)]
     yield from runs_of("shipped" if smoke else "Stable Diffusion 2's size", model, True, sizes)

@@ -1,4 +1,4 @@
-"""The kernels on a device: roofs, correctness against float64, and timings beside plain PyTorch."""
+"""The kernels on a device: peak rates, correctness against float64, timings beside PyTorch."""
 
 import platform
 import sys
@@ -14,19 +14,19 @@ from fastrepulse.kernels import dispatch, median_rbf_repulsion, median_sq_distan
 from fastrepulse.kernels.reference import median_rank
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-"""Relative error of the force allowed against float64 of the same input."""
+"""Largest relative error of the force against float64 on the same input."""
 
 CHECKED = [(2, 1), (7, 3), (64, 64), (127, 2080), (128, 16384), (129, 2080), (1000, 1023)]
-# What says most comes first, for a run that is cut off
+# The most informative shapes come first, in case the run is stopped
 TIMED = [(4096, 768), (10_000, 64), (100_000, 64), (1024, 64), (256, 16384), (64, 64)]
 TIMED += [(n, d) for n in (16, 128, 256, 1024, 4096) for d in (64, 2080, 16384)]
 TIMED += [(10_000, 16), (10_000, 768), (64, 16384)]
 STORABLE = 2**28
-"""Pairs above which plain PyTorch is not asked to store them."""
+"""Largest N^2 that plain PyTorch is timed with."""
 
 
 def two_products(x: Tensor, h: float) -> tuple[Tensor, Tensor]:
-    """The force and similarity as two matrix products in plain PyTorch, which store N x N."""
+    """Returns force and similarity from two matrix products in PyTorch, which stores N x N."""
     norms = x.square().sum(dim=1)
     distances = (norms[:, None] + norms - 2 * x @ x.mT).clamp_min(0)
     k = torch.exp(distances / -h)
@@ -35,7 +35,7 @@ def two_products(x: Tensor, h: float) -> tuple[Tensor, Tensor]:
 
 
 def exact(x: Tensor, h: float) -> Tensor:
-    """The force in float64, in blocks of rows."""
+    """Returns the force in float64, computed in blocks of rows."""
     x = x.double()
     x = x - x.mean(dim=0)
     parts = []
@@ -47,8 +47,8 @@ def exact(x: Tensor, h: float) -> Tensor:
 
 
 def versions(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
-    """What was measured on, and how fast it copies and multiplies."""
-    # The name of what the tensors lie on: on a machine with a GPU they may lie elsewhere
+    """Describes the device and measures its rates of copies, products and exponentials."""
+    # With --device cpu the name is the processor's, even on a machine with a GPU
     name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
     yield {"what": "device", "name": name, "torch": torch.__version__, "python": sys.version[:6]}
     for backend in dispatch.BACKENDS:
@@ -74,7 +74,7 @@ def backends_on(device: str, dtype: torch.dtype) -> list[str]:
 
 
 def correctness(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
-    """Every kernel against float64 of the same input, and against itself, bit for bit."""
+    """Checks every kernel against float64, and that a second call gives equal bits."""
     for n, d in CHECKED[:3] if smoke else CHECKED:
         for dtype in TOLERANCE:
             x = torch.randn(n, d, generator=torch.Generator().manual_seed(n)).to(device, dtype)
@@ -108,7 +108,7 @@ def relative(value: Tensor, truth: Tensor) -> float:
 
 
 def providers(x: Tensor, smoke: bool) -> dict[str, Callable[[], Any]]:
-    """What computes the force on embeddings [N, d] at h = 2 d, and at the median's h."""
+    """Returns calls that compute the force at h = 2 d and at the median bandwidth."""
     h, device = 2.0 * x.shape[1], x.device.type
     calls: dict[str, Callable[[], Any]] = {}
     for b in backends_on(device, x.dtype):
@@ -126,7 +126,7 @@ def providers(x: Tensor, smoke: bool) -> dict[str, Callable[[], Any]]:
 
 
 def kernels(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
-    """The force at a given bandwidth, and at the median's: ours beside plain PyTorch."""
+    """Times our force at a given and at the median bandwidth, beside plain PyTorch."""
     for n, d in [(64, 64), (256, 64)] if smoke else TIMED:
         for dtype in (torch.float32,) if smoke else (torch.float32, torch.bfloat16):
             x = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).to(device, dtype)

@@ -1,4 +1,4 @@
-"""The rows of a run as Markdown, and the timings as a plot."""
+"""Writes the rows of a run as Markdown and plots the timings."""
 
 from collections import defaultdict
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def table(rows: list[Row]) -> str:
-    """Returns all rows as Markdown, a table for each kind."""
+    """Returns Markdown with one table for each kind of row."""
     lines = ["# On a GPU", "", "Made by `python -m bench.gpu`.", ""]
     for what in dict.fromkeys(row["what"].split()[0] for row in rows):
         own = [row for row in rows if row["what"].split()[0] == what]
@@ -26,7 +26,7 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> bool:
-    """Draws the force's time for each shape and the UNet's a particle; says whether it could."""
+    """Plots the times of the force and the UNet; returns False without matplotlib."""
     if find_spec("matplotlib") is None:
         return False
     import matplotlib
@@ -42,7 +42,7 @@ def plot(rows: list[Row], path: Path) -> bool:
             place = shapes.index((row["N"], row["d"]))
             force[f"{row['provider']}, {row['dtype']}"].append((place, row["ms"]))
         elif row["what"] == "unet" and "ms" in row:
-            kind = "compiled" if row["compiled"] else "as it is"
+            kind = "compiled" if row["compiled"] else "not compiled"
             unet[kind].append((row["batch"], row["ms/particle"]))
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(15, 5), width_ratios=(2, 1))
     for axis, lines in ((left, force), (right, unet)):
@@ -52,7 +52,7 @@ def plot(rows: list[Row], path: Path) -> bool:
         if lines:
             axis.legend(fontsize=7)
     label_shapes(left, shapes)
-    right.set(xlabel="batch", ylabel="UNet, guided: ms a particle", xscale="log", yscale="log")
+    right.set(xlabel="batch", ylabel="guided UNet, ms per particle", xscale="log", yscale="log")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     return True

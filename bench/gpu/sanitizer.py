@@ -1,4 +1,4 @@
-"""The kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race."""
+"""Runs the kernels under NVIDIA's compute-sanitizer, which finds bad accesses and races."""
 
 import os
 import shutil
@@ -11,15 +11,15 @@ from typing import Any
 from bench.gpu.checkout import ROOT
 
 SECONDS = 100
-"""How long each tool may take."""
+"""Time limit of each tool."""
 
 
 def sanitizer(device: str, smoke: bool) -> Iterator[dict[str, Any]]:
-    """Every kernel on small shapes, once under each tool."""
+    """Runs every kernel on small shapes under each tool."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     program = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:{home}/bin")
     if device != "cuda" or program is None:
-        missing = "compute-sanitizer is not installed" if device == "cuda" else "there is no GPU"
+        missing = "compute-sanitizer is not installed" if device == "cuda" else "needs a GPU"
         yield {"what": "sanitizer", "skipped": missing}
         return
     for tool in ("memcheck", "racecheck"):

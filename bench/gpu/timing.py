@@ -1,4 +1,4 @@
-"""What a call takes on a device: time and memory."""
+"""Time and memory of a call on a device."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from bench.common import now
 
 
 def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tuple[float, float]:
-    """Returns the median of some calls and their spread, by events on a GPU."""
+    """Returns the median time of a call and the range; uses CUDA events on a GPU."""
     for _ in range(3):
         call()
     times = []
@@ -32,7 +32,7 @@ def milliseconds(call: Callable[[], Any], device: str, repeats: int = 7) -> tupl
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
-    """Returns what one call takes, to the end of what it set going."""
+    """Returns the time of one call, until the device has finished."""
     begin = now(device)
     call()
     return now(device) - begin
@@ -40,7 +40,7 @@ def seconds(call: Callable[[], Any], device: str) -> float:
 
 @contextmanager
 def added_memory(device: str) -> Iterator[dict[str, float]]:
-    """Yields what becomes {"MiB": ...}: how far a GPU's memory rises; empty elsewhere."""
+    """Yields a dictionary that gets "MiB", the added peak memory on a GPU; empty on a CPU."""
     added: dict[str, float] = {}
     before = 0
     if device == "cuda":

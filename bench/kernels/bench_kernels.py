@@ -1,4 +1,4 @@
-"""Times the repulsion force and the median distance beside their peers, after checking each.
+"""Checks and times the repulsion force and the median distance, and other implementations.
 
 make bench
 """
@@ -24,7 +24,7 @@ def cases(providers, shapes):
         pytest.param(provider, n, d, id=f"{provider.name}-N{n}-d{d}")
         for n, d in shapes
         for provider in providers
-        if provider.serves(n, d)
+        if provider.can_run(n, d)
     ]
 
 
@@ -33,7 +33,7 @@ def draw(n: int, d: int) -> torch.Tensor:
 
 
 def rounds(compute, *arguments) -> int:
-    """Returns how many calls take about a second, but 3 to 30, or 2 of many seconds each."""
+    """Returns the number of calls to time: about a second's worth, 3 to 30, or 2 if slow."""
     start = time.perf_counter()
     compute(*arguments)
     seconds = time.perf_counter() - start
@@ -41,7 +41,7 @@ def rounds(compute, *arguments) -> int:
 
 
 def best_time(compute, repeats: int = 20) -> float:
-    """Returns the least time of a call, in seconds."""
+    """Returns the shortest time of a call, in seconds."""
     compute()
     times = []
     for _ in range(repeats):
@@ -53,7 +53,7 @@ def best_time(compute, repeats: int = 20) -> float:
 
 @cache
 def rates() -> tuple[float, float]:
-    """Returns torch's own rates of a float32 product (FLOP/s) and of exponentials (1/s)."""
+    """Returns PyTorch's rates of float32 matrix products (FLOP/s) and exponentials (1/s)."""
     a = torch.randn(2048, 2048)
     b, out = -torch.rand(1 << 20), torch.empty(1 << 20)
     return (
@@ -63,9 +63,9 @@ def rates() -> tuple[float, float]:
 
 
 def floor(n: int, d: int) -> float:
-    """Returns max(3 N^2 d FLOP, N^2 / 2 exponentials) at those rates, in seconds.
+    """Returns the larger time of 3 N^2 d FLOP and N^2 / 2 exponentials at PyTorch's rates.
 
-    3 N^2 d is what is left of two matrix products when each pair is visited once.
+    Two matrix products need 3 N^2 d FLOP if each pair is visited once.
     """
     product, exponentials = rates()
     return max(3 * n * n * d / product, n * n / 2 / exponentials)

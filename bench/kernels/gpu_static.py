@@ -1,6 +1,6 @@
-"""What every Triton kernel compiles to on each GPU family, and a roofline model of its time.
+"""Resources of every compiled Triton kernel by GPU family, and a roofline model of its time.
 
-Needs no GPU and measures nothing on one.
+Needs no GPU and runs nothing on one.
 
     python -m bench.kernels.gpu_static
 """
@@ -14,7 +14,7 @@ from bench.kernels.static_analysis import Entry, Resources, analyse, entries
 
 RESULTS = Path(__file__).parents[1] / "results"
 
-# Particles in the model, and d where an entry does not say
+# Particles in the model, and d for kernels that take any d
 N, WIDE = 16_384, 2_048
 
 
@@ -23,9 +23,9 @@ class Peaks:
     """Published peak rates of one device."""
 
     name: str
-    half: float  # FLOP/s of the matrix units, 16-bit
-    single: float  # FLOP/s of the matrix units: TF32, or float32 on AMD
-    exponentials: float  # a second: 16 a clock and multiprocessor
+    half: float  # FLOP/s of the matrix units in 16 bits
+    float32: float  # FLOP/s of the matrix units in TF32, or in float32 on AMD
+    exponentials: float  # per second: 16 per clock and multiprocessor
     bandwidth: float  # bytes/s of device memory
 
 
@@ -38,29 +38,30 @@ PEAKS = {
 
 HEADER = """# What the Triton kernels compile to
 
-Compiled with triton {version} for devices that are not here; nothing was run on a GPU. Registers
-are of a thread (vector registers on gfx942), shared memory is of a program, matrix instructions are
-counted in the code, and a spill is an instruction or register that goes through memory. Widths that
-an architecture lacks go by `panel` and `multiply`. `python -m bench.kernels.gpu_static` makes this
-file, `tests/kernels/test_gpu_static.py` holds its figures to thresholds.
+Compiled with triton {version} without the devices; nothing was run on a GPU. Registers are counted
+per thread (vector registers on gfx942) and shared memory per program. Matrix instructions are
+counted in the code. A spill is an instruction (on AMD, a register) that goes through memory. Widths
+without a `fused` entry use `panel` and `multiply`. `python -m bench.kernels.gpu_static` makes this
+file, and `tests/kernels/test_gpu_static.py` holds the figures to thresholds.
 
-**The last two columns are a model, not a measurement**: N = {n:,} particles, d that of the entry's
-name or {wide:,}, and whichever takes longest of
+**The last two columns are a model, not a measurement.** It has N = {n:,} particles and the d in the
+kernel's name, or {wide:,}. The modelled time is the longest of these three:
 
-- matrix products, padding aside: 2 N² d FLOP each, two in `fused`, one in the others (over half of
-  the pairs in `histogram`, for one pass of three); float32 on NVIDIA is three TF32 products;
-- exponentials: N² in `fused` and `panel`, at 16 a clock and multiprocessor;
+- matrix products without padding: 2 N² d FLOP each, two in `fused` and one in the others. One of
+  the three passes of `histogram` is counted, over half of the pairs. On NVIDIA, float32 takes three
+  TF32 products;
+- exponentials: N² in `fused` and `panel`, at 16 per clock and multiprocessor;
 - device memory: each input and output once, and the weights in `panel` and `multiply`.
 
-at these peak rates:
+The peak rates are:
 
 {peaks}
 
-Peaks are the dense ones commonly published for these devices, checked against public comparison
-tables and not against the vendors' own data sheets; 16 exponentials a clock are what NVIDIA states
-for its multiprocessors and, for the MI300X, an assumption. Reality adds latency, the arithmetic
-between the products, caches and, in `histogram`, a count of every pair in shared memory and 2,048
-atomic additions a program to device memory: expect a multiple of the model.
+These are the dense peaks commonly published for the devices, checked against public comparison
+tables but not against the vendors' data sheets. NVIDIA states 16 exponentials per clock for its
+multiprocessors; for the MI300X this is an assumption. The model leaves out latency, caches and the
+arithmetic between the products. In `histogram` it leaves out a count of every pair in shared memory
+and 2,048 atomic additions per program to device memory. Expect a multiple of the modelled time.
 
 | architecture | dtype | kernel | tile | warps | stages | registers | stack | spills | shared | \
 matrix instructions | modelled time | bound by |
@@ -69,16 +70,16 @@ matrix instructions | modelled time | bound by |
 
 
 def model(entry: Entry) -> tuple[float, str]:
-    """Returns the seconds that an entry takes at its device's peak rates, and what bounds them."""
+    """Returns an entry's modelled time in seconds and the resource that limits it."""
     peaks = PEAKS[entry.architecture]
     kernel, _, width = entry.kernel.partition("_")
     d = int(width or WIDE)
     size = 4 if entry.dtype == "fp32" else 2
     products = {"fused": 2, "histogram": 0.5}.get(kernel, 1)
     thrice = 3 if entry.dtype == "fp32" and entry.architecture != "gfx942" else 1
-    rate = peaks.single if entry.dtype == "fp32" else peaks.half
-    # Inputs; the force; the weights written by one kernel and read by the other
-    numbers = {
+    rate = peaks.float32 if entry.dtype == "fp32" else peaks.half
+    # Bytes of the inputs, the force, and the weights between `panel` and `multiply`
+    traffic = {
         "fused": N * d * (size + 4),
         "panel": N * d * size + N * N * size,
         "multiply": N * d * (size + 4) + N * N * size,
@@ -87,14 +88,14 @@ def model(entry: Entry) -> tuple[float, str]:
     seconds = {
         "products": thrice * products * 2 * N * N * d / rate,
         "exponentials": (N * N if kernel in ("fused", "panel") else 0) / peaks.exponentials,
-        "memory": numbers / peaks.bandwidth,
+        "memory": traffic / peaks.bandwidth,
     }
     slowest = max(seconds, key=lambda cause: seconds[cause])
     return seconds[slowest], slowest
 
 
 def row(entry: Entry, resources: Resources) -> str:
-    """Returns one line of the table."""
+    """Returns one row of the table."""
     tile = entry.tile
     seconds, slowest = model(entry)
     matrix = ", ".join(f"{count} {name}" for name, count in resources.matrix.items())
@@ -109,7 +110,7 @@ def row(entry: Entry, resources: Resources) -> str:
 
 def main() -> None:
     peaks = "\n".join(
-        f"- {family}: {p.name}, {p.half / 1e12:g} TFLOP/s in 16 bits and {p.single / 1e12:g} in "
+        f"- {family}: {p.name}, {p.half / 1e12:g} TFLOP/s in 16 bits and {p.float32 / 1e12:g} in "
         f"{'float32' if family == 'gfx942' else 'TF32'}, {p.bandwidth / 1e12:g} TB/s, "
         f"{p.exponentials / 1e12:.1f}·10¹² exponentials a second"
         for family, p in PEAKS.items()

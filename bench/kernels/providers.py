@@ -1,7 +1,7 @@
-"""The repulsion force and the median distance as others compute them, beside ours.
+"""Other implementations of the repulsion force and the median distance, and ours.
 
-Each provider takes embeddings [N, d] and returns the force [N, d], or the median; `stores` is the
-number of floats that it holds at once.
+Each provider takes embeddings [N, d] and returns the force [N, d] or the median. `stores` estimates
+the number of floats in memory at once.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ class Provider:
     compute: Callable[[Tensor, float], Tensor]
     stores: Callable[[int, int], float]
 
-    def serves(self, n: int, d: int) -> bool:
-        """Says whether it has room for a shape, and takes no minutes to be compiled or to run."""
+    def can_run(self, n: int, d: int) -> bool:
+        """Whether a shape fits in memory and does not take minutes to compile or run."""
         if self.name == "KeOps" and n * n * d > 2e9:
             return False
         return self.stores(n, d) <= 1.5e9
 
 
 def thesis(x: Tensor, h: float) -> Tensor:
-    """All differences [d, N, N], as A. Pondaven's code lays them out (2023)."""
+    """Stores all differences as [d, N, N], like A. Pondaven's code (2023)."""
     rows = x.T  # [d, N]
     difference = rows[:, :, None] - rows[:, None, :]  # [d, N, N]
     k = torch.exp(-difference.square().sum(dim=0) / h)
@@ -35,14 +35,14 @@ def thesis(x: Tensor, h: float) -> Tensor:
 
 
 def particle_guidance(x: Tensor, h: float) -> Tensor:
-    """All differences [N, N, d], as the code of Corso et al. lays them out (arXiv:2310.13102)."""
+    """Stores all differences as [N, N, d], like the code of Corso et al. (arXiv:2310.13102)."""
     difference = x[:, None] - x[None]  # [N, N, d]
     k = torch.exp(-difference.square().sum(dim=-1, keepdim=True) / h)
     return (2 / h * difference * k).sum(dim=1)
 
 
 def autograd(x: Tensor, h: float) -> Tensor:
-    """The gradient of the summed similarity through `torch.cdist`."""
+    """Differentiates the summed similarity through `torch.cdist`."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         similarity = torch.exp(-torch.cdist(leaf, x).square() / h).sum()
@@ -50,14 +50,14 @@ def autograd(x: Tensor, h: float) -> Tensor:
 
 
 def two_products(x: Tensor, h: float) -> Tensor:
-    """Two matrix products and what is between them, [N, N]."""
+    """Uses two matrix products, with kernel values [N, N] between them."""
     norms = x.square().sum(dim=1)
     k = torch.exp((norms[:, None] + norms[None] - 2 * x @ x.T).clamp_min(0) / -h)
     return 2 / h * (k.sum(dim=1, keepdim=True) * x - k @ x)
 
 
 def keops(x: Tensor, h: float) -> Tensor:
-    """KeOps' symbolic reduction (Charlier et al. 2021), compiled for each d."""
+    """Uses KeOps' symbolic reduction (Charlier et al. 2021), compiled for each d."""
     from pykeops.torch import LazyTensor
 
     difference = LazyTensor(x[:, None]) - LazyTensor(x[None])

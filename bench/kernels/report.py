@@ -1,4 +1,4 @@
-"""Turns the timings of `bench_kernels.py` into tables and plots; measures memory.
+"""Makes tables and plots from the timings of `bench_kernels.py`, and measures memory.
 
 python -m bench.kernels.report timings.json timings-avx2.json
 """
@@ -24,11 +24,11 @@ matplotlib.use("agg")
 
 
 def peak_memory(provider: Provider) -> dict[int, float]:
-    """Returns what a call adds to its process's peak memory, in bytes, for growing N (on Linux).
+    """Returns the peak memory that a call adds to its process, in bytes, by N. Linux only.
 
-    A call has been made before, so that what is loaded and kept for good does not count.
+    A first call with 100 particles is not measured, because it loads libraries.
     """
-    sizes = [n for n in MEMORY_SIZES if provider.serves(n, MEMORY_DIM)]
+    sizes = [n for n in MEMORY_SIZES if provider.can_run(n, MEMORY_DIM)]
     program = f"""
 import sys, torch
 sys.path.insert(0, sys.argv[1])
@@ -42,7 +42,7 @@ provider = next(p for p in FORCE if p.name == {provider.name!r})
 x = torch.randn({sizes[-1]}, {MEMORY_DIM})
 for n in [100, *{sizes}]:
     with open("/proc/self/clear_refs", "w") as reset:
-        reset.write("5")  # the peak is what there is now
+        reset.write("5")  # resets the peak
     before = kilobytes("VmRSS")
     provider.compute(x[:n], 30.0)
     print("peak", kilobytes("VmHWM") - before, flush=True)
@@ -52,14 +52,14 @@ for n in [100, *{sizes}]:
         capture_output=True,
         text=True,
     )
-    # It may have been stopped for want of memory, and libraries say things of their own
+    # The process may have run out of memory, and libraries print lines of their own
     said = (line.split() for line in done.stdout.splitlines())
     peaks = [1024 * float(words[1]) for words in said if words[:1] == ["peak"]]
     return dict(zip(sizes, peaks[1:], strict=False))
 
 
 def table(timings: list[dict], op: str) -> list[str]:
-    """Returns rows of median times in ms, with ours against the best peer and the floor."""
+    """Returns a table of median times in ms, with ratios to the best other one and the floor."""
     by_shape: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     floors: dict[tuple[int, int], float] = {}
     for timing in timings:
@@ -85,14 +85,14 @@ def table(timings: list[dict], op: str) -> list[str]:
 
 
 def sections(timings: list[dict]) -> list[str]:
-    """Returns the tables of one run, which is that of one instruction set."""
+    """Returns the tables of one run; each run uses one instruction set."""
     info = timings[0]["extra_info"]
     product, exponentials = next(
         t["extra_info"]["rates"] for t in timings if "rates" in t["extra_info"]
     )
     return [
         info["environment"],
-        f"torch's own product: {product / 1e9:.0f} GFLOP/s; its exponential: "
+        f"torch's matrix product: {product / 1e9:.0f} GFLOP/s; torch's exponential: "
         f"{exponentials / 1e9:.1f} G/s.",
         "",
         f"### rbf_repulsion: the force ({info['instruction_set']})",
@@ -107,7 +107,7 @@ def sections(timings: list[dict]) -> list[str]:
 
 
 def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -> None:
-    """Draws every provider's time for each shape, and its peak memory against N."""
+    """Plots each provider's time by shape and its peak memory by N."""
     times = {
         (info["provider"], (info["N"], info["d"])): 1e3 * timing["stats"]["median"]
         for timing in timings
@@ -121,7 +121,7 @@ def plot(timings: list[dict], memory: dict[str, dict[int, float]], path: Path) -
         style["zorder"] = 3 if provider == OURS else 2
         heights = [times.get((provider, shape), float("nan")) for shape in shapes]
         left.plot(range(len(shapes)), heights, **style)
-        # Nothing has no place on this axis
+        # A logarithmic axis has no zero
         mebibytes = [max(peak / 2**20, 0.1) for peak in memory[provider].values()]
         right.loglog(memory[provider].keys(), mebibytes, **style)
     label_shapes(left, shapes)
@@ -143,13 +143,13 @@ def main() -> None:
     lines = [
         "# The pairwise kernels on the CPU",
         "",
-        "Median times of one call in ms, float32, all providers of a table in one run, each "
-        "checked against float64 first. A dash: its storage does not fit, or it takes minutes. "
-        "The floor is max(3 N² d FLOP at the rate of torch's own product, N²/2 exponentials at "
-        "the rate of torch's own), both measured beside it; where our products run faster than "
-        "torch's, a call takes less. A table of a lower instruction set than the processor has is "
-        "of a run in which torch, MKL and our kernels were told to do without the higher one; "
-        "KeOps was not.",
+        "Median times of one call in ms, in float32. All columns of a table were timed in one "
+        "run, after a check against float64. A dash means that the shape does not fit in memory "
+        "or takes minutes. The floor is the larger time of 3 N² d FLOP at the rate of torch's "
+        "matrix product and N²/2 exponentials at the rate of torch's exponential, both measured "
+        "in the same run. Our products can be faster than torch's, and a call can then take less "
+        "than the floor. For an instruction set below the processor's best, torch, MKL and our "
+        "kernels were restricted to it; KeOps was not.",
         "",
     ]
     for instruction_set, run in runs.items():
@@ -157,7 +157,7 @@ def main() -> None:
     lines += [
         "## Added peak memory of the force",
         "",
-        f"d = {MEMORY_DIM}, MiB, the force of {MEMORY_DIM * 4} bytes a particle included: "
+        f"d = {MEMORY_DIM}, MiB, including the force itself ({MEMORY_DIM * 4} bytes per particle): "
         + ", ".join(f"{bytes_ / 2**20:.1f} at N = {n:,}" for n, bytes_ in ours.items())
         + ".",
     ]

@@ -1,6 +1,6 @@
-"""Compiles the Triton kernels for devices that are not here, and reads what came out.
+"""Compiles the Triton kernels without the devices and reads the generated code.
 
-tests/test_gpu_static.py holds it to thresholds, and gpu_static.py makes a table of it.
+tests/kernels/test_gpu_static.py checks thresholds, and gpu_static.py makes a table.
 """
 
 import re
@@ -57,17 +57,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel asks of a device, and which instructions it consists of."""
+    """Resources and matrix instructions of one compiled kernel."""
 
-    # 32-bit registers a thread
+    # 32-bit registers per thread
     registers: int
-    # Bytes a thread
+    # Bytes per thread
     stack: int
-    # Instructions, or registers on AMD, that go through memory for want of registers
+    # Instructions (registers on AMD) that go through memory because registers ran out
     spills: int
-    # Bytes a program
+    # Bytes per program
     shared: int
-    # Instructions of the tensor or matrix cores, by name
+    # Counts of tensor-core or matrix-core instructions, by name
     matrix: dict[str, int]
 
 
@@ -80,10 +80,10 @@ def entries() -> Iterator[Entry]:
 
 
 def analyse(entry: Entry, everything: bool = False, target: GPUTarget | None = None) -> Resources:
-    """Compiles an entry, with no driver and no device, and reads what it became.
+    """Compiles an entry, without driver or device, and returns its resources.
 
-    With `everything`, for weighted particles, a panel split over d, and not the first panel;
-    `target` is another device than the architecture's own that takes its entries.
+    With `everything`, the variant with weights, a panel split over d, and addition to previous
+    panels. `target` is another device that uses the architecture's entries.
     """
     options = entry.tile.options()
     function = KERNELS[entry.kernel.split("_")[0]]

@@ -1,8 +1,8 @@
-"""Draws docs/embeddings.jpg: one row of particles an embedding, all rows from the same noise.
+"""Draws docs/embeddings.jpg: one row of particles per embedding, all from the same noise.
 
     python -m bench.pictures.embeddings --efficientnet efficientnet_lite0.safetensors
 
-Strengths were chosen by eye, as far as the pictures stay clean.
+The strengths were chosen by eye, so that the images stay clean.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NAMES += ("style_classifier", "style_thirds", "random_cnn", "gram", "latent")
 
 
 def rows(efficientnet: Path | None) -> Iterator[tuple[str, Repulsion | None]]:
-    """Yields what is written beside each row, and its repulsion."""
+    """Yields each row's label and repulsion."""
     yield "independent", None
     for name in NAMES:
         yield name, Repulsion(name)
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def sheet(labels: list[str], images: list[Image.Image], columns: int) -> Image.Image:
-    """Returns rows of pictures, each with its label at the left."""
+    """Returns rows of images with a label at the left of each."""
     grid = image_grid(images, columns)
     left = 180
     page = Image.new("RGB", (left + grid.width, grid.height), "white")

@@ -1,6 +1,6 @@
-"""Draws docs/methods.jpg: one row of particles a method, all rows from the same noise.
+"""Draws docs/methods.jpg: one row of particles per method, all from the same noise.
 
-Strengths are those of the evaluation at which the Vendi scores are about alike, where there are.
+Where the evaluation has them, the strengths give about equal Vendi scores.
 
 python -m bench.pictures.methods
 """

@@ -1,4 +1,4 @@
-"""Draws docs/prompts.jpg: all prompts, sixteen independent and sixteen repelled samples a row.
+"""Draws docs/prompts.jpg: sixteen independent and sixteen repelled samples of every prompt.
 
 python -m bench.pictures.prompts
 """

@@ -1,4 +1,4 @@
-"""What the one knob does: sixteen pictures of one prompt at strengths from none to too much.
+"""Draws docs/strength.jpg: sixteen images of one prompt at strengths from zero to too high.
 
 python -m bench.pictures.strengths
 """

@@ -1,8 +1,8 @@
-"""Draws docs/ten-thousand.jpg: ten thousand particles of one prompt, repelled jointly.
+"""Draws docs/ten-thousand.jpg: ten thousand particles of one prompt in one joint run.
 
     python -m bench.pictures.ten_thousand
 
-Says how long it took, how much memory, and how different, clean and right the pictures are.
+Prints the time, the memory, and how different, clean and right the images are.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SIDE = 12
 
 
 def hue(image: Image.Image) -> tuple[float, float]:
-    """Returns the hue and the lightness of a picture's mean, by which pictures are put in order."""
+    """Returns hue and lightness of an image's mean colour, the sort key."""
     red, green, blue = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
     h, lightness, _ = colorsys.rgb_to_hls(red / 255, green / 255, blue / 255)
     return round(h * ACROSS), lightness

@@ -1,4 +1,4 @@
-"""The pictures of docs/ui.md: a browser does what a person does.
+"""Takes the screenshots of docs/ui.md in a browser.
 
 python -m bench.pictures.ui
 
@@ -20,14 +20,14 @@ HIDE_CARET = "* { caret-color: transparent !important; }"
 
 
 def show(tab: Any, name: str, full_page: bool = False) -> None:
-    """Takes a picture of what the tab shows."""
+    """Takes a screenshot of the tab."""
     tab.add_style_tag(content=HIDE_CARET)
     tab.wait_for_timeout(700)
     tab.screenshot(path=DOCS / f"ui-{name}.jpg", type="jpeg", quality=82, full_page=full_page)
 
 
 def draw(tab: Any, session: Any) -> None:
-    """Draws a batch and waits until it is there to see."""
+    """Draws a batch and waits until the page shows it."""
     count = len(session.drawn)
     tab.get_by_role("button", name="Draw", exact=True).click()
     while len(session.drawn) == count:

@@ -1,4 +1,4 @@
-"""Times `sample()` beside diffusers' pipeline, and a step's repulsion beside its peers.
+"""Times `sample()` and diffusers' pipeline, and one step's repulsion in several implementations.
 
 make bench
 """
@@ -31,7 +31,7 @@ def run_ours(model, n, steps, **arguments):
 
 
 def check_equal(pipeline, model, n, steps):
-    """Both draw the same pictures where nothing repels."""
+    """Checks that diffusers and we draw the same images without repulsion; returns the noise."""
     latents = initial_noise(0, n, model.latent_shape(None, None))
     theirs = run_diffusers(pipeline, PROMPT, latents, steps)
     ours = run_ours(model, n, steps, repulsion=None)
@@ -108,7 +108,7 @@ def test_push(benchmark, variant, n, embedding):
     repulsion = Repulsion(embedding, on="noisy", spread=0.0)
 
     def ours():
-        # All at once, as the others take them
+        # One micro-batch, because the other implementations use one
         particles = Particles(
             latents, lambda part: latents[part], 5.0, 4.0, 0, False, n, 0, micro_batch_size=n
         )
@@ -117,7 +117,7 @@ def test_push(benchmark, variant, n, embedding):
     call = ours if variant == "fastrepulse" else lambda: PUSHES[variant](latents, embedding)
     direction = call().flatten(1)
     if variant != "fastrepulse":
-        # The same direction for every particle, of other lengths
+        # The directions agree; the lengths differ
         cosine = torch.cosine_similarity(direction, ours().flatten(1))
         assert cosine.min() > 0.999
     benchmark.group = f"repulsion of a step, {embedding}, N={n} ({native.cpu_capability()})"

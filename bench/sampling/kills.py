@@ -1,10 +1,10 @@
-"""A run that is killed again and again draws the pictures of one that is left alone.
+"""Checks that a run that is killed many times gives the images of an uninterrupted run.
 
     python -m bench.sampling.kills --kills 100 -n 200
 
-Every process draws or goes on for a random while and is then killed by SIGKILL, whatever it does: a
-step, a checkpoint, a picture. A finished run is compared byte for byte, and the next one begins.
-Writes what happened to `--out`.
+Each process starts or resumes a run and gets SIGKILL after a random time, during a step, a
+checkpoint or an image. A finished run is compared byte for byte, and the next one begins. Writes a
+summary to `--out`.
 """
 
 import argparse
@@ -27,15 +27,15 @@ PROMPT = "a potted plant"
 
 
 def draw(folder: Path, **how: Any) -> None:
-    """Draws into a folder, or goes on with what is there."""
+    """Draws into a folder, or resumes the run in it."""
     if any(folder.glob(CHECKPOINTS)):
         fastrepulse.resume(folder, checkpoint_every=0, progress=False)
     else:
         fastrepulse.sample(PROMPT, out=folder, checkpoint_every=0, progress=False, **how)
 
 
-def in_a_process(job: Callable[[], None], seconds: float | None) -> bool:
-    """Runs a job in a process of its own, killed after some seconds; says whether it was done."""
+def in_process(job: Callable[[], None], seconds: float | None) -> bool:
+    """Runs a job in a new process, killed after some seconds; returns whether it finished."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -59,8 +59,8 @@ def in_a_process(job: Callable[[], None], seconds: float | None) -> bool:
         time.sleep(0.002)
 
 
-def pictures_in(folder: Path) -> dict[str, bytes]:
-    """Returns the bytes of the pictures, the grid and the summary."""
+def images_in(folder: Path) -> dict[str, bytes]:
+    """Returns the bytes of the images, the grid and the summary."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
@@ -69,14 +69,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("-n", "--num-particles", type=int, default=200)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--size", type=int, default=32, help="Of the pictures, in pixels.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
+    parser.add_argument("--size", type=int, default=32, help="Image size in pixels.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random times.")
     parser.add_argument(
-        "--patience", type=float, default=0.25, help="The longest while, over that of a whole run."
+        "--patience",
+        type=float,
+        default=0.25,
+        help="Longest time before a kill, as a fraction of a whole run.",
     )
-    parser.add_argument("--out", type=Path, help="A file for what happened, JSON.")
+    parser.add_argument("--out", type=Path, help="File for the summary, JSON.")
     args = parser.parse_args()
-    # A process with threads cannot be copied
+    # os.fork() does not copy threads
     torch.set_num_threads(1)
     how = {
         "num_particles": args.num_particles,
@@ -92,24 +95,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         start = time.monotonic()
-        in_a_process(lambda: draw(whole, **how), None)
+        in_process(lambda: draw(whole, **how), None)
         seconds = time.monotonic() - start
-        expected = pictures_in(whole)
+        expected = images_in(whole)
         while kills < args.kills:
             folder, done, runs = Path(name) / f"run-{runs}", False, runs + 1
             while not done:
                 longest = args.patience * seconds
                 patience = rng.uniform(0, longest) if kills < args.kills else None
-                done = in_a_process(lambda folder=folder: draw(folder, **how), patience)
+                done = in_process(lambda folder=folder: draw(folder, **how), patience)
                 if not done:
                     kills += 1
                     left = sorted(folder.glob(CHECKPOINTS)) if folder.exists() else []
                     at_steps.append(int(left[-1].stem.split("-")[1]) if left else 0)
-            got = pictures_in(folder)
-            others = [name for name in got | expected if got.get(name) != expected.get(name)]
-            if others:
-                raise SystemExit(f"after {kills} kills others: {', '.join(others)}")
-            print(f"{kills} kills, {runs} runs, all pictures equal", flush=True)
+            got = images_in(folder)
+            differing = [name for name in got | expected if got.get(name) != expected.get(name)]
+            if differing:
+                raise SystemExit(f"after {kills} kills, these files differ: {', '.join(differing)}")
+            print(f"{kills} kills, {runs} runs, all images equal", flush=True)
     if args.out is not None:
         about = {"kills": kills, "runs": runs, "particles": args.num_particles}
         about |= {"steps done when killed": at_steps, "uninterrupted seconds": round(seconds, 2)}

@@ -1,4 +1,4 @@
-"""The denoise loop's peers: diffusers' pipeline, and the repulsion steps of other code."""
+"""Other implementations: diffusers' pipeline, and the repulsion steps of published code."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from fastrepulse.kernels import median_bandwidth
 
 
 def diffusers_pipeline(model: models.Model):
-    """Returns diffusers' pipeline as it comes, on copies of a model's weights."""
+    """Returns diffusers' own pipeline on copies of a model's weights."""
     import copy
 
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
@@ -34,7 +34,7 @@ def diffusers_pipeline(model: models.Model):
 
 
 def thesis_push(latents: Tensor, name: str) -> Tensor:
-    """R_i as the thesis's loop takes it: a Jacobian for each particle, differences [d, N, N]."""
+    """Returns R_i like the thesis's code: one Jacobian per particle, differences [d, N, N]."""
     embed = build(name)
     jacobians = [
         torch.autograd.functional.jacobian(lambda z: embed(z[None])[0], latent)  # [d, C, H, W]
@@ -53,7 +53,7 @@ def thesis_push(latents: Tensor, name: str) -> Tensor:
 
 
 def particle_guidance_push(latents: Tensor, name: str) -> Tensor:
-    """R_i as Particle Guidance takes it: autograd through all differences [N, N, d]."""
+    """Returns R_i like Particle Guidance's code: autograd through differences [N, N, d]."""
     embed = build(name)
     with torch.enable_grad():
         leaf = latents.detach().requires_grad_()
@@ -66,7 +66,7 @@ def particle_guidance_push(latents: Tensor, name: str) -> Tensor:
 
 
 def run_diffusers(pipeline, prompt: str, latents: Tensor, steps: int) -> list:
-    """Returns the pictures that diffusers' pipeline draws from unit noise."""
+    """Returns the images that diffusers' pipeline draws from unit noise."""
     return pipeline(
         prompt,
         num_images_per_prompt=len(latents),
@@ -83,7 +83,7 @@ PUSHES: dict[str, Callable[[Tensor, str], Tensor]] = {
 
 
 def stable_diffusion_2(device: str = "cpu", dtype: torch.dtype = torch.float32) -> models.Model:
-    """Returns the full architecture of Stable Diffusion 2 (a UNet of 866 M), of random weights."""
+    """Returns Stable Diffusion 2's architecture (866 M parameters) with random weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 

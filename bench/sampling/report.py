@@ -1,4 +1,4 @@
-"""Turns the timings of `bench_sampling.py` into a report; measures shares of a step and memory.
+"""Makes a report of the timings of `bench_sampling.py`; measures parts of a step and memory.
 
 python -m bench.sampling.report timings.json timings-avx2.json
 """
@@ -24,8 +24,8 @@ matplotlib.use("agg")
 
 
 def run_of(n: int) -> dict[str, float]:
-    """Returns time per particle and peak memory above the model's own, of one step in a process."""
-    # Short runs are repeated: a single one is as uneven as the machine
+    """Returns time per particle and added peak memory of one step, in a new process."""
+    # Short runs vary, so they are repeated
     rounds = max(1, 1024 // n)
     program = (
         "import json, resource, statistics, sys, tempfile, time, torch, fastrepulse\n"
@@ -81,7 +81,7 @@ def main() -> None:
     timings = read_timings(__doc__, "variant")
     model = models.load_model()
     shares(model, SHARE_SIZES[0], 1, compile=True)  # compiles
-    # Few particles are soon done, and a single step is as uneven as the machine
+    # Short steps vary, so they are repeated
     split = {n: shares(model, n, max(1, 1024 // n), compile=True) for n in SHARE_SIZES}
     runs = {n: run_of(n) for n in MEMORY_SIZES}
     latent_bytes = 4 * 16 * 16 * 4
@@ -91,12 +91,12 @@ def main() -> None:
     lines = [
         "# The denoise loop on the CPU",
         "",
-        environment + " Medians; all variants of a table in one run. A table of a lower "
-        "instruction set than the processor has is of a run in which torch, oneDNN, MKL and our "
-        "kernels were told to do without the higher one.",
+        environment + " Times are medians. All variants of a table were timed in one run. For an "
+        "instruction set below the processor's best, torch, oneDNN, MKL and our kernels were "
+        "restricted to it.",
         "",
         *grouped(timings),
-        "## Where a step goes (compiled, repulsion at every step)",
+        "## Parts of a step (compiled, repulsion at every step)",
         "",
         "| N | model | repulsion | rest | repulsion / model |",
         "|---|---|---|---|---|",
@@ -106,10 +106,10 @@ def main() -> None:
             for n, s in split.items()
         ),
         "",
-        "## Growing N (one step, not compiled, pictures straight to a folder)",
+        "## Growing N (one step, not compiled, images written to a folder)",
         "",
-        "Memory is what the peak of the process grows by after a run of 64 particles; one set of "
-        f"latents takes {latent_bytes} bytes a particle.",
+        "Memory is the growth of the process's peak after a run of 64 particles. One set of "
+        f"latents takes {latent_bytes} bytes per particle.",
         "",
         "| N | time per particle | added peak memory | in sets of latents |",
         "|---|---|---|---|",
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def plot(split: dict[int, dict[str, float]], runs: dict[int, dict[str, float]]) -> None:
-    """Draws the shares of a step, and time per particle and memory against N."""
+    """Plots the parts of a step, and time per particle and memory by N."""
     figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4))
     bottom = [0.0] * len(split)
     for part in PARTS:

@@ -1,9 +1,9 @@
-"""What several processes draw in the time of one, and what checkpoints cost.
+"""Measures the speed-up by two processes and the cost of checkpoints.
 
     python -m bench.sampling.scaling --out bench/results
 
-One and two processes of one thread each draw the same pictures, turn by turn; every process draws
-once before it is timed. Checkpoints are written after every step, and timed inside one run.
+One and two processes of one thread each draw the same images in turn, after an untimed run.
+Checkpoints are written after every step and timed inside one run.
 """
 
 import argparse
@@ -35,13 +35,13 @@ def draw(folder: Path, n: int, steps: int, **how: Any) -> tuple[float, fastrepul
 
 
 def in_process(args: argparse.Namespace) -> None:
-    """What each process of a group does: draws once for practice, and then by the clock."""
+    """Runs in each process of a group: draws once untimed and once timed."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     group = dist.group.WORLD
-    draw(args.worker / "practice", 2 * dist.get_world_size(), 2, group=group)
+    draw(args.worker / "untimed", 2 * dist.get_world_size(), 2, group=group)
     seconds, _ = draw(args.worker / "timed", args.num_particles, args.steps, group=group)
     if dist.get_rank() == 0:
         (args.worker / "seconds.json").write_text(json.dumps(seconds), "utf-8")
@@ -49,7 +49,7 @@ def in_process(args: argparse.Namespace) -> None:
 
 
 def timed(processes: int, n: int, steps: int) -> tuple[float, list[bytes]]:
-    """Returns the seconds that some processes take, and the pictures."""
+    """Returns the time that a number of processes takes, and the images."""
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(processes), "-m", "bench.sampling.scaling"]
@@ -57,13 +57,13 @@ def timed(processes: int, n: int, steps: int) -> tuple[float, list[bytes]]:
         subprocess.run(
             command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
-        pictures = sorted((Path(name) / "timed").glob("[0-9]*.png"))
+        images = sorted((Path(name) / "timed").glob("[0-9]*.png"))
         seconds = json.loads((Path(name) / "seconds.json").read_text("utf-8"))
-        return seconds, [picture.read_bytes() for picture in pictures]
+        return seconds, [image.read_bytes() for image in images]
 
 
 def share_of_checkpoints(n: int, steps: int) -> float:
-    """Returns the share of a run's time that goes into a checkpoint after every step."""
+    """Returns the share of a run's time that checkpoints after every step take."""
     spent, real = [], Checkpoints._write
 
     def write(self: Checkpoints, *given: Any) -> bool:
@@ -107,14 +107,14 @@ def main() -> None:
     lines = [
         "# Several processes, and checkpoints",
         "",
-        f"{args.num_particles} particles of the shipped model, {args.steps} steps, float32, "
-        f"uncompiled; the median of {args.rounds} rounds, and the least and the most.",
+        f"{args.num_particles} particles of the shipped model, {args.steps} steps, float32, not "
+        f"compiled. Median, minimum and maximum of {args.rounds} rounds.",
         "",
         "| | |",
         "|---|---|",
-        "| pictures of two processes of one thread over those of one, in the same time "
+        "| images per second, two processes over one, one thread each "
         f"| {ratio:.2f} [{low:.2f}, {high:.2f}] |",
-        "| share of the time that a checkpoint after every step takes "
+        "| share of the run's time for a checkpoint after every step "
         f"| {statistics.median(shares):.2%} [{min(shares):.2%}, {max(shares):.2%}] |",
         "",
         environment(),

@@ -1,4 +1,4 @@
-"""Where the time of a step goes."""
+"""Splits the time of a step into model, repulsion and the rest."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PARTS = ("model", "repulsion", "rest")
 def timed(
     owner: type, name: str, seconds: dict[str, float], part: str, device: str
 ) -> Iterator[None]:
-    """Adds up the time that a method takes, and the change of the score that it may return."""
+    """Adds the time of a method to `seconds[part]`; for `push`, also that of `change`."""
     original = getattr(owner, name)
 
     def timing(function):
@@ -43,13 +43,13 @@ def timed(
 
 
 def shares(model: models.Model, n: int, steps: int, **how: Any) -> dict[str, float]:
-    """Returns the seconds of a step that the model, the repulsion and all else take."""
+    """Returns the seconds per step of the model, the repulsion and the rest."""
     seconds: dict[str, float] = defaultdict(float)
-    # At every step, and beside a model that is guided at every step
+    # Push and guidance act at every step
     always = Repulsion(window=(float("inf"), 0.0), pause=None)
     how = {"repulsion": always, "num_inference_steps": steps, "progress": False, "seed": 0, **how}
     latents = initial_noise(0, n, model.latent_shape(None, None))
-    # The decoder is no part of a step
+    # Decoding is not part of a step
     decode = models.Model.decode
     models.Model.decode = lambda self, latents: latents[:, :3].clamp(0, 1)
     try:

@@ -1,4 +1,4 @@
-"""What RepulsiveScheduler costs beside the repulsion itself, on the shipped model.
+"""Measures the overhead of RepulsiveScheduler beyond the repulsion, on the shipped model.
 
 python -m bench.sampling.wrapper_overhead
 """

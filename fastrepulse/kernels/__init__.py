@@ -1,4 +1,4 @@
-"""Pairwise operations over embeddings, by the fastest kernels that serve."""
+"""Pairwise operations over embeddings, computed by the fastest backend that is available."""
 
 from fastrepulse.kernels.ops import (
     median_bandwidth,

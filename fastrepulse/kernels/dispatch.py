@@ -1,4 +1,4 @@
-"""What can compute the pairwise operations here, and why the rest cannot."""
+"""Chooses a backend for the pairwise operations, and explains why a backend is unavailable."""
 
 import os
 from functools import cache
@@ -18,22 +18,22 @@ from fastrepulse.kernels.reference import (
 
 BACKENDS = ("native", "triton", "reference")
 MAX_SINGLE_LAUNCH = 128
-"""The most particles of csrc/cuda/median_rbf_repulsion.cuh."""
+"""Largest N of csrc/cuda/median_rbf_repulsion.cuh, which needs one launch."""
 
 
 def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
-    """Returns None if a backend serves a device and dtype, else the reason why not."""
+    """Returns why a backend cannot compute on a device and dtype, or None if it can."""
     if backend == "native":
         if native.why_unavailable():
             return native.why_unavailable()
         if not native.has_kernel("rbf_repulsion_kernel", device_type):
             return f"the native library was built without kernels for {device_type}"
         if device_type != "cpu" and dtype == torch.float64:
-            return "its GPU kernels take float32, float16 and bfloat16"
+            return "the GPU kernels take float32, float16 and bfloat16"
     if device_type == "cuda" and not torch.cuda.is_available():
         return "torch sees no GPU"
     if device_type == "cuda" and backend != "reference" and not _has_tensor_cores():
-        return "its GPU kernels need sm_80 or later"
+        return "the GPU kernels need sm_80 or later"
     if device_type == "cuda" and backend == "native":
         return _why_no_launch(torch.cuda.current_device())
     if backend == "triton":
@@ -43,32 +43,32 @@ def why_not(backend: str, device_type: str, dtype: torch.dtype) -> str | None:
         if device_type != "cuda" and not interpreted:
             return "triton runs on GPUs (or, with TRITON_INTERPRET=1, in its interpreter)"
         if dtype == torch.float64:
-            return "its kernels take float32, float16 and bfloat16"
+            return "the Triton kernels take float32, float16 and bfloat16"
     return None
 
 
 def _has_tensor_cores() -> bool:
-    """Says whether the GPU is one that the kernels are written and built for."""
+    """Whether the kernels are written and built for this GPU."""
     return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
 
 
 @cache
 def _why_no_launch(device: int) -> str | None:
-    """Launches a kernel of the native library on a GPU, once; returns why that cannot be done.
+    """Launches one native kernel on a GPU; returns the error, or None if it runs.
 
-    A library that was built for other GPUs, or beside another driver, is there and fails.
+    A library that was built for other GPUs or for another driver loads, but its launches fail.
     """
     x = torch.zeros(2, 1, device=f"cuda:{device}")
     try:
         torch.ops.fastrepulse.rbf_repulsion_kernel(x, x.new_ones(()), None, None)
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        return f"its kernels do not run on this GPU: {' '.join(str(error).split())[:100]}"
+        return f"the native kernels do not run on this GPU: {' '.join(str(error).split())[:100]}"
     return None
 
 
 def describe(backend: str, device_type: str) -> str:
-    """Says in one line whether a backend serves a kind of device in float32, and if not, why."""
+    """Returns one line: whether a backend computes float32 on a device type, and if not, why."""
     reason = why_not(backend, device_type, torch.float32)
     if reason is None and backend == "native" and device_type == "cpu":
         return f"{device_type}: yes ({native.cpu_capability()})"
@@ -76,14 +76,14 @@ def describe(backend: str, device_type: str) -> str:
 
 
 def choose(x: Tensor, backend: str) -> str:
-    """Returns the backend for a tensor: the one asked for, or for "auto" the fastest that serves.
+    """Returns the backend for a tensor; "auto" gives the fastest available one.
 
     Raises:
-        ValueError: If the backend asked for is unknown or cannot serve.
+        ValueError: If the backend is unknown or unavailable for this tensor.
     """
     if backend == "auto":
-        # On a GPU few particles are a matter of launches: native is twice as fast as Triton there
-        # (bench/results/gpu.md). For many nobody has measured it
+        # On a GPU, launches take most of the time for few particles, and the native kernels are
+        # twice as fast as Triton's (bench/results/gpu.md). Larger N has not been measured
         few = x.shape[0] <= MAX_SINGLE_LAUNCH
         order = BACKENDS if x.device.type == "cpu" or few else ("triton", "native", "reference")
         return next(b for b in order if why_not(b, x.device.type, x.dtype) is None)
@@ -91,14 +91,14 @@ def choose(x: Tensor, backend: str) -> str:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     reason = why_not(backend, x.device.type, x.dtype)
     if reason:
-        raise ValueError(f"backend {backend!r} cannot serve {x.dtype} on {x.device}: {reason}")
+        raise ValueError(f"backend {backend!r} cannot compute {x.dtype} on {x.device}: {reason}")
     return backend
 
 
 def rbf_repulsion(
     backend: str, x: Tensor, bandwidth: Tensor, y: Tensor | None, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Computes force and similarity in the accumulator's dtype, by a backend that serves."""
+    """Computes force and similarity in the accumulator's dtype on an available backend."""
     if backend == "reference":
         x, y = widen(x), None if y is None else widen(y)
         return rbf_repulsion_reference(x, bandwidth, y, weights)
@@ -106,7 +106,7 @@ def rbf_repulsion(
     weights = None if weights is None else weights.contiguous()
     if x.device.type == "cpu" and backend == "native":
         return torch.ops.fastrepulse.rbf_repulsion_kernel(x, bandwidth, y, weights)
-    # The GPU's kernels do not centre; on the CPU that is done while packing
+    # The CPU kernels centre the rows while packing them; the GPU kernels expect centred rows
     offset = (x if y is None else y).mean(dim=0, dtype=torch.float32).to(x.dtype)
     x, y = x - offset, None if y is None else y - offset
     if backend == "native":
@@ -117,7 +117,7 @@ def rbf_repulsion(
 
 
 def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
-    """Computes the distance of a rank in the accumulator's dtype, by a backend that serves."""
+    """Computes the `rank`-th smallest squared distance in the accumulator's dtype."""
     if backend == "reference":
         return median_sq_distance_reference(widen(x), rank)
     x = x.contiguous()
@@ -132,12 +132,12 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
 
 
 def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes force, similarity and bandwidth at the median bandwidth, natively in one call.
+    """Computes force, similarity and bandwidth at the median bandwidth.
 
-    The backend may be "auto": few on a GPU are a launch that is faster than any, whatever is
-    chosen for more.
+    The native library does this in one call on the CPU and, for few particles, in one launch on a
+    GPU. "auto" prefers that call to any other backend.
     """
-    if backend in ("auto", "native") and _is_one_call(x):
+    if backend in ("auto", "native") and _fits_one_call(x):
         return torch.ops.fastrepulse.median_rbf_repulsion_kernel(x.contiguous())
     backend = choose(x, backend)
     median = median_sq_distance(backend, x, median_rank(len(x)))
@@ -145,6 +145,6 @@ def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tenso
     return (*rbf_repulsion(backend, x, bandwidth, None, None), bandwidth)
 
 
-def _is_one_call(x: Tensor) -> bool:
-    serves = why_not("native", x.device.type, x.dtype) is None
-    return serves and (x.device.type == "cpu" or x.shape[0] <= MAX_SINGLE_LAUNCH)
+def _fits_one_call(x: Tensor) -> bool:
+    available = why_not("native", x.device.type, x.dtype) is None
+    return available and (x.device.type == "cpu" or x.shape[0] <= MAX_SINGLE_LAUNCH)

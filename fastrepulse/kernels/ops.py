@@ -1,7 +1,8 @@
-"""The pairwise operations that everything else calls, whatever computes them.
+"""The public pairwise operations.
 
-Each is a registered operator: `torch.compile` sees through it, and the gradient of the similarity
-is the force itself. `dispatch` chooses what computes them: the native library, Triton or PyTorch.
+Each one is a registered PyTorch operator, so `torch.compile` does not break the graph at it. The
+gradient of the similarity is computed from the force. `dispatch` chooses the backend: the native
+library, Triton or plain PyTorch.
 """
 
 from typing import Literal
@@ -22,22 +23,22 @@ def rbf_repulsion(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Computes the repulsive force of an RBF kernel, and how similar each particle is to all.
+    """Computes the repulsive force of an RBF kernel and each particle's summed similarity.
 
     With k_ij = exp(-||x_i - y_j||^2 / h), the similarity is S_i = sum_j w_j k_ij and the force
     F_i = -grad_{x_i} S_i = (2 / h) sum_j w_j k_ij (x_i - y_j), which points away from the others
     (Liu & Wang 2016, arXiv:1608.04471; Pondaven 2023). Memory is linear in N and M. The similarity
-    is differentiable in `x`, `y` and `weights`, the force is not.
+    is differentiable in `x`, `y` and `weights`; the force is not.
 
     Args:
-        x: Embeddings [N, d], float64, float32, float16 or bfloat16; half precision is accumulated
-            in float32. float64 runs on the CPU's kernels or in PyTorch.
-        bandwidth: h > 0, in units of squared distance: a number, a scalar tensor (whose value is
-            not checked), or "median" for `median_bandwidth(x)`.
-        y: What is repelled from, [M, d], of the dtype and on the device of `x`; `x` itself by
-            default, in which case a particle counts itself in S_i, as w_i.
+        x: Embeddings [N, d], float64, float32, float16 or bfloat16. Half precision is accumulated
+            in float32. float64 runs in the CPU kernels or in PyTorch.
+        bandwidth: h > 0 in units of squared distance: a number, a scalar tensor (its value is not
+            checked), or "median" for `median_bandwidth(x)`.
+        y: Embeddings to repel from, [M, d], with the dtype and device of `x`. The default is `x`
+            itself; each particle then adds its own weight w_i to S_i.
         weights: w [M]; ones by default.
-        backend: "native", "triton" or "reference"; by default the fastest that serves here.
+        backend: "native", "triton" or "reference". The default is the fastest available one.
 
     Returns:
         The force [N, d] and the similarity [N], in the dtype of `x`.
@@ -45,7 +46,7 @@ def rbf_repulsion(
     Raises:
         TypeError: If `x`, `y` or `weights` is not a floating-point tensor.
         ValueError: If a shape does not fit, `bandwidth` is not a positive number, or the backend
-            is unknown or cannot serve here.
+            is unknown or unavailable.
     """
     _check_embeddings("x", x)
     accumulator = _accumulator(x)
@@ -59,14 +60,14 @@ def rbf_repulsion(
     if weights is not None:
         count = len(x if y is None else y)
         if not isinstance(weights, Tensor) or not weights.is_floating_point():
-            raise TypeError(f"weights must be a floating-point tensor, got {_kind(weights)}")
+            raise TypeError(f"weights must be a floating-point tensor, got {_type_name(weights)}")
         if weights.shape != (count,):
             raise ValueError(f"weights must be [{count}], got {list(weights.shape)}")
         weights = weights.to(x.device, accumulator)
     if isinstance(bandwidth, str) and bandwidth == "median" and y is None and weights is None:
         return median_rbf_repulsion(x, backend=backend)[:2]
     h = _bandwidth_tensor(x, bandwidth, backend)
-    force, similarity = _rbf_repulsion(x, h, y, weights, _named(backend))
+    force, similarity = _rbf_repulsion(x, h, y, weights, _checked_backend(backend))
     return force.to(x.dtype), similarity.to(x.dtype)
 
 
@@ -78,8 +79,8 @@ def median_sq_distance(
 ) -> Tensor:
     """Computes a quantile of ||x_i - x_j||^2 over the pairs i < j, by default the lower median.
 
-    It is one of the distances, exactly: the one of rank floor(quantile * (pairs - 1)), as
-    `torch.median` takes it. Nothing of size N x N is stored.
+    The result is exactly one of the distances, the one of rank floor(quantile * (pairs - 1)); for
+    the median this is the rank that `torch.median` uses. No N x N matrix is stored.
 
     Args:
         x: Embeddings [N, d], N >= 2.
@@ -91,21 +92,21 @@ def median_sq_distance(
 
     Raises:
         TypeError: If `x` is not a floating-point tensor.
-        ValueError: If `x` is not [N, d] with N >= 2 or an argument is out of its range.
+        ValueError: If `x` is not [N, d] with N >= 2 or an argument is out of range.
     """
     _check_pairs(x)
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], got {quantile}")
     rank = median_rank(len(x), quantile)
-    return _median_sq_distance(x.detach(), rank, _named(backend)).to(x.dtype)
+    return _median_sq_distance(x.detach(), rank, _checked_backend(backend)).to(x.dtype)
 
 
 def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
-    """Computes the median heuristic's h = median ||x_i - x_j||^2 / log N, kept off zero.
+    """Computes the bandwidth h = median ||x_i - x_j||^2 / log N of the median heuristic.
 
-    N, not N - 1: with log(N - 1) two particles would feel no force (Liu & Wang 2016). As particles
-    come to coincide, the force would grow like 1 / sqrt(h) without bound; so h is at least 1e-4 of
-    the variance, the mean ||x_i - mean x||^2, and 1 where all are the same.
+    The divisor is log N (Liu & Wang 2016): with log(N - 1), two particles would feel no force. When
+    particles nearly coincide, the force grows like 1 / sqrt(h). Therefore h is at least 1e-4 of the
+    variance, the mean ||x_i - mean x||^2, and 1 if all particles are equal.
 
     Args:
         x: Embeddings [N, d], N >= 2.
@@ -115,7 +116,7 @@ def median_bandwidth(x: Tensor, *, backend: str | None = None) -> Tensor:
         A scalar tensor of the accumulator's dtype: float64 for float64, else float32.
     """
     _check_pairs(x)
-    median = _median_sq_distance(x.detach(), median_rank(len(x)), _named(backend))
+    median = _median_sq_distance(x.detach(), median_rank(len(x)), _checked_backend(backend))
     return bandwidth_from_median(x.detach(), median)
 
 
@@ -124,7 +125,9 @@ def median_rbf_repulsion(
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes `rbf_repulsion` at the `median_bandwidth`, on a GPU in one launch for N <= 128.
+    """Computes `rbf_repulsion` at the `median_bandwidth`.
+
+    On a GPU, N <= 128 takes one kernel launch.
 
     Args:
         x: Embeddings [N, d], N >= 2.
@@ -132,14 +135,15 @@ def median_rbf_repulsion(
 
     Returns:
         The force [N, d] and the similarity [N], in the dtype of `x`, and the bandwidth, a scalar
-        tensor of the accumulator's dtype. The similarity is differentiable, at that bandwidth.
+        tensor of the accumulator's dtype. The similarity is differentiable; its gradient treats the
+        bandwidth as a constant.
 
     Raises:
         TypeError: If `x` is not a floating-point tensor.
-        ValueError: If `x` is not [N, d] with N >= 2, or the backend cannot serve here.
+        ValueError: If `x` is not [N, d] with N >= 2, or the backend is unavailable.
     """
     _check_pairs(x)
-    force, similarity, bandwidth = _median_rbf_repulsion(x, _named(backend))
+    force, similarity, bandwidth = _median_rbf_repulsion(x, _checked_backend(backend))
     return force.to(x.dtype), similarity.to(x.dtype), bandwidth
 
 
@@ -158,7 +162,7 @@ def _bandwidth_tensor(
     return torch.full((), float(bandwidth), dtype=_accumulator(x), device=x.device)
 
 
-def _named(backend: str | None) -> str:
+def _checked_backend(backend: str | None) -> str:
     if backend is None:
         return "auto"
     check_choice("backend", backend, dispatch.BACKENDS)
@@ -173,12 +177,14 @@ def _check_pairs(x: Tensor) -> None:
 
 def _check_embeddings(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating-point tensor of embeddings, got {_kind(x)}")
+        raise TypeError(
+            f"{name} must be a floating-point tensor of embeddings, got {_type_name(x)}"
+        )
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be embeddings [N, d], N, d >= 1, got {tuple(x.shape)}")
 
 
-def _kind(x: object) -> str:
+def _type_name(x: object) -> str:
     return str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
 
 
@@ -206,10 +212,10 @@ def _save_for_backward(ctx, inputs, output) -> None:  # type: ignore[no-untyped-
 
 
 def _similarity_backward(ctx, grad_force, grad):  # type: ignore[no-untyped-def]
-    """Takes g_i = dL / dS_i to dL / dx_i = -g_i F_i, and to y and w by one weighted call.
+    """Returns the gradients of a loss L given g_i = dL / dS_i.
 
-    As a column, particle j adds -w_j sum_i g_i k_ij (2 / h) (y_j - x_i) to dL / dy_j: minus w_j
-    times the force on y_j from the x_i of weights g_i, whose similarity is dL / dw_j.
+    dL / dx_i is -g_i F_i. One more call of the operator, on y_j against the x_i with weights g_i,
+    gives the other two: dL / dy_j is minus w_j times its force, and dL / dw_j is its similarity.
     """
     if grad_force is not None:
         raise NotImplementedError(

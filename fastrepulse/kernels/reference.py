@@ -1,4 +1,4 @@
-"""The pairwise operations in plain PyTorch: the truth that every kernel is tested against."""
+"""The pairwise operations in plain PyTorch; every kernel is tested against them."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pairwise_sq_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Returns ||x_i - y_j||^2, [N, M], from differences, so near-duplicates do not cancel."""
+    """Returns ||x_i - y_j||^2, [N, M], from differences: near-duplicates lose no digits."""
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
@@ -17,7 +17,7 @@ def rbf_repulsion_reference(
     y: Tensor | None = None,  # [M, d]
     weights: Tensor | None = None,  # [M]
 ) -> tuple[Tensor, Tensor]:
-    """Returns force and similarity of the RBF kernel, as `kernels.rbf_repulsion`."""
+    """Returns force and similarity of the RBF kernel, like `kernels.rbf_repulsion`."""
     y = x if y is None else y
     offset = y.mean(dim=0)
     x, y = x - offset, y - offset
@@ -25,7 +25,7 @@ def rbf_repulsion_reference(
     if weights is not None:
         similarity = similarity * weights
     total = similarity.sum(dim=1)
-    # Sum_j w_j k_ij (x_i - y_j), without anything of size [N, M, d]
+    # sum_j w_j k_ij (x_i - y_j) without a tensor of size [N, M, d]
     force = (2 / bandwidth) * (total[:, None] * x - similarity @ y)
     return force, total
 
@@ -36,7 +36,7 @@ def median_sq_distance_reference(x: Tensor, rank: int) -> Tensor:
 
 
 def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
-    """Returns h = median / log N, at least 1e-4 of the variance, and 1 if all are the same."""
+    """Returns h = median / log N, at least 1e-4 of the variance, or 1 if all rows are equal."""
     h = median / math.log(len(x))
     x = widen(x)
     norm = torch.linalg.vector_norm(x - x.mean(dim=0), dtype=torch.float64)
@@ -45,10 +45,10 @@ def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
 
 
 def median_rank(n: int, quantile: float = 0.5) -> int:
-    """Returns the rank of a quantile among the pairs of N particles, the lower one of two."""
+    """Returns the rank of a quantile among the pairs of N particles, rounded down."""
     return int(quantile * (n * (n - 1) // 2 - 1))
 
 
 def widen(x: Tensor) -> Tensor:
-    """Returns embeddings in the accumulator's dtype: float64 for float64, else float32."""
+    """Converts embeddings to the accumulator's dtype: float64 for float64, else float32."""
     return x if x.dtype == torch.float64 else x.float()

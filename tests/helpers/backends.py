@@ -1,4 +1,4 @@
-"""Where the pairwise operations are tested: by every backend, on every device of this machine."""
+"""The backends and devices on which the pairwise operations are tested."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ PLACES = [
 
 
 def skip_unless_served(device, backend, dtype):
-    """Skips a test of what a backend does not compute: no GPU kernel takes float64."""
+    """Skips the test if a GPU backend does not support the dtype (none takes float64)."""
     reason = None if device == "cpu" else why_not(backend, device, dtype)
     if reason:
         pytest.skip(f"{backend} on {device}: {reason}")

@@ -1,4 +1,4 @@
-"""The CPU kernels on another instruction set than the best one, or on another number of threads."""
+"""Runs the CPU kernels with a given instruction set or number of threads."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ CAPABILITIES = ("baseline", "avx2", "avx512")
 
 
 def run_with(capability: str, test_file: str, checks: str) -> None:
-    """Runs checks in a process of their own on an instruction set; skips where there is none such.
+    """Runs checks in a new process with an instruction set; skips if the processor lacks it.
 
     Args:
         capability: One of `CAPABILITIES`.
-        test_file: The path of a test file, whose names the checks can use.
-        checks: Statements.
+        test_file: Path of a test file; the checks can use its names.
+        checks: Python statements.
     """
     path = Path(test_file)
     program = (
@@ -42,7 +42,7 @@ def run_with(capability: str, test_file: str, checks: str) -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Takes another number of threads for a while."""
+    """Sets the number of torch threads inside a `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

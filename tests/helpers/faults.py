@@ -1,11 +1,11 @@
-"""Faults that are injected into a run."""
+"""Injects faults into a run."""
 
 from contextlib import contextmanager
 
 
 @contextmanager
 def failing(monkeypatch, owner, name, error, after=0, once=False):
-    """Lets a function fail from its call number `after` on, or at that one alone, for a while."""
+    """Makes a function raise after `after` calls; with `once`, only on the next call."""
     real, calls = getattr(owner, name), []
 
     def fails(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Every tolerance of the test suite, in one table: (relative, absolute)."""
+"""Tolerances of the test suite, as (relative, absolute)."""
 
 import torch
 
@@ -8,13 +8,13 @@ AGAINST_FLOAT64 = {
     torch.float16: (2e-3, 2e-3),
     torch.bfloat16: (1.6e-2, 1.6e-2),
 }
-"""An op in some dtype against the same inputs in float64."""
+"""An operation against float64 on the same inputs, by dtype."""
 
 SAME_COMPUTATION = (1e-4, 1e-4)
-"""float32 results of the same arithmetic in another order: batch sizes, other pipelines."""
+"""float32 results of the same arithmetic in another order, e.g. with other batch sizes."""
 
 TIMES_EAGER = 2.0
-"""The error that a fused kernel may have in half precision, over that of plain PyTorch."""
+"""Largest half-precision error of a fused kernel, relative to the error of plain PyTorch."""
 
 TIMES_DIRECT = 4.0
-"""The rounding error of a convolution by Winograd's filtering, over that of PyTorch's own."""
+"""Largest rounding error of a Winograd convolution, relative to the error of PyTorch's."""

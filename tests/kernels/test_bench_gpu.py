@@ -1,4 +1,4 @@
-"""The script for a machine with a GPU runs to its end without one, and keeps what it has."""
+"""`bench.gpu`, the script for a machine with a GPU, runs on the CPU and keeps its rows."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_every_section_runs_on_the_cpu(tmp_path):
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
-def test_sections_without_diffusers_say_so(tmp_path):
+def test_sections_that_need_diffusers_are_skipped_without_it(tmp_path):
     program = "import runpy, sys; sys.modules['diffusers'] = None; sys.argv[0] = 'bench.gpu'\n"
     program += "runpy.run_module('bench.gpu', run_name='__main__')"
     sections = ["--sections", "versions", "unet", "sampling", "recovery"]
@@ -62,9 +62,11 @@ def works(device, smoke):
         ("versions", ["correctness", "sampling"], ["row"] * 6),
         ("correctness", ["sampling"], []),
     ],
-    ids=["goes on", "goes on from a right kernel too", "stops"],
+    ids=["continues", "continues after correctness", "stops"],
 )
-def test_a_section_that_fails(tmp_path, monkeypatch, failing, after, later):
+def test_only_a_failed_correctness_check_stops_the_script(
+    tmp_path, monkeypatch, failing, after, later
+):
     sections = {failing: fails, **dict.fromkeys(after, works)}
     monkeypatch.setattr(bench_gpu, "SECTIONS", sections)
     command = ["bench.gpu", "--device", "cpu", "--out", str(tmp_path)]
@@ -77,7 +79,7 @@ def test_a_section_that_fails(tmp_path, monkeypatch, failing, after, later):
     assert "out of luck" in (tmp_path / "gpu.md").read_text()
 
 
-def test_no_row_is_begun_after_the_time(tmp_path, monkeypatch):
+def test_no_row_starts_after_the_time_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(bench_gpu, "SECTIONS", {"sampling": works})
     command = ["bench.gpu", "--device", "cpu", "--out", str(tmp_path), "--seconds", "0"]
     monkeypatch.setattr(sys, "argv", command)

@@ -17,7 +17,7 @@ libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 PAGE = mmap.PAGESIZE
 
 def against_a_guard(tensor, shift=0):
-    # The copy's last byte is the last of its page; the next page can neither be read nor written
+    # The copy ends at the end of a page, and the next page cannot be read or written
     size = tensor.numel() * tensor.element_size()
     pages = -(-size // PAGE) + 1
     start = libc.mmap(None, (pages + 1) * PAGE, 3, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
@@ -52,12 +52,12 @@ def run(program, *arguments):
     )
 
 
-def test_kernels_read_no_element_past_the_end():
+def test_kernels_do_not_read_past_the_end():
     done = run(GUARDED, "kernels")
     assert done.stdout.strip() == "inside", done.stderr
 
 
-def test_the_guard_would_notice():
+def test_reading_past_the_end_would_crash():
     assert run(GUARDED, "overrun").returncode < 0
 
 
@@ -98,7 +98,7 @@ def test_extra_memory_is_at_most_64_megabytes(op, n, d):
     assert done.stdout.strip() == "done", done.stderr[-2000:]
 
 
-def test_a_convolutions_memory_does_not_grow_with_the_picture():
+def test_the_memory_of_a_convolution_does_not_grow_with_the_image():
     program = (
         "import resource, torch\n"
         "from fastrepulse.layers.convolutions import conv3x3\n"

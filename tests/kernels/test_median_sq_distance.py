@@ -16,10 +16,10 @@ SHAPES = [
 
 
 def integers(n, d, high, seed=0):
-    """Embeddings whose squared distances float32 holds exactly, whatever they are centred by."""
+    """Returns embeddings with squared distances that are exact in float32, also after centring."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-high, high + 1, (n, d), generator=generator).float()
-    # In pairs of opposites: the mean is zero, and centring by it rounds nothing
+    # Rows come in pairs x and -x: the mean is zero and centring is exact
     return torch.cat([x, -x])[torch.randperm(2 * n, generator=generator)]
 
 
@@ -27,18 +27,18 @@ def integers(n, d, high, seed=0):
 @pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize("device", BACKENDS)
-def test_it_is_that_of_sorting_bit_for_bit(n, d, quantile, dtype, device):
+def test_the_quantile_equals_sorting_bit_for_bit(n, d, quantile, dtype, device):
     x = integers(n, d, 8 if d < 64 else 2).to(dtype)
     distances = torch.pdist(x.double()).square().round().sort().values
     expected = distances[int(quantile * (len(distances) - 1))]
-    # A sum of many squares is more than half precision holds
+    # Half precision cannot hold a sum of many squares
     assert median_sq_distance(x.to(device), quantile).double() == expected.to(dtype).double()
 
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_random_embeddings(n, d, dtype, device, backend):
+def test_random_embeddings_match_pdist(n, d, dtype, device, backend):
     skip_unless_served(device, backend, dtype)
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(1), dtype=dtype)
     expected = torch.pdist(x.double()).square().median().item()
@@ -48,7 +48,7 @@ def test_random_embeddings(n, d, dtype, device, backend):
 
 
 @pytest.mark.parametrize("d", [5, 600])
-def test_duplicates_are_at_distance_zero(d):
+def test_duplicates_have_distance_zero(d):
     x = torch.randn(1, d).expand(90, d)
     assert median_sq_distance(x) == 0
     mostly = torch.cat([x, torch.randn(20, d)])
@@ -56,7 +56,7 @@ def test_duplicates_are_at_distance_zero(d):
     assert median_sq_distance(mostly, 0.9) > 0
 
 
-def test_more_particles_than_a_panel_holds():
+def test_more_particles_than_one_panel():
     x = torch.randn(5000, 200, generator=torch.Generator().manual_seed(2))
     expected = torch.pdist(x).square().median().item()
     assert median_sq_distance(x).item() == pytest.approx(expected, rel=1e-5)
@@ -64,7 +64,7 @@ def test_more_particles_than_a_panel_holds():
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_distances_beyond_all_numbers_are_infinite(dtype, device, backend):
+def test_overflowing_distances_are_infinite(dtype, device, backend):
     skip_unless_served(device, backend, dtype)
     x = torch.tensor([[2.0], [-2.0], [0.0], [1e-3]], dtype=dtype) * torch.finfo(dtype).max ** 0.5
     x = x.to(device)
@@ -79,18 +79,18 @@ def test_nan_gives_nan():
         assert median_sq_distance(x).isnan()
 
 
-def test_half_precision_bandwidth_is_not_rounded_to_zero():
+def test_a_half_precision_bandwidth_does_not_round_to_zero():
     x = torch.full((4, 3), 1e-4, dtype=torch.float16)
     assert median_bandwidth(x) > 0
     assert median_bandwidth(torch.zeros(4, 3)) == 1
 
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
-def test_the_bandwidth_does_not_depend_on_the_origin(device, backend):
+def test_the_bandwidth_does_not_depend_on_a_shift(device, backend):
     x = integers(40, 2, 8).to(device)
     here, there = (median_bandwidth(x + shift, backend=backend) for shift in (0, 4096))
     assert here == there == median_sq_distance(x) / math.log(len(x))
-    # Half of the pairs are of duplicates, and the median is zero
+    # More than half of the pairs are duplicates, so the median is zero
     mostly = torch.cat([x[:1].expand(80, 2), x[1:11]])
     here, there = (median_bandwidth(mostly + shift, backend=backend) for shift in (0, 4096))
     variance = (mostly - mostly.mean(dim=0)).square().sum(dim=1).mean()
@@ -113,6 +113,6 @@ def test_opcheck():
         ((torch.zeros(3, 3), math.nan), ValueError, "nan"),
     ],
 )
-def test_bad_input_is_named(arguments, error, named):
+def test_errors_name_the_bad_value(arguments, error, named):
     with pytest.raises(error, match=named):
         median_sq_distance(*arguments)

@@ -22,7 +22,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
 def by_hand(x, h, y=None, w=None):
-    """Force and similarity straight from the definition in float64, particle by particle."""
+    """Returns force and similarity from the definition in float64, one particle at a time."""
     x = x.double()
     y = x if y is None else y.double()
     w = torch.ones(len(y)).double() if w is None else w.double()
@@ -44,7 +44,7 @@ def assert_close(got, expected, dtype):
 @pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_against_the_definition(n, d, dtype, device, backend):
+def test_force_and_similarity_match_the_definition(n, d, dtype, device, backend):
     skip_unless_served(device, backend, dtype)
     x = draw_rows(n, d, dtype)
     got = rbf_repulsion(x.to(device), float(d), backend=backend)
@@ -56,7 +56,7 @@ def test_against_the_definition(n, d, dtype, device, backend):
 @pytest.mark.parametrize(
     ("n", "m", "d"), [(1, 1, 1), (3, 200, 4), (70, 17, 63), (2, 130, 1100), (65, 64, 64)]
 )
-def test_against_a_second_weighted_set(n, m, d, dtype, device, backend):
+def test_a_second_weighted_set_matches_the_definition(n, m, d, dtype, device, backend):
     skip_unless_served(device, backend, dtype)
     x, y = draw_rows(n, d, dtype), draw_rows(m, d, dtype, seed=1) + 1
     w, own = (draw_rows(count, 1, dtype, seed=2)[:, 0] for count in (m, n))
@@ -70,7 +70,7 @@ def test_against_a_second_weighted_set(n, m, d, dtype, device, backend):
 @pytest.mark.parametrize("shape", [(70, 5), (140, 5), (140, 600)], ids=["few", "tiles", "wide"])
 @pytest.mark.parametrize("h", [1e-30, 1e-6, 1e-2, 1e6, 1e30])
 @pytest.mark.parametrize("device", BACKENDS)
-def test_bandwidths_from_tiny_to_huge(shape, h, device):
+def test_tiny_and_huge_bandwidths_match_the_definition(shape, h, device):
     x = draw_rows(*shape, torch.float32)
     x[3] = x[11]
     assert_close(rbf_repulsion(x.to(device), h), by_hand(x, h), torch.float32)
@@ -86,7 +86,7 @@ def test_exact_duplicates_have_similarity_one_and_no_force(shape):
     assert (rbf_repulsion(x, 1e-12)[1] == len(x) / 2).all()
 
 
-def test_far_from_the_origin_near_duplicates_keep_their_force():
+def test_near_duplicates_far_from_the_origin_keep_their_force():
     x = draw_rows(6, 8, torch.float64) * 1e-3
     moved = (x + 100).float()
     force, _ = rbf_repulsion(moved, 1e-5)
@@ -95,14 +95,14 @@ def test_far_from_the_origin_near_duplicates_keep_their_force():
 
 
 @pytest.mark.parametrize(("n", "d"), [(9000, 3), (5000, 96), (700, 1500)])
-def test_more_particles_than_a_panel_holds(n, d):
+def test_more_particles_than_one_panel(n, d):
     x = draw_rows(n, d, torch.float32)
     force, similarity = rbf_repulsion(x, float(d))
     some = torch.arange(0, n, 97)
     assert_close((force[some], similarity[some]), by_hand(x[some], float(d), x), torch.float32)
 
 
-def test_two_particles_are_pushed_straight_apart():
+def test_two_particles_repel_along_their_connecting_line():
     force, similarity = rbf_repulsion(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), 25.0)
     torch.testing.assert_close(similarity, torch.full((2,), 1 + math.exp(-1)))
     expected = 2 / 25 * math.exp(-1) * torch.tensor([[-3.0, -4.0], [3.0, 4.0]])
@@ -116,7 +116,7 @@ def test_two_particles_are_pushed_straight_apart():
         pytest.param((8, 0), "triton", id="sm_80"),
     ],
 )
-def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch):
+def test_gpus_without_kernels_use_the_reference(capability, chosen, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(dispatch, "find_spec", lambda name: name)
@@ -131,7 +131,7 @@ def test_gpus_without_kernels_have_the_reference(capability, chosen, monkeypatch
 @pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (50, 6), (128, 300), (150, 6), (150, 600)])
-def test_the_median_bandwidth_is_one_call(n, d, dtype, device, backend):
+def test_median_rbf_repulsion_matches_the_separate_calls(n, d, dtype, device, backend):
     skip_unless_served(device, backend, dtype)
     x = draw_rows(n, d, dtype)
     force, similarity, bandwidth = median_rbf_repulsion(x.to(device), backend=backend)
@@ -147,8 +147,8 @@ def test_the_median_bandwidth_is_one_call(n, d, dtype, device, backend):
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
 @pytest.mark.parametrize(("n", "d"), [(16, 3), (256, 3), (256, 600)])
-def test_the_median_bandwidth_is_kept_off_zero(n, d, device, backend):
-    # As many whole numbers as a power of two, whose mean rounds nothing
+def test_the_median_bandwidth_is_never_zero(n, d, device, backend):
+    # Integers, and a power of two of them, so that the mean is exact
     x = (8 * draw_rows(1, d, torch.float32)).round().expand(n, d).clone()
     same = [each.cpu() for each in median_rbf_repulsion(x.to(device), backend=backend)]
     assert same[2] == 1 and (same[0] == 0).all() and (same[1] == n).all()
@@ -171,7 +171,7 @@ def test_non_contiguous_input():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("d", [5, 600])
-def test_what_is_not_finite_is_not_hidden(bad, d):
+def test_nan_and_inf_propagate(bad, d):
     x = draw_rows(20, d, torch.float32)
     x[7, 3] = bad
     force, similarity = rbf_repulsion(x, 3.0)
@@ -179,7 +179,7 @@ def test_what_is_not_finite_is_not_hidden(bad, d):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability):
+def test_every_instruction_set_matches_the_definition(capability):
     checks = (
         "for n, d, dtype in ((70, 5, torch.float32), (300, 40, torch.float64),"
         " (133, 600, torch.float32)):\n"
@@ -189,7 +189,7 @@ def test_every_instruction_set(capability):
     run_with(capability, __file__, checks)
 
 
-def test_threads_change_rounding_at_most_and_repeat():
+def test_the_thread_count_changes_only_rounding_and_runs_repeat():
     for n, d, exact in (
         (1500, 24, True),
         (400, 700, False),
@@ -203,7 +203,7 @@ def test_threads_change_rounding_at_most_and_repeat():
                 results.append(rbf_repulsion(x, float(d)))
                 again = rbf_repulsion(x, float(d))
             assert all(torch.equal(a, b) for a, b in zip(results[-1], again, strict=True))
-        # Threads share out the dimensions of few particles, and the pairs of many
+        # Threads split the dimensions when there are few particles, and the pairs otherwise
         rtol, atol = (0, 0) if exact else AGAINST_FLOAT64[torch.float32]
         for result in results[1:]:
             torch.testing.assert_close(result, results[0], rtol=rtol, atol=atol)
@@ -214,7 +214,7 @@ def test_threads_change_rounding_at_most_and_repeat():
 def test_force_is_minus_the_gradient_of_similarity(h, device, backend):
     skip_unless_served(device, backend, torch.float64)
     x = draw_rows(9, 4, torch.float64).to(device).requires_grad_()
-    # Half, because the sum over all i and j counts every pair twice
+    # Half, because the sum counts every pair twice
     total = rbf_repulsion(x, h, backend=backend)[1].sum() / 2
     (gradient,) = torch.autograd.grad(total, x)
     torch.testing.assert_close(rbf_repulsion(x.detach(), h)[0], -gradient)
@@ -239,7 +239,7 @@ def test_similarity_passes_gradcheck(device, backend):
 
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)
-def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(device, backend):
+def test_the_gradient_treats_the_median_bandwidth_as_a_constant(device, backend):
     skip_unless_served(device, backend, torch.float64)
     x = draw_rows(7, 3, torch.float64).to(device).requires_grad_()
     h = median_bandwidth(x).item()
@@ -252,7 +252,7 @@ def test_similarity_at_the_median_bandwidth_has_the_gradient_at_that_bandwidth(d
         median_rbf_repulsion(x)[2].backward()
 
 
-def test_the_gradient_of_the_force_is_refused():
+def test_the_force_has_no_gradient():
     x = draw_rows(5, 3, torch.float32).requires_grad_()
     with pytest.raises(NotImplementedError, match="has no gradient"):
         rbf_repulsion(x, 2.0)[0].sum().backward()
@@ -270,7 +270,7 @@ def test_opcheck(device, backend, with_others):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_it_compiles_into_one_graph(dtype):
+def test_compiles_into_one_graph(dtype):
     x = draw_rows(7, 5, dtype)
     for bandwidth in (2.0, "median"):
         compiled = torch.compile(
@@ -301,20 +301,20 @@ X = torch.zeros(2, 2)
         ((X, 1.0, None, [1.0, 1.0]), TypeError, "weights"),
     ],
 )
-def test_bad_input_is_named(arguments, error, named):
+def test_errors_name_the_bad_value(arguments, error, named):
     with pytest.raises(error, match=named):
         rbf_repulsion(*arguments)
 
 
-def test_backends_that_cannot_serve_say_why():
+def test_unavailable_backends_give_the_reason():
     with pytest.raises(ValueError, match="must be one of native, triton, reference, got 'cuda'"):
         rbf_repulsion(X, 1.0, backend="cuda")
-    with pytest.raises(ValueError, match="backend 'triton' cannot serve"):
+    with pytest.raises(ValueError, match="backend 'triton' cannot compute"):
         rbf_repulsion(X.double(), 1.0, backend="triton")
     assert "without kernels for xpu" in why_not("native", "xpu", torch.float32)
 
 
-def test_a_library_that_was_built_for_other_gpus_says_so_and_is_not_used(monkeypatch):
+def test_a_library_built_for_other_gpus_is_not_used(monkeypatch):
     def no_image(_):
         raise RuntimeError("CUDA error: no kernel image is available\nfor execution on the device")
 

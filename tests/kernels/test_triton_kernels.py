@@ -1,7 +1,7 @@
 """The Triton kernels in Triton's interpreter, against the definition in float64.
 
-Triton decides when it is imported whether it interprets, so a process of its own does; every other
-test, and those that compile the same kernels, see Triton as it is.
+Triton reads TRITON_INTERPRET when it is imported. Therefore the interpreter runs in a process of
+its own; other tests compile the same kernels.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -21,25 +21,25 @@ FULL_SIZE = {
     "multiprocessors": 1,
     "workspace": 2**23,
     "panel_columns": 4096,
-    "max_kept": 1024,
+    "max_sorted": 1024,
 }
 
 
 def run(name, *arguments, **sizes):
-    """Runs a launcher in the interpreter's process, on a device and in a workspace of some size."""
+    """Runs a kernel in the interpreter's process, for a device and workspace of the given sizes."""
     import triton
 
     from fastrepulse import triton_kernels
     from fastrepulse.triton_kernels import fused, median_sq_distance, panels
 
     assert triton.knobs.runtime.interpret
-    # Fills with NaN whatever torch.empty returns
+    # Makes torch.empty return NaN
     torch.use_deterministic_algorithms(True)
     sizes = FULL_SIZE | sizes
     for module in (fused, median_sq_distance, panels):
         module.multiprocessors = lambda device: sizes["multiprocessors"]
     fused.WORKSPACE = panels.WORKSPACE = median_sq_distance.WORKSPACE = sizes["workspace"]
-    median_sq_distance.MAX_KEPT = sizes["max_kept"]
+    median_sq_distance.MAX_SORTED = sizes["max_sorted"]
     panels.MAX_PANEL_COLUMNS = sizes["panel_columns"]
     return getattr(triton_kernels, name)(*arguments)
 
@@ -57,13 +57,13 @@ def repulsion(interpret):
     return partial(interpret, "rbf_repulsion_kernel")
 
 
-@pytest.fixture(params=[0, 1024], ids=["counted", "kept"])
+@pytest.fixture(params=[0, 1024], ids=["radix", "sorted"])
 def median(interpret, request):
-    return partial(interpret, "median_sq_distance_kernel", max_kept=request.param)
+    return partial(interpret, "median_sq_distance_kernel", max_sorted=request.param)
 
 
 def definition(x, h, y=None, weights=None):
-    """Force and similarity in float64, and for each the sum of its terms' magnitudes."""
+    """Returns force and similarity in float64, and the sums of their terms' magnitudes."""
     x, y = x.double(), (x if y is None else y).double()
     weights = torch.ones(len(y)) if weights is None else weights
     distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
@@ -80,7 +80,7 @@ def check(result, x, h, y=None, weights=None):
     rtol, atol = AGAINST_FLOAT64[x.dtype]
     assert force.dtype == similarity.dtype == torch.float32
     assert force.shape == x.shape and similarity.shape == x.shape[:1]
-    # Signed weights cancel: errors are measured against the terms of a sum, not their total
+    # Signed weights cancel, so errors are relative to the sum of magnitudes
     tiny = torch.finfo(torch.float32).tiny
     norms = (force - expected_force).norm(dim=1)
     assert (norms <= rtol * force_scale + atol * 2 / h * similarity_scale + tiny).all()
@@ -96,7 +96,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "d"), [pytest.param(n, d, id=f"N{n}-d{d}") for n, d in SHAPES])
-def test_against_the_definition(n, d, dtype, repulsion):
+def test_force_and_similarity_match_the_definition(n, d, dtype, repulsion):
     x, h = draw_rows(n, d, dtype), float(d)
     check(repulsion(x, torch.tensor(h)), x, h)
 
@@ -112,7 +112,7 @@ def test_against_the_definition(n, d, dtype, repulsion):
         pytest.param(127, 3, 768, id="N127-M3-d768"),
     ],
 )
-def test_a_second_set(n, m, d, weighted, dtype, repulsion):
+def test_a_second_set_matches_the_definition(n, m, d, weighted, dtype, repulsion):
     x, y, h = draw_rows(n, d, dtype), draw_rows(m, d, dtype, seed=1), float(d)
     weights = draw_rows(m, 1, seed=2)[:, 0] if weighted else None
     check(repulsion(x, torch.tensor(h), y, weights), x, h, y, weights)
@@ -121,12 +121,12 @@ def test_a_second_set(n, m, d, weighted, dtype, repulsion):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6])
 @pytest.mark.parametrize("d", [5, 300])
-def test_weights_small_and_large(d, scale, dtype, repulsion):
+def test_small_and_large_weights_match_the_definition(d, scale, dtype, repulsion):
     x, weights, h = draw_rows(19, d, dtype), scale * draw_rows(19, 1, seed=1)[:, 0], float(d)
     check(repulsion(x, torch.tensor(h), None, weights), x, h, None, weights)
 
 
-def test_weights_of_zero_and_a_second_set_that_is_the_first(repulsion):
+def test_zero_weights_and_a_second_set_equal_to_the_first(repulsion):
     x, h = draw_rows(19, 5, torch.float16), torch.tensor(3.0)
     force, similarity = repulsion(x, h, None, torch.zeros(19))
     assert (force == 0).all() and (similarity == 0).all()
@@ -136,13 +136,13 @@ def test_weights_of_zero_and_a_second_set_that_is_the_first(repulsion):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("h", [1e-6, 1e-2, 1e6, 1e30])
 @pytest.mark.parametrize("d", [4, 300])
-def test_bandwidths_small_and_large(d, h, dtype, repulsion):
+def test_small_and_large_bandwidths_match_the_definition(d, h, dtype, repulsion):
     x = draw_rows(17, d, dtype)
     check(repulsion(x, torch.tensor(h)), x, h)
 
 
 @pytest.mark.parametrize("d", [4, 300])
-def test_duplicates_count_each_other_and_do_not_push(d, repulsion):
+def test_duplicates_add_similarity_and_no_force(d, repulsion):
     x = torch.randint(-3, 4, (1, d), generator=torch.Generator().manual_seed(0)).float()
     force, similarity = repulsion(x.repeat(70, 1), torch.tensor(1e-6))
     assert (force == 0).all() and (similarity == 70).all()
@@ -169,7 +169,7 @@ def test_duplicates_count_each_other_and_do_not_push(d, repulsion):
         pytest.param(270, 300, 260, {"workspace": 2**16, "panel_columns": 256}, id="panels"),
     ],
 )
-def test_work_shared_by_programs_and_panels(n, m, d, sizes, dtype, repulsion):
+def test_work_split_between_programs_and_panels(n, m, d, sizes, dtype, repulsion):
     x, h = draw_rows(n, d, dtype), float(d)
     y = None if m is None else draw_rows(m, d, dtype, seed=1)
     weights = draw_rows(m or n, 1, seed=2)[:, 0]
@@ -178,7 +178,7 @@ def test_work_shared_by_programs_and_panels(n, m, d, sizes, dtype, repulsion):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("d", [64, 768])
-def test_half_precision_is_no_worse_than_plain_pytorch(d, dtype, repulsion):
+def test_half_precision_error_is_at_most_twice_plain_pytorchs(d, dtype, repulsion):
     x, h = draw_rows(127, d, dtype), float(d)
     expected = definition(x, h)[0]
     norms = x.square().sum(1)
@@ -212,8 +212,8 @@ def ranks(n):
         for n, d, p in [(2, 1, 1), (3, 16, 1), (17, 63, 4), (127, 4, 1), (300, 5, 3), (17, 768, 5)]
     ],
 )
-def test_the_order_statistics_are_those_of_sorting(n, d, multiprocessors, dtype, median):
-    # Small integers, so that float32 holds every distance exactly; most of them tie
+def test_order_statistics_equal_sorting(n, d, multiprocessors, dtype, median):
+    # Small integers: every distance is exact in float32, and most of them tie
     x = torch.randint(-3, 4, (n, d), generator=torch.Generator().manual_seed(n))
     i, j = torch.triu_indices(n, n, 1)
     distances = (x[i] - x[j]).square().sum(1).sort().values
@@ -226,7 +226,7 @@ def test_the_order_statistics_are_those_of_sorting(n, d, multiprocessors, dtype,
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize(("n", "d"), [(127, 16), (17, 768)], ids=["N127-d16", "N17-d768"])
-def test_the_median_of_random_particles(n, d, scale, dtype, median):
+def test_the_median_of_random_particles_matches_pdist(n, d, scale, dtype, median):
     x = (scale * draw_rows(n, d)).to(dtype)
     distances = torch.pdist(x.double()).square()
     rank = (len(distances) - 1) // 2
