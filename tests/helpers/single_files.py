@@ -1,4 +1,4 @@
-"""Checkpoints in one file: diffusers' models under the names that the original code gave them."""
+"""Single-file checkpoints of diffusers' models, with the original code's names of weights."""
 
 import torch
 from safetensors.torch import save_file
@@ -21,12 +21,12 @@ CLIP_BLOCK = {
 
 
 def under(state, prefix):
-    """The weights below a prefix, without it."""
+    """The weights whose names start with a prefix, with the prefix removed."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def renamed(state, prefix, names):
-    """Weights below a prefix under other names, given as {original: diffusers'}."""
+    """Renames weights under a prefix; `names` is {original name: diffusers' name}."""
     result = {}
     for original, ours in names.items():
         for key, value in under(state, f"{prefix}{ours}.").items():
@@ -105,14 +105,14 @@ def vae_weights(vae):
 
 
 def clip_weights(encoder, prefix):
-    """As Stable Diffusion 1 has them: those of transformers, under a prefix."""
+    """Text encoder weights in Stable Diffusion 1: transformers' names with a prefix."""
     state = encoder.state_dict()
     wrapped = any(key.startswith("text_model.") for key in state)
     return {f"{prefix}{'' if wrapped else 'text_model.'}{key}": v for key, v in state.items()}
 
 
 def open_clip_weights(encoder, prefix):
-    """As Stable Diffusion 2 and the second encoder of XL have them: those of open_clip."""
+    """Text encoder weights in Stable Diffusion 2 and XL's second encoder: open_clip's names."""
     state = {key.removeprefix("text_model."): v for key, v in encoder.state_dict().items()}
     width = state["embeddings.token_embedding.weight"].shape[1]
     result = {

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers' real classes with small random weights, and the schedulers they take."""
+"""diffusers' pipelines with small random weights, and their schedulers."""
 
 import diffusers
 import pytest
@@ -43,7 +43,7 @@ SCHEDULERS = {
         {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
     ),
 }
-# Where the signal ends at zero, predicted noise says nothing: diffusers itself returns nan
+# With zero signal at the last timestep, noise prediction is undefined: diffusers returns NaN
 NOISE = [name for name in SCHEDULERS if "flow" not in name and name != "ddim-zero-snr"]
 
 
@@ -178,7 +178,7 @@ def stable_diffusion_xl(prompts):
 
 
 def small_text_encoder(kind, tokenizer, seed, width=8, **more):
-    """A random CLIP encoder with the words of a tokenizer."""
+    """A CLIP text encoder with random weights for a tokenizer's vocabulary."""
     import transformers
 
     config = transformers.CLIPTextConfig(
@@ -199,7 +199,7 @@ def small_text_encoder(kind, tokenizer, seed, width=8, **more):
 
 
 def whole_stable_diffusion_xl(tokenizer):
-    """A pipeline with both of its text encoders, to be given prompts."""
+    """A pipeline with both text encoders, which accepts prompts."""
     pipeline, _ = made(stable_diffusion_xl, "euler")
     first = small_text_encoder("CLIPTextModel", tokenizer, 1, width=6)
     kind = "CLIPTextModelWithProjection"
@@ -239,7 +239,7 @@ def stable_diffusion_3(prompts):
         "pooled_prompt_embeds": noise(3, prompts, 12),
         "negative_pooled_prompt_embeds": noise(4, prompts, 12),
     }
-    # This pipeline does not repeat embeddings that it is given
+    # This pipeline does not repeat the given embeddings for each image
     embeds = {**text(1, prompts), **pooled}
     repeated = {name: given.repeat_interleave(COUNT, dim=0) for name, given in embeds.items()}
     return pipeline, {**repeated, "num_images_per_prompt": 1, "height": 16, "width": 16}
@@ -314,7 +314,7 @@ def made(family, short, prediction="epsilon", prompts=1):
 
 
 def signal_and_noise(scheduler, step):
-    """alpha and sigma of what a scheduler holds, x = alpha x0 + sigma noise, before a step."""
+    """alpha and sigma of a scheduler's sample before a step, x = alpha x0 + sigma noise."""
     level = noise_level(scheduler, step)
     alpha = signal_at(scheduler, level)
     return alpha, alpha * level
