@@ -130,7 +130,7 @@ class Layout:
         advanced = [self.steps, self.guidance_scale, self.negative_prompt, self.scheduler]
         return [*first, *advanced, self.compare]
 
-    def shows(self) -> list[gr.Component]:
+    def outputs(self) -> list[gr.Component]:
         """Returns the outputs that show a session."""
         kinds = [*self.headings.values(), *self.previews.values(), *self.galleries.values()]
         piles = [*chain(*self.piles.values()), self.forget]

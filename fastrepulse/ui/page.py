@@ -66,27 +66,28 @@ class Page:
     def _connect(self) -> None:
         on = self.on
         # Handlers run at once; only the runs wait for each other
-        how: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        how["concurrency_limit"] = None
-        shows, asked = on.shows(), [on.tab, *on.settings()]
-        self.blocks.load(self._open, on.named, [*shows, on.draw], js=NAME_OF_TAB, **how)
-        gr.on([on.draw.click, on.prompt.submit], self._draw, asked, shows, **how)
-        on.stop.click(lambda tab: self.session(tab).stop(), on.tab, **how)
+        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        options["concurrency_limit"] = None
+        outputs, inputs = on.outputs(), [on.tab, *on.settings()]
+        self.blocks.load(self._open, on.named, [*outputs, on.draw], js=NAME_OF_TAB, **options)
+        gr.on([on.draw.click, on.prompt.submit], self._draw, inputs, outputs, **options)
+        on.stop.click(lambda tab: self.session(tab).stop(), on.tab, **options)
         for kind, gallery in on.galleries.items():
-            gallery.select(_chosen(kind), on.shown, [on.selected, on.chosen], **how)
+            gallery.select(_chosen(kind), on.shown, [on.selected, on.chosen], **options)
         for pile in PILES:
-            on.choose[pile].click(self._pick(pile), [on.tab, on.selected], shows, **how)
+            on.choose[pile].click(self._pick(pile), [on.tab, on.selected], outputs, **options)
             files = on.files
-            on.take[pile].click(self._pick_files(pile), [on.tab, files], [*shows, files], **how)
-        on.forget.click(self._forget, on.tab, shows, **how)
-        on.history.select(self._show_again, on.tab, shows, **how)
-        on.map.select(self._pick_on_map, on.tab, shows, **how)
+            on.take[pile].click(
+                self._pick_files(pile), [on.tab, files], [*outputs, files], **options
+            )
+        on.forget.click(self._forget, on.tab, outputs, **options)
+        on.history.select(self._show_again, on.tab, outputs, **options)
+        on.map.select(self._pick_on_map, on.tab, outputs, **options)
 
     def _open(self, name: str) -> Iterator[Updates]:
         session = self.session(name)
-        yield {self.on.tab: name, self.on.draw: gr.update(interactive=True)} | self._show_piles(
-            session
-        )
+        opened: Updates = {self.on.tab: name, self.on.draw: gr.update(interactive=True)}
+        yield opened | self._show_piles(session)
         if session.runs or session.drawn:
             yield from self._watch(session)
 
@@ -130,11 +131,11 @@ class Page:
 
     def _show_run(self, session: Session) -> Updates:
         view = session.view
-        said = "Waiting for the batch of another tab"
+        text = "Waiting for the batch of another tab"
         if view.began is not None:
             left = (time.monotonic() - view.began) * (1 / view.share - 1) if view.share else None
-            said = f"Drawing: {view.share:.0%}" + ("" if left is None else f", {left:.0f} s left")
-        updates: Updates = {self.on.progress: _bar(said, view.share)}
+            text = f"Drawing: {view.share:.0%}" + ("" if left is None else f", {left:.0f} s left")
+        updates: Updates = {self.on.progress: _bar(text, view.share)}
         for kind in TITLES:
             images = view.images.get(kind, [])
             updates[self.on.galleries[kind]] = gr.update(visible=False)
@@ -160,8 +161,10 @@ class Page:
                 "Stopped: these are the predicted images at that step", 0
             )
         for kind, images in drawn.images.items():
-            said = [(image, f"{drawn.batch.prompt}, {i + 1}") for i, image in enumerate(images)]
-            updates[self.on.galleries[kind]] = gr.update(value=said, visible=True)
+            captioned = [
+                (image, f"{drawn.batch.prompt}, {i + 1}") for i, image in enumerate(images)
+            ]
+            updates[self.on.galleries[kind]] = gr.update(value=captioned, visible=True)
             updates[self.on.headings[kind]] = f"### {TITLES[kind]}\n{drawn.measured[kind]}"
         for kind in TITLES.keys() - drawn.images.keys():
             updates[self.on.headings[kind]] = ""
@@ -231,10 +234,8 @@ class Page:
 
     def _pick_on_map(self, tab: str, event: gr.SelectData) -> Updates:
         session = self.session(tab)
-        pca_map = session.map()
-        if pca_map is not None:
-            x, y = event.index
-            _or_show_error(lambda: session.pick("like", pca_map.nearest(x, y)))
+        if (pca_map := session.map()) is not None:
+            _or_show_error(lambda: session.pick("like", pca_map.nearest(*event.index)))
         return self._show_piles(session)
 
 
@@ -253,10 +254,10 @@ def _or_show_error(action: Any) -> None:
         raise gr.Error(str(error)) from None
 
 
-def _bar(said: str, share: float, role: str = "status") -> str:
+def _bar(text: str, share: float, role: str = "status") -> str:
     """Returns a progress bar below a line that a screen reader announces."""
     width = f'<div class="bar"><div style="width:{share:.0%}"></div></div>' if share else ""
-    return f'<p role="{role}">{html.escape(said)}</p>{width}'
+    return f'<p role="{role}">{html.escape(text)}</p>{width}'
 
 
 def _sheet(images: Sequence[Image.Image]) -> str:

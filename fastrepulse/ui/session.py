@@ -157,10 +157,10 @@ class Session:
             ValueError: If the file cannot be read, or there are too many images.
         """
         try:
-            picture = read_fitted(path, self.model)
+            image = read_fitted(path, self.model)
         except ValueError as error:
             raise ValueError(f"{path.name} cannot be read: {error}") from None
-        self.pick(pile, picture)
+        self.pick(pile, image)
 
     def map(self) -> PcaMap | None:
         """Returns a map of all images by the last batch's embedding, or None without images."""
