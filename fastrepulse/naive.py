@@ -1,22 +1,23 @@
-"""The whole method on one page, in plain PyTorch, to be read.
+"""The default algorithm of `fastrepulse.sample` on one page, in plain PyTorch.
 
-N samples ("particles") of one prompt are denoised together, and at every noise level each is pushed
-away from the others in a small embedding space. `fastrepulse.sample` computes the same with fused
-kernels, in micro-batches, for any scheduler and prediction type.
+N samples ("particles") of one prompt are denoised together. At high noise levels each particle is
+pushed away from the others in a small embedding space, while guidance pauses. One restart then
+removes the artefacts of the push. `fastrepulse.sample` computes the same with fused kernels.
+
+One approximation: phi is evaluated at the clean prediction x0, and the denoiser's Jacobian dx0/dz
+is taken to be a multiple of the identity. No gradient runs through the model.
 
 A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis, Imperial College London, 2023, after
-Stein variational gradient descent (Liu & Wang 2016, arXiv:1608.04471).
+Stein variational gradient descent (Liu & Wang 2016, arXiv:1608.04471). Restart: arXiv:2306.14878.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-MAX_MOVE = 0.4
-"""How far one step may push a particle, in units of the noise that is left after it."""
+MAX_MOVE = 0.4  # longest push of a step, in units of the noise level that the step ends at
 
 
 def sq_distances(phi: Tensor) -> Tensor:
@@ -25,69 +26,87 @@ def sq_distances(phi: Tensor) -> Tensor:
 
 
 def median_bandwidth(phi: Tensor) -> Tensor:
-    """h = median of ||phi_i - phi_j||^2 over the pairs i < j, over log N."""
+    """h = median of ||phi_i - phi_j||^2 over pairs i < j, divided by log N."""
     i, j = torch.triu_indices(len(phi), len(phi), offset=1)
     return sq_distances(phi)[i, j].median() / math.log(len(phi))
 
 
 def repulsive_force(phi: Tensor) -> Tensor:
-    """F_i = (2 / h) sum_j k_ij (phi_i - phi_j) with k_ij = exp(-||phi_i - phi_j||^2 / h).
-
-    It is minus the gradient of sum_j k_ij: it leads away from the particles that are alike.
-    """
+    """F_i = -grad_i sum_j k_ij = (2/h) sum_j k_ij (phi_i - phi_j), k = exp(-||.||^2 / h)."""
     h = median_bandwidth(phi)
     k = torch.exp(-sq_distances(phi) / h)
     return (2 / h) * (k.sum(dim=1, keepdim=True) * phi - k @ phi)
 
 
-def pull_back(embed: Callable[[Tensor], Tensor], x: Tensor, force: Tensor) -> Tensor:
-    """R_i = J(x_i)^T F_i: what to change in x so that the embedding moves along the force."""
+def pull_back(embed: Callable[[Tensor], Tensor], x0: Tensor, force: Tensor) -> Tensor:
+    """R_i = J(x0_i)^T F_i: the change of the latents that moves the embedding along the force."""
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(embed(x), x, force)[0]
+        x0 = x0.detach().requires_grad_()
+        return torch.autograd.grad(embed(x0), x0, force)[0]
 
 
-def unit_length(x: Tensor) -> Tensor:
-    """Each row divided by its root mean square: as long as unit noise; zeros stay."""
+def unit_rms(x: Tensor) -> Tensor:
+    """Divides each row by its root mean square; a row of zeros stays zero."""
     rms = x.flatten(1).square().mean(dim=1).sqrt().clamp_min(1e-30)
     return x / rms.view(-1, *[1] * (x.ndim - 1))
 
 
 @torch.no_grad()
 def sample(
-    denoise: Callable[[Tensor, float], Tensor],
+    denoise: Callable[[Tensor, float, bool], Tensor],
     z: Tensor,
     sigmas: Sequence[float],
     embed: Callable[[Tensor], Tensor],
-    fresh: Tensor,
+    restart_noise: Tensor,
     strength: float = 0.4,
     window: tuple[float, float] = (9.0, 4.0),
+    pause: tuple[float, float] = (9.0, 0.3),
     restart: tuple[float, float] = (3.0, 1.0),
 ) -> Tensor:
-    """Takes particles from noise to pictures by Euler's method, while they repel each other.
+    """Denoises particles by Euler's method while they repel each other.
 
     Args:
-        denoise: Predicts the clean x0 of noisy particles z = x0 + sigma * noise at a noise level;
-            guidance is in here, and pauses for sigma from 9 to 0.3.
+        denoise: Predicts the clean x0 of z = x0 + sigma * noise, from (z, sigma, guided).
         z: Particles [N, ...] at the first noise level, N >= 2.
         sigmas: Noise levels, decreasing to 0.
         embed: phi, differentiable, from [N, ...] to embeddings [N, d].
-        fresh: Unit noise [N, ...] for the restart.
-        strength: Length of the push over that of the predicted noise.
-        window: Noise levels (from, to) inside which particles repel.
-        restart: Noise levels (from, to) below the window: at the latter particles go back to the
-            former, once, and the model draws anew what the push left of itself.
+        restart_noise: Unit noise [N, ...].
+        strength: Length of the push relative to the predicted noise; below 0 attracts.
+        window: Noise levels (high, low) between which particles repel.
+        pause: Noise levels (high, low) between which there is no guidance.
+        restart: Noise levels (high, low): at low, new noise lifts the particles to high, once.
     """
-    high, low = (next(i for i, s in enumerate(sigmas) if s <= level) for level in restart)
-    for sigma, next_sigma in pairwise([*sigmas[: low + 1], *sigmas[high:]]):
-        if next_sigma >= sigma:
-            z = z + math.sqrt(next_sigma**2 - sigma**2) * fresh
+    step, restart_left = 0, strength > 0
+    while step < len(sigmas) - 1:
+        sigma, next_sigma = sigmas[step], sigmas[step + 1]
+        if restart_left and sigma <= restart[1]:
+            step, restart_left = next(i for i, s in enumerate(sigmas) if s <= restart[0]), False
+            z = z + math.sqrt(sigmas[step] ** 2 - sigma**2) * restart_noise
             continue
-        x0 = denoise(z, sigma)
+        paused = strength > 0 and pause[0] >= sigma >= pause[1]
+        x0 = denoise(z, sigma, step == 0 or not paused)
         noise = (z - x0) / sigma
-        if window[0] >= sigma >= window[1]:
+        # The first step is left to guidance if the next one is still inside the window
+        if window[0] >= sigma >= window[1] and (step > 0 or next_sigma < window[1]):
             push = pull_back(embed, x0, repulsive_force(embed(x0)))
-            length = min(strength, MAX_MOVE * next_sigma / (sigma - next_sigma))
-            noise = noise - length * unit_length(push)
+            longest = MAX_MOVE * next_sigma / (sigma - next_sigma)
+            noise = noise - max(-longest, min(strength, longest)) * unit_rms(push)
         z = z + (next_sigma - sigma) * noise
+        step += 1
     return z
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    angles = torch.arange(8) * (math.tau / 8)
+    modes = 4 * torch.stack([angles.cos(), angles.sin()], dim=1)
+    log_weights = torch.tensor([0.93, *[0.01] * 7]).log()  # one mode is the usual one
+
+    def exact(z: Tensor, sigma: float, guided: bool) -> Tensor:
+        return torch.softmax(log_weights - torch.cdist(z, modes) ** 2 / (2 * sigma**2), 1) @ modes
+
+    levels, start, fresh = [*torch.logspace(1, -1.5, 25).tolist(), 0.0], *torch.randn(2, 24, 2)
+    for strength in (0.0, 0.8):
+        found = sample(exact, 10 * start, levels, lambda x: x, fresh, strength)
+        reached = torch.cdist(found, modes).argmin(dim=1).unique()
+        print(f"strength {strength}: 24 particles reach {len(reached)} of 8 modes")
