@@ -2,10 +2,9 @@
 
 N samples ("particles") of one prompt are denoised together. At high noise levels each particle is
 pushed away from the others in a small embedding space, while guidance pauses. One restart then
-removes the artefacts of the push. `fastrepulse.sample` computes the same with fused kernels.
-
-One approximation: phi is evaluated at the clean prediction x0, and the denoiser's Jacobian dx0/dz
-is taken to be a multiple of the identity. No gradient runs through the model.
+removes the artefacts of the push. One approximation: phi is evaluated at the clean prediction x0,
+and the denoiser's Jacobian dx0/dz is taken to be a multiple of the identity, so no gradient runs
+through the model. `fastrepulse.sample` computes the same with fused kernels.
 
 A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis, Imperial College London, 2023, after
 Stein variational gradient descent (Liu & Wang 2016, arXiv:1608.04471). Restart: arXiv:2306.14878.
@@ -98,8 +97,7 @@ def sample(
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    angles = torch.arange(8) * (math.tau / 8)
-    modes = 4 * torch.stack([angles.cos(), angles.sin()], dim=1)
+    modes = 4 * torch.view_as_real(torch.exp(2j * torch.pi / 8 * torch.arange(8)))  # on a circle
     log_weights = torch.tensor([0.93, *[0.01] * 7]).log()  # one mode is the usual one
 
     def exact(z: Tensor, sigma: float, guided: bool) -> Tensor:
@@ -108,5 +106,5 @@ if __name__ == "__main__":
     levels, start, fresh = [*torch.logspace(1, -1.5, 25).tolist(), 0.0], *torch.randn(2, 24, 2)
     for strength in (0.0, 0.8):
         found = sample(exact, 10 * start, levels, lambda x: x, fresh, strength)
-        reached = torch.cdist(found, modes).argmin(dim=1).unique()
-        print(f"strength {strength}: 24 particles reach {len(reached)} of 8 modes")
+        count = len(torch.cdist(found, modes).argmin(1).unique())
+        print(f"strength {strength}: 24 particles reach {count} of 8 modes")
