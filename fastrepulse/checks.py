@@ -1,13 +1,13 @@
-"""What arguments and values are checked for, with the message that names what is wrong."""
+"""Checks of arguments and values; each error names the argument and the value."""
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,13 +37,13 @@ def check_positive(name: str, value: Any, besides: str = "") -> None:
 
 
 def check_choice(name: str, value: Any, accepted: Iterable[str]) -> None:
-    """Raises unless an argument is one of a few names."""
+    """Raises unless an argument is one of the accepted names."""
     if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raises unless an argument is an int of at least some number."""
+    """Raises unless an argument is an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:
@@ -59,11 +59,11 @@ def check_path(name: str, value: Any) -> None:
     except UnicodeEncodeError:
         encoded = b"\0"
     if b"\0" in encoded:
-        raise ValueError(f"{name} must be a path that the system can have, got {str(value)!r}")
+        raise ValueError(f"{name} must be a valid path, got {str(value)!r}")
 
 
 def check_texts(name: str, value: Any) -> None:
-    """Raises unless an argument is a text, or a list of at least one, that can be encoded."""
+    """Raises unless an argument is a string or a non-empty list of strings, valid as UTF-8."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{name} must be a string or a list of strings, got {value!r}")
@@ -76,38 +76,50 @@ def check_texts(name: str, value: Any) -> None:
             )
 
 
-def check_window(name: str, window: tuple[float, float]) -> None:
-    """Raises unless a window is two noise levels, the higher one first."""
-    numbers = isinstance(window, (tuple, list)) and all(isinstance(x, Real) for x in window)
-    if not numbers:
-        raise TypeError(f"{name} must be two noise levels (from, to), got {window!r}")
-    if len(window) != 2 or not window[0] > window[1] >= 0:
-        raise ValueError(
-            f"{name} must be two noise levels (from, to) with from > to >= 0, got {window}"
-        )
+class Window(NamedTuple):
+    """An interval of noise levels, both ends included: `sigma in Window(9.0, 4.0)`.
 
+    Args:
+        high: The higher noise level; may be infinite.
+        low: The lower noise level, at least 0.
+    """
 
-def in_window(sigma: float, window: tuple[float, float]) -> bool:
-    """Says whether a noise level is in a window (from, to), its ends included."""
-    return window[0] >= sigma >= window[1]
+    high: float
+    low: float
 
+    def __contains__(self, sigma: object) -> bool:
+        return isinstance(sigma, Real) and self.high >= float(sigma) >= self.low
 
-def plain_window(window: tuple[float, float]) -> list[float | None]:
-    """Returns a window as JSON can hold it, which knows no infinity."""
-    return [None if math.isinf(level) else float(level) for level in window]
+    @classmethod
+    def of(cls, name: str, value: Any) -> "Window":
+        """Returns a window from a pair (high, low), or from what `plain` returned.
 
+        Raises:
+            TypeError: If the value is not two numbers; names the argument.
+            ValueError: If high > low >= 0 does not hold.
+        """
+        if isinstance(value, Mapping) and set(value) == {"high", "low"}:
+            levels = value["high"], value["low"]
+            value = [math.inf if level is None else level for level in levels]
+        if not isinstance(value, (tuple, list)) or not all(isinstance(x, Real) for x in value):
+            raise TypeError(f"{name} must be two noise levels (high, low), got {value!r}")
+        if len(value) != 2 or not value[0] > value[1] >= 0:
+            raise ValueError(
+                f"{name} must be two noise levels (high, low) with high > low >= 0, got {value}"
+            )
+        return cls(*value)
 
-def window_of(plain: Sequence[float | None]) -> tuple[float, float]:
-    """Returns the window that `plain_window` made plain."""
-    first, last = (math.inf if level is None else level for level in plain)
-    return first, last
+    def plain(self) -> dict[str, float | None]:
+        """Returns a form that JSON can store; None stands for infinity."""
+        levels = self._asdict().items()
+        return {name: None if math.isinf(level) else float(level) for name, level in levels}
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns settings as they come back from `sample.json`: numbers of any kind are plain ones.
+    """Returns settings as they come back from `sample.json`: NumPy numbers become Python's.
 
     Raises:
-        TypeError: If a method's `settings()` hold what JSON cannot.
+        TypeError: If a value cannot be stored in JSON.
     """
 
     def number(value: Any) -> float:
@@ -119,50 +131,50 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=number))
 
 
-class Watch:
-    """What a step works out on a device and the host has to know, read in one go.
+class FiniteCheck:
+    """Collects the values of a step that must be finite, and reads them from the device at once.
 
-    Reading it number by number would make the host wait for the device as often.
+    One read per step keeps the host from waiting for the device at every check.
 
     Args:
-        step: The number of the step, for the messages.
+        step: Number of the step, for the messages.
     """
 
     def __init__(self, step: int):
         self.step = step
-        self._seen: list[tuple[str, Sequence[int] | None, Tensor]] = []
+        self._added: list[tuple[str, Sequence[int] | None, Tensor]] = []
 
-    def finite(self, values: Tensor, what: str, particles: Sequence[int] | None = None) -> None:
-        """Notes whether values are finite.
+    def add(self, values: Tensor, what: str, particles: Sequence[int] | None = None) -> None:
+        """Adds values that must be finite.
 
         Args:
-            values: One row a particle, [N, ...].
-            what: What the values are, for the message.
-            particles: The number of each row's particle; by default from 0 on.
+            values: One row per particle, [N, ...].
+            what: Name of the values, for the message.
+            particles: Index of each row's particle; by default 0, 1, ...
         """
-        # What is subtracted from itself is zero unless it is NaN or infinite
-        rests = (values - values).flatten(1).sum(dim=1)
-        self._seen.append((what, particles, rests))
+        # x - x is zero unless x is NaN or infinite
+        residues = (values - values).flatten(1).sum(dim=1)
+        self._added.append((what, particles, residues))
 
     def read(self, *numbers: Tensor) -> list[float]:
-        """Returns the numbers in tensors of any shapes.
+        """Returns the elements of tensors of any shape as one list, after the check.
 
         Raises:
-            FloatingPointError: If values were NaN or infinite; names the first of them, the step
-                and the first such particle.
+            FloatingPointError: If added values were NaN or infinite; names the first such values,
+                the step and the first such particle.
         """
-        verdicts = [rests.sum().float().reshape(1) for _, _, rests in self._seen]
-        there = [*verdicts, *(each.detach().float().flatten() for each in numbers)]
-        if not there:
+        verdicts = [residues.sum().float().reshape(1) for _, _, residues in self._added]
+        tensors = [*verdicts, *(each.detach().float().flatten() for each in numbers)]
+        if not tensors:
             return []
-        device = there[0].device
-        read = torch.cat([each.to(device) for each in there]).tolist()
-        for verdict, (what, particles, rests) in zip(read, self._seen, strict=False):
+        device = tensors[0].device
+        values = torch.cat([each.to(device) for each in tensors]).tolist()
+        for verdict, (what, particles, residues) in zip(values, self._added, strict=False):
             if verdict != 0:
-                bad = (rests != 0).nonzero().flatten().tolist()
+                bad = (residues != 0).nonzero().flatten().tolist()
                 first = bad[0] if particles is None else particles[bad[0]]
                 raise FloatingPointError(
                     f"{what} is not finite at step {self.step}, particle {first} "
-                    f"({len(bad)} in all)"
+                    f"({len(bad)} particles in all)"
                 )
-        return read[len(verdicts) :]
+        return values[len(verdicts) :]

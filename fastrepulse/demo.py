@@ -7,8 +7,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.sampling.request import Drawing
 from fastrepulse.sampling.results import SampleResult
-from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_REPULSION, sample
+from fastrepulse.sampling.sample import sample
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ def compare(
     prompt: str,
     num_particles: int,
     seed: int,
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
-    strength: float = DEFAULT_REPULSION.strength,
+    guidance_scale: float = Drawing.guidance_scale,
+    strength: float = Repulsion().strength,
 ) -> Comparison:
     """Samples a sparse prompt of the shipped model with and without repulsion.
 

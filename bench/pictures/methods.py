@@ -16,6 +16,7 @@ from fastrepulse.methods import (
     SPARKE,
     SPELL,
     SVGD,
+    IntervalGuidance,
     MeanScore,
     ParticleGuidance,
     VendiGuidance,
@@ -33,10 +34,9 @@ ROWS = {
     "SPARKE": {"repulsion": SPARKE(487.0)},
     "Vendi guidance": {"repulsion": VendiGuidance(949.0)},
     "CADS": {"repulsion": CADS(0.0867)},
-    "interval guidance": {"repulsion": None, "guidance_window": (1.0, 0.0)},
+    "interval guidance": {"repulsion": IntervalGuidance((1.0, 0.0))},
     "mean score": {"repulsion": MeanScore(0.783)},
     "Langevin steps": {"repulsion": None, "corrections": [LANGEVIN]},
-    "shared until 2": {"repulsion": None, "shared_until": 2.0},
 }
 
 

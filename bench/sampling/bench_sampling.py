@@ -105,14 +105,14 @@ def test_sample_full_size(benchmark, variant):
 )
 def test_push(benchmark, variant, n, embedding):
     latents = initial_noise(0, n, (4, 16, 16))
-    repulsion = Repulsion(embedding, on="noisy", spread=0.0)
+    repulsion = Repulsion(embedding, on="noisy")
 
     def ours():
         # One micro-batch, because the other implementations use one
         particles = Particles(
             latents, lambda part: latents[part], 5.0, 4.0, 0, False, n, 0, micro_batch_size=n
         )
-        return repulsion.push(particles).change(slice(0, n))
+        return torch.cat(list(repulsion.push(particles).changes))
 
     call = ours if variant == "fastrepulse" else lambda: PUSHES[variant](latents, embedding)
     direction = call().flatten(1)

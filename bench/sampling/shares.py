@@ -33,7 +33,10 @@ def timed(
 
     def measured(*arguments, **named):
         result = timing(original)(*arguments, **named)
-        return replace(result, change=timing(result.change)) if name == "push" else result
+        if name != "push" or result.changes is None:
+            return result
+        step = timing(lambda: next(result.changes, None))
+        return replace(result, changes=iter(step, None))
 
     setattr(owner, name, measured)
     try:

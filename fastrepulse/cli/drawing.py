@@ -13,20 +13,16 @@ from rich.table import Table
 import fastrepulse
 from fastrepulse import embeddings, models
 from fastrepulse.cli.app import app, console
+from fastrepulse.sampling.distributed import torchrun_group
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.ranks import joined
-from fastrepulse.sampling.sample import (
-    DEFAULT_CHECKPOINT_EVERY,
-    DEFAULT_GUIDANCE_SCALE,
-    DEFAULT_REPULSION,
-    DEFAULT_STEPS,
-)
+from fastrepulse.sampling.request import LONG_PROMPTS, Drawing, Output
+
+REPULSION = fastrepulse.Repulsion()
+Pair = tuple[float, float]
 
 ModelName = Annotated[
     str | None,
-    typer.Option(
-        help="A diffusers folder, a .safetensors checkpoint or a hub id; left out: the shipped one."
-    ),
+    typer.Option(help="A diffusers folder, a .safetensors file or a hub id; default: shipped."),
 ]
 Config = Annotated[
     Path | None, typer.Option(help="Folder with the configurations and tokenizers of a checkpoint.")
@@ -38,76 +34,91 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...")]
 def sample(
     context: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="How many.")] = 16,
+    num_particles: Annotated[
+        int, typer.Option("-n", "--num-particles", help="Number of images.")
+    ] = Drawing.num_particles,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures; left out: out, out-2, ...")
+        Path | None, typer.Option(help="Folder of the images; default: out, out-2, ...")
     ] = None,
     model: ModelName = None,
     prediction_type: Annotated[
         Literal["epsilon", "v_prediction"] | None,
-        typer.Option(help="What the model predicts; left out: what it says itself."),
+        typer.Option(help="What the model predicts; default: as the model states."),
     ] = None,
     config: Config = None,
     embedding: Annotated[
         str, typer.Option(help=f"Where particles repel: {', '.join(embeddings.names())}, or none.")
-    ] = str(DEFAULT_REPULSION.embedding),
+    ] = str(REPULSION.embedding),
     strength: Annotated[
         float | None,
-        typer.Option(help="Of the repulsion, below 0 attracts; left out: the embedding's own."),
+        typer.Option(help="Length of the push; below 0 attracts; default: the embedding's own."),
     ] = None,
     on: Annotated[
-        Literal["noisy", "denoised"], typer.Option(help="What is embedded.")
-    ] = DEFAULT_REPULSION.on,
+        Literal["noisy", "denoised"], typer.Option(help="Which latents are embedded.")
+    ] = REPULSION.on,
     window: Annotated[
-        tuple[float, float], typer.Option(help="Noise levels (from, to), the higher one first.")
-    ] = DEFAULT_REPULSION.window,
-    spread: Annotated[
-        float, typer.Option(help="Of the push in the noisy latents, at all noise levels.")
-    ] = DEFAULT_REPULSION.spread,
-    num_inference_steps: Annotated[int, typer.Option(help="Denoising steps.")] = DEFAULT_STEPS,
+        Pair, typer.Option(help="Noise levels of the push, the higher one first.")
+    ] = REPULSION.window,
+    pause: Annotated[
+        Pair, typer.Option(help="Noise levels without guidance, the higher one first.")
+    ] = REPULSION.pause or (0.0, 0.0),
+    restart: Annotated[
+        Pair, typer.Option(help="Noise levels of the restart, the higher one first.")
+    ] = REPULSION.restart or (0.0, 0.0),
+    no_pause: Annotated[bool, typer.Option("--no-pause", help="Guidance at all levels.")] = False,
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="No restart.")] = False,
+    num_inference_steps: Annotated[
+        int, typer.Option(help="Denoising steps.")
+    ] = Drawing.num_inference_steps,
     guidance_scale: Annotated[
-        float, typer.Option(help="1 and below switches it off.")
-    ] = DEFAULT_GUIDANCE_SCALE,
+        float, typer.Option(help="1 and below switches guidance off.")
+    ] = Drawing.guidance_scale,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    scheduler: Annotated[Literal["euler", "ddim", "dpm++", "unipc"], typer.Option()] = "euler",
-    height: Annotated[int | None, typer.Option(help="In pixels.")] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels.")] = None,
-    seed: Annotated[int | None, typer.Option(help="For a repeatable result.")] = None,
+    scheduler: Annotated[str, typer.Option(help=", ".join(models.SCHEDULERS))] = Drawing.scheduler,
+    height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of a repeatable result.")] = None,
     bank: Annotated[
         Path | None,
-        typer.Option(help="File of earlier runs to repel from too; this one is added to it."),
+        typer.Option(help="File of earlier runs to repel from; this run is added to it."),
     ] = None,
     unlike: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to repel from; not with --bank.")
+        Path | None, typer.Option(help="Folder of images to repel from; not with --bank.")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to be drawn to; not with --bank.")
+        Path | None, typer.Option(help="Folder of images that attract; not with --bank.")
     ] = None,
     micro_batch_size: Annotated[
-        int | None, typer.Option(help="Particles in the model at once; left out: by free memory.")
+        int | None, typer.Option(help="Particles in the model at once; default: by free memory.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="The most to take, such as 6GB; left out: by free memory.")
+        str | None, typer.Option(help="Memory limit, such as 6GB; default: by free memory.")
     ] = None,
     compile: Annotated[
         Literal["auto", "yes", "no"], typer.Option(help="Run the model through torch.compile.")
     ] = "auto",
     long_prompts: Annotated[
-        Literal["cut", "chunks"], typer.Option(help="Prompts that the text encoder cannot take.")
-    ] = "cut",
+        str, typer.Option(help=f"Prompts with too many tokens: {' or '.join(LONG_PROMPTS)}.")
+    ] = Drawing.long_prompts,
     checkpoint_every: Annotated[
-        float, typer.Option(help="Seconds between checkpoints for `resume`; 0: after every step.")
-    ] = DEFAULT_CHECKPOINT_EVERY,
+        float, typer.Option(help="Seconds between checkpoints; 0: after every step.")
+    ] = Output.checkpoint_every or 0.0,
     device: Device = None,
 ) -> None:
-    """Draws pictures of a prompt that differ from each other; under `torchrun` by all processes."""
-    group = context.with_resource(joined())
+    """Draws different images of one prompt; under `torchrun` on all ranks together."""
+    group = context.with_resource(torchrun_group())
     if out is None and group is None:
         names = chain(["out"], (f"out-{number}" for number in count(2)))
         out = next(path for path in map(Path, names) if not path.exists())
     repulsion = None
     if embedding != "none":
-        repulsion = fastrepulse.Repulsion(embedding, on=on, window=window, spread=spread)
+        repulsion = fastrepulse.Repulsion(
+            embedding,
+            on=on,
+            window=window,
+            pause=None if no_pause else pause,
+            restart=None if no_restart else restart,
+        )
         if strength is not None:
             repulsion = replace(repulsion, strength=strength)
     used: str | models.Model | None = model
@@ -123,7 +134,7 @@ def sample(
         if bank is not None:
             known = _open_bank(bank)
         else:
-            # For the pictures, and then for the run
+            # The model encodes the images, and then runs
             used = models.load_model(used, device)
             known = fastrepulse.Bank.of_folders(used, unlike, like, height, width)
         repulsion = replace(repulsion, bank=known)
@@ -143,18 +154,18 @@ def sample(
         micro_batch_size=micro_batch_size,
         memory=memory,
         compile="auto" if compile == "auto" else compile == "yes",
-        long_prompts=long_prompts,
+        long_prompts=long_prompts,  # type: ignore[arg-type]  # checked by sample
         device=device,
         out=out,
         checkpoint_every=checkpoint_every,
         group=group,
     )
     seconds = time.perf_counter() - start
-    if not _leads(group):
+    if not _is_rank_0(group):
         return
     if bank is not None and repulsion is not None and repulsion.bank is not None:
         repulsion.bank.save(bank)
-    table = Table("pictures", "seed", "repelled in", "time", "folder")
+    table = Table("images", "seed", "repelled in", "time", "folder")
     table.add_row(
         str(len(result.images)),
         str(result.settings["seed"]),
@@ -168,29 +179,31 @@ def sample(
 @app.command()
 def resume(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="That of the run.")],
-    model: Annotated[str | None, typer.Option(help="Left out: the one that the run names.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of the stopped run.")],
+    model: Annotated[
+        str | None, typer.Option(help="Default: the model that the run names.")
+    ] = None,
     config: Config = None,
     bank: Annotated[
         Path | None, typer.Option(help="File of earlier runs, if the run had one.")
     ] = None,
     device: Device = None,
 ) -> None:
-    """Goes on with a run of `sample` that was stopped, from its last checkpoint."""
-    group = context.with_resource(joined())
+    """Continues a stopped run of `sample` from its last checkpoint."""
+    group = context.with_resource(torchrun_group())
     known = None if bank is None else _open_bank(bank)
     result = fastrepulse.resume(
         folder, model=model, config=config, bank=known, device=device, group=group
     )
-    if not _leads(group):
+    if not _is_rank_0(group):
         return
     if bank is not None and known is not None:
         known.save(bank)
-    console.print(f"{len(result.images)} pictures: {escape(str(folder))}", soft_wrap=True)
+    console.print(f"{len(result.images)} images: {escape(str(folder))}", soft_wrap=True)
 
 
-def _leads(group: Any) -> bool:
-    """Says whether this process speaks for all."""
+def _is_rank_0(group: Any) -> bool:
+    """Whether this is rank 0."""
     return group is None or group.rank() == 0
 
 

@@ -15,7 +15,9 @@ from fastrepulse.cli.app import app, console
 from fastrepulse.default_model.figures import Figures
 from fastrepulse.kernels import dispatch
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_REPULSION
+from fastrepulse.sampling.request import Drawing
+
+REPULSION = fastrepulse.Repulsion()
 
 
 @app.command()
@@ -24,8 +26,10 @@ def demo(
     num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
     seed: Annotated[int, typer.Option()] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = DEFAULT_GUIDANCE_SCALE,
-    strength: Annotated[float, typer.Option(help="Of the repulsion.")] = DEFAULT_REPULSION.strength,
+    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = Drawing.guidance_scale,
+    strength: Annotated[
+        float, typer.Option(help="Of the repulsion.")
+    ] = fastrepulse.Repulsion().strength,
 ) -> None:
     """Samples one prompt independently and repelled, and measures both."""
     from fastrepulse import demo as main_job
@@ -66,7 +70,7 @@ def evaluate(
         int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
     ] = None,
     num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
-    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = DEFAULT_GUIDANCE_SCALE,
+    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = Drawing.guidance_scale,
     cleanliness: Annotated[
         float, typer.Option(help="Times full captions' distance off data that is allowed.")
     ] = 1.05,

@@ -19,7 +19,7 @@ from fastrepulse.evaluation.settings import ALL, FULL_CAPTIONS, INDEPENDENT, Fam
 from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.models import load_model
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
+from fastrepulse.sampling.request import Drawing
 
 DEFAULT_RULE = Rule()
 
@@ -30,8 +30,8 @@ def evaluate(
     *,
     num_seeds: int = 10,
     num_particles: int = 16,
-    num_inference_steps: int = DEFAULT_STEPS,
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    num_inference_steps: int = Drawing.num_inference_steps,
+    guidance_scale: float = Drawing.guidance_scale,
     dtype: torch.dtype | None = None,
     rule: Rule = DEFAULT_RULE,
     calibration_seeds: Sequence[int] = CALIBRATION_SEEDS,

@@ -23,8 +23,9 @@ from fastrepulse.metrics import mean_pairwise_similarity, to_pictures
 from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
+from fastrepulse.sampling.request import Drawing
 from fastrepulse.sampling.results import SampleResult
-from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, sample
+from fastrepulse.sampling.sample import sample
 
 SPACES = ("content", "location", "style")
 """The stored feature spaces, as in the thesis."""
@@ -72,7 +73,7 @@ class Protocol:
 
     num_particles: int
     num_inference_steps: int
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE
+    guidance_scale: float = Drawing.guidance_scale
     dtype: str = "float32"
 
 

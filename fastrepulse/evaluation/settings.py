@@ -9,6 +9,7 @@ from fastrepulse.methods import (
     SPARKE,
     SPELL,
     SVGD,
+    IntervalGuidance,
     MeanScore,
     ParticleGuidance,
     TextNoise,
@@ -83,7 +84,7 @@ def langevin(step_size: float) -> Mapping[str, Any]:
 
 def interval_guidance(strength: float) -> Mapping[str, Any]:
     """Returns guidance only at noise levels up to 15 / strength."""
-    return {"repulsion": None, "guidance_window": (float(f"{15 / strength:.3g}"), 0.0)}
+    return {"repulsion": IntervalGuidance((float(f"{15 / strength:.3g}"), 0.0))}
 
 
 INDEPENDENT = Setting("independent", "")

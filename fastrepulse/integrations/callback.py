@@ -1,38 +1,41 @@
-"""The repulsion between a pipeline's steps, where its scheduler cannot be replaced."""
+"""The repulsion between a pipeline's steps, if its scheduler cannot be replaced."""
 
 from typing import Any
 
 from torch import Tensor
 
-from fastrepulse.integrations.functional import check_group_size, repulsive_force
+from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
 from fastrepulse.integrations.packing import pack, unpack
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.schedule import check_scheduler, next_level, noise_level, signal_at
 
 
 class RepulsionCallback:
-    """Nudges the latents after each step of a diffusers pipeline, as its `callback_on_step_end`.
+    """Moves the latents after each step of a diffusers pipeline, as its `callback_on_step_end`.
 
-        repel = RepulsionCallback(Repulsion("thirds", 0.3, on="noisy", window=(15, 2)))
+        repulsion = Repulsion(
+            "thirds", 0.3, on="noisy", window=(15, 2), pause=None, restart=None
+        )
+        repel = RepulsionCallback(repulsion)
         pipe("a potted plant", num_images_per_prompt=16, callback_on_step_end=repel)
 
     An Euler step from noise level sigma_t to sigma_{t+1} with the corrected score is the plain step
-    plus (sigma_t - sigma_{t+1}) (strength * r_i(z_t) + spread * d_i). The callback adds the same to
-    z_t, which the step before has left, and so before the model sees z_t and not after:
+    plus (sigma_t - sigma_{t+1}) strength * r_i(z_t). The callback adds the same to z_t before the
+    model sees z_t:
 
-        z_t <- z_t + (sigma_t - sigma_{t+1}) (strength * r_i(z_t) + spread * d_i)    for every t > 0
+        z_t <- z_t + (sigma_t - sigma_{t+1}) strength * r_i(z_t)    for every t > 0
 
-    For a model whose predicted noise did not depend on z_t the two would be equal, but that the
-    very first step is not repelled. Other schedulers are nudged by what Euler's step would add.
+    If the predicted noise did not depend on z_t, both would be equal except for the first step,
+    which the callback cannot push. For other schedulers the callback adds Euler's move.
 
     Args:
-        repulsion: A `Repulsion` on the "noisy" latents: a callback does not see the predicted clean
-            ones.
-        group_size: How many neighbours in the batch belong to one prompt
+        repulsion: A `Repulsion` on the "noisy" latents, since a callback does not see the clean
+            prediction.
+        group_size: Number of neighbours in the batch that belong to one prompt
             (`num_images_per_prompt`); by default the whole batch does.
         latent_size: Height and width in latent positions, for packed latents [B, tokens, C] that
             are not square.
-        seed: From which an embedding draws what is random in it.
+        seed: Seed of random embeddings.
 
     Raises:
         ValueError: If the repulsion is on the "denoised" latents, or the group size is below 2;
@@ -57,7 +60,7 @@ class RepulsionCallback:
                 f"latents, got on={repulsion.on!r}"
             )
         check_group_size(group_size, repulsion)
-        self.repulsion = repulsion
+        self.repulsion = as_repulsion(repulsion)
         self.group_size = group_size
         self.latent_size = latent_size
         self.seed = seed
@@ -80,13 +83,13 @@ class RepulsionCallback:
             )
         step = int((times == timestep).nonzero()[0]) + 1
         if step < len(times):
-            callback_kwargs["latents"] = self._nudge(callback_kwargs["latents"], pipe, step)
+            callback_kwargs["latents"] = self._pushed(callback_kwargs["latents"], pipe, step)
         return callback_kwargs
 
-    def _nudge(self, latents: Tensor, pipe: Any, step: int) -> Tensor:
+    def _pushed(self, latents: Tensor, pipe: Any, step: int) -> Tensor:
         sigma = noise_level(pipe.scheduler, step)
         following = next_level(pipe.scheduler, step, sigma)
-        if not self.repulsion.watches(sigma):
+        if not self.repulsion.needs_step_at(sigma):
             return latents
         signal = signal_at(pipe.scheduler, sigma)
         z = unpack(latents.float() / signal, self.latent_size)

@@ -1,9 +1,10 @@
-"""The repulsion for loops that are not diffusers': plain functions of latents and noise levels.
+"""The repulsion for loops of your own: functions of latents and noise levels.
 
-All of them speak the variance-exploding convention z = x0 + sigma * noise.
+All functions use the variance-exploding convention z = x0 + sigma * noise.
 """
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,23 +27,23 @@ def repulsive_force(
     step: int = 0,
     seed: int = 0,
 ) -> Tensor:
-    """Returns (strength * r_i + spread * d_i) / sigma, what a `Repulsion` adds to every score.
+    """Returns strength * r_i / sigma, which a `Repulsion` adds to the score.
 
     Args:
         denoised: The predicted clean latents x0, [B, C, H, W].
         z: The noisy latents, of the same shape.
         sigma: Their noise level, above 0.
         repulsion: A `Repulsion`, or the name of an embedding.
-        next_sigma: The noise level that the step ends at, 0 for the last. It bounds the force and
-            tells a bank when the run is done; without it long steps may leave noise in the picture.
-        group_size: How many neighbours in the batch belong to one prompt and repel each other, at
-            least 2, or with a bank 1; by default all of them.
-        step: The number of the step, from which an embedding draws what is random in it.
-        seed: The seed of the same.
+        next_sigma: The noise level that the step ends at, 0 for the last step. It bounds the force
+            and tells a bank that the run is done. Without it long steps may leave noise.
+        group_size: Number of neighbours in the batch that belong to one prompt and repel each
+            other, at least 2, or 1 with a bank; by default the whole batch.
+        step: Number of the step, for random embeddings.
+        seed: Seed of random embeddings.
 
     Returns:
-        The force, float32 [B, C, H, W]; r_i is left out outside the repulsion's window, and it is
-        zero for a batch of one without a bank, of which there is a warning.
+        The force, float32 [B, C, H, W]. It is zero outside the repulsion's window, and for a batch
+        of one without a bank, with a warning.
 
     Raises:
         ValueError: If the latents are not [B, C, H, W], the noise level is not above 0, or the
@@ -63,9 +64,9 @@ def repulsive_force(
     if batch % size:
         raise ValueError(f"group_size must divide the batch of {batch}, got {size}")
     if size < 2 and not repulsion.acts_on_one:
-        warnings.warn("a batch of one has nothing to repel from, so nothing is done", stacklevel=2)
+        warnings.warn("a batch of one has nothing to repel from, so there is no push", stacklevel=2)
         return torch.zeros_like(denoised, dtype=torch.float32)
-    # ComfyUI samples in inference mode, whose tensors cannot be differentiated: hence the copy
+    # Copies, since tensors of ComfyUI's inference mode cannot be differentiated
     with undisturbed():
         x0, z = (latents.detach().float().clone() for latents in (denoised, z))
         particles = Particles(
@@ -78,13 +79,13 @@ def repulsive_force(
             num_particles=size,
             seed=seed,
             device=x0.device,
-            measured=False,
+            measure=False,
         )
-        push = repulsion.push(particles)
-        if push.change is None:
+        changes = repulsion.push(particles).changes
+        if changes is None:
             return torch.zeros_like(x0)
-        force = torch.cat([push.change(part) for part in particles.micro_batches()])
-        particles.watch.read()
+        force = torch.cat(list(changes))
+        particles.finite.read()
         return force
 
 
@@ -95,7 +96,7 @@ def corrected_epsilon(
     repulsion: Repulsion | str = DEFAULT_EMBEDDING,
     **how: Any,
 ) -> Tensor:
-    """Returns the predicted noise after the repulsion: epsilon - strength * r_i - spread * d_i.
+    """Returns the predicted noise after the repulsion: epsilon - strength * r_i.
 
     Args:
         epsilon: The predicted noise, after guidance, [B, C, H, W].
@@ -118,7 +119,7 @@ def corrected_denoised(
     repulsion: Repulsion | str = DEFAULT_EMBEDDING,
     **how: Any,
 ) -> Tensor:
-    """Returns the clean latents after the repulsion: x0 + sigma (strength * r_i + spread * d_i).
+    """Returns the clean latents after the repulsion: x0 + sigma strength * r_i.
 
     Args:
         denoised: The predicted clean latents x0, after guidance, [B, C, H, W].
@@ -135,12 +136,25 @@ def corrected_denoised(
 
 
 def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
-    """Returns the default `Repulsion` of an embedding's name, or the one that is given."""
+    """Returns the given `Repulsion`, or for the name of an embedding one without pause and restart.
+
+    `pause` and `restart` need the model and the order of the steps, which only `sample` has. A
+    `Repulsion` that asks for them gets a warning.
+    """
     if isinstance(repulsion, str):
-        return Repulsion(embedding=repulsion)
+        return Repulsion(repulsion, pause=None, restart=None)
     if not isinstance(repulsion, Repulsion):
         raise TypeError(f"repulsion must be a Repulsion or a name, got {repulsion!r}")
-    return repulsion
+    asked = {name: getattr(repulsion, name) for name in ("pause", "restart")}
+    ignored = [f"{name}={tuple(value)}" for name, value in asked.items() if value is not None]
+    if ignored and repulsion.strength > 0:
+        warnings.warn(
+            f"{' and '.join(ignored)} of the repulsion cannot be obeyed here, only by "
+            "fastrepulse.sample: particles are pushed, guidance stays on and there is no restart. "
+            "Set both to None to confirm",
+            stacklevel=3,
+        )
+    return replace(repulsion, pause=None, restart=None)
 
 
 def check_group_size(group_size: int | None, repulsion: Repulsion) -> None:

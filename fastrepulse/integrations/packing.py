@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def unpack(latents: Tensor, latent_size: tuple[int, int] | None) -> Tensor:
-    """Returns [B, C, H, W] of latents that are that already or packed [B, (H/2)(W/2), 4 C]."""
+    """Returns latents [B, C, H, W]; packed latents [B, (H/2)(W/2), 4 C] are unpacked."""
     if latents.ndim == 4:
         return latents
     if latents.ndim != 3:
@@ -19,7 +19,7 @@ def unpack(latents: Tensor, latent_size: tuple[int, int] | None) -> Tensor:
 
 
 def pack(change: Tensor, like: Tensor) -> Tensor:
-    """Returns a change [B, C, H, W] as the scheduler's samples are laid out."""
+    """Returns a change [B, C, H, W] in the layout of the scheduler's samples."""
     if like.ndim == 4:
         return change
     batch, channels, height, width = change.shape

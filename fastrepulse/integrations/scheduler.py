@@ -1,4 +1,4 @@
-"""A diffusers scheduler that repels: one line in a pipeline that somebody already has."""
+"""A diffusers scheduler that repels: one line in an existing pipeline."""
 
 import copy
 from collections.abc import Callable
@@ -24,29 +24,30 @@ from fastrepulse.schedule import (
 
 
 class RepulsiveScheduler:
-    """Makes a scheduler of diffusers correct every model output by the repulsion of its batch.
+    """A copy of a diffusers scheduler that adds the repulsion of the batch to each model output.
 
         pipe.scheduler = RepulsiveScheduler(pipe.scheduler, "thirds")
         pipe("a potted plant", num_images_per_prompt=16)
 
-    Each step takes the predicted clean latents x0 from the model's output, adds
-    sigma (strength * r_i + spread * d_i) to them (Pondaven 2023; see `Repulsion`), turns the sum
-    back into what the model predicts (noise, v, clean latents, or flow velocity) and leaves the
-    rest to the scheduler, so that the history of multistep schedulers stays right.
+    Each step computes the clean prediction x0 from the model output, adds sigma strength * r_i
+    (Pondaven 2023; see `Repulsion`), converts the sum back to what the model predicts (noise, v,
+    clean latents, or flow velocity) and passes it to the scheduler, so the history of multistep
+    schedulers stays correct. There is only the push: guidance is the pipeline's, and there is no
+    restart.
 
-    What is made is a copy of the scheduler, of a class derived from its own: configuration, saving
-    and everything else are the scheduler's, and it is saved and loaded as the scheduler alone.
+    The copy's class is derived from the scheduler's class. Configuration and saving are the
+    scheduler's, and it is saved and loaded as the plain scheduler.
 
     Args:
-        scheduler: Any scheduler of diffusers whose `step` takes one model output, one timestep and
-            one sample: Euler, DDIM, DPM-Solver++, UniPC, Heun, their ancestral and flow-matching
-            kinds.
+        scheduler: A scheduler of diffusers whose `step` takes one model output, one timestep and
+            one sample: Euler, DDIM, DPM-Solver++, UniPC, Heun, and their ancestral and
+            flow-matching kinds. Eleven kinds are refused by name (`schedule.REFUSED`).
         repulsion: A `Repulsion`, or the name of an embedding.
-        group_size: How many neighbours in the batch belong to one prompt
+        group_size: Number of neighbours in the batch that belong to one prompt
             (`num_images_per_prompt`); by default the whole batch does.
         latent_size: Height and width in latent positions, for packed latents [B, tokens, C] that
             are not square.
-        seed: From which an embedding draws what is random in it.
+        seed: Seed of random embeddings.
 
     Raises:
         ValueError: If the embedding is unknown, the group size is below 2, or the scheduler repels
@@ -79,7 +80,7 @@ class RepulsiveScheduler:
 
 
 class _Repels:
-    """What is put in front of a scheduler's class."""
+    """Mixin in front of a scheduler's class."""
 
     repulsion: Repulsion
     _groups: tuple[int | None, tuple[int, int] | None, int]
@@ -90,16 +91,16 @@ class _Repels:
         return cls.__mro__[2].from_config(*args, **kwargs)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Is pickled by the plain class: the derived one is in no module."""
+        """Pickles the plain class, since the derived class is in no module."""
         return _restored, (type(self).__mro__[2], vars(self))
 
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
         group_size, latent_size, seed = self._groups
         step = step_number(self, timestep)
         sigma = noise_level(self, step)
-        # Pure noise says nothing of a picture
+        # Pure noise says nothing about an image
         blind = self.repulsion.on == "noisy" and sigma >= HIGHEST_LEVEL
-        if blind or not self.repulsion.watches(sigma):
+        if blind or not self.repulsion.needs_step_at(sigma):
             return model_output
         if model_output.shape != sample.shape:
             raise ValueError(
@@ -125,13 +126,13 @@ class _Repels:
 @cache
 def _repelling_kind(kind: type) -> type:
     """Returns the class of a scheduler that repels."""
-    # diffusers saves a scheduler under its class's name and module
+    # diffusers saves a scheduler under the name and module of its class
     members = {"__module__": kind.__module__, "step": _repelling_step(kind)}
     return type(kind.__name__, (_Repels, kind), members)
 
 
 def _restored(kind: type, state: dict[str, Any]) -> Any:
-    """Returns what was pickled."""
+    """Returns the unpickled scheduler."""
     repelling: Any = object.__new__(_repelling_kind(kind))
     vars(repelling).update(state)
     return repelling

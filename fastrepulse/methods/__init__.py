@@ -1,10 +1,7 @@
-"""Other published ways to make particles differ, under the same loop: `sample(repulsion=CADS())`.
-
-Interval guidance (Kynkäänniemi et al. 2024, arXiv:2404.07724) needs no class: it is `sample`'s
-`guidance_window`.
-"""
+"""Other published methods to make particles differ: `sample(repulsion=CADS())`."""
 
 from fastrepulse.methods.cads import CADS
+from fastrepulse.methods.interval_guidance import IntervalGuidance
 from fastrepulse.methods.mean_score import MeanScore
 from fastrepulse.methods.particle_guidance import ParticleGuidance
 from fastrepulse.methods.sparke import SPARKE
@@ -18,6 +15,7 @@ __all__ = [
     "SPARKE",
     "SPELL",
     "SVGD",
+    "IntervalGuidance",
     "MeanScore",
     "ParticleGuidance",
     "TextNoise",

@@ -1,4 +1,4 @@
-"""What particles of earlier runs, and pictures, were like: to be repelled from, or drawn to."""
+"""A bank: embeddings of earlier particles, and of images, to repel from or to be attracted to."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ from fastrepulse.models import Model, encode_folder
 from fastrepulse.safetensors_record import load_record, save_record
 
 VERSION = 2
-"""Of a bank's file."""
+"""Version of the file format."""
 ATTRACTION = 1.0
-"""How much all pictures to be like weigh together, in units of all particles of a prompt."""
+"""Total weight of the attracting images, relative to all particles of a prompt."""
 RUN = "run."
-"""Before the keys of the run that goes on."""
+"""Prefix of the keys of the current run."""
 
 
 @dataclass
 class _Run:
-    """What the run that goes on will add."""
+    """What the current run will add."""
 
     kind: dict[str, Any]
     seed: int
@@ -31,33 +31,33 @@ class _Run:
     rows: dict[str, Tensor] = field(default_factory=dict)
 
     def goes_on(self, kind: dict[str, Any], seed: int, step: int) -> bool:
-        """Says whether a step can be one of this run."""
+        """Whether a step can belong to this run."""
         return self.kind == kind and self.seed == seed and step >= max(self.sigmas)
 
 
 class Bank:
-    """The embeddings of earlier particles at every noise level, and pictures not to be like.
+    """The embeddings of earlier particles at every noise level, and images to repel from.
 
     Four batches of four with one bank repel each other in the embedding as a batch of sixteen
-    would, but that the first does not see the last:
+    would, except that earlier batches do not see later ones:
 
         repulsion = Repulsion(bank=Bank())
         for seed in range(4):
             sample("a potted plant", 4, repulsion=repulsion, seed=seed)
 
-    All runs need the same noise levels, size, embedding and number of prompts; particles of the
-    first prompt repel from the earlier ones of the first prompt, and so on. A run is added when its
-    last step is done; one that was stopped leaves nothing. The push of `spread` knows the particles
-    of its own batch alone.
+    All runs need the same noise levels, size, embedding and number of prompts. Particles of the
+    first prompt repel from earlier particles of the first prompt, and so on. A run is added when
+    its last step is done; a stopped run adds nothing.
 
     Args:
-        pictures: Clean latents [M, C, H, W] to repel from in every run, such as
-            `fastrepulse.models.encode_folder` makes of a folder.
-        like: Clean latents [M, C, H, W] that particles are drawn to in every run, while they go on
-            repelling each other. All of them together weigh as much as the particles of a prompt.
+        pictures: Clean latents [M, C, H, W] to repel from in every run, for instance from
+            `fastrepulse.models.encode_folder`.
+        like: Clean latents [M, C, H, W] that attract the particles in every run, while the
+            particles still repel each other. Together they weigh as much as the particles of a
+            prompt.
 
     Raises:
-        ValueError: If one of them is not [M >= 1, C, H, W].
+        ValueError: If `pictures` or `like` is not [M >= 1, C, H, W].
     """
 
     def __init__(self, pictures: Tensor | None = None, like: Tensor | None = None):
@@ -71,7 +71,7 @@ class Bank:
         self._sigmas: dict[int, float] = {}
         self._levels: dict[str, Tensor] = {}
         self._run: _Run | None = None
-        # Of what is to be unlike, and of what is to be like
+        # Embeddings of the repelling and of the attracting images
         self._embedded: list[Tensor | None] = [None, None]
 
     @classmethod
@@ -83,14 +83,14 @@ class Bank:
         height: int | None = None,
         width: int | None = None,
     ) -> "Bank":
-        """Returns a bank of the pictures in folders, as `models.encode_folder` reads them.
+        """Returns a bank of the images in folders, as `models.encode_folder` reads them.
 
         Args:
-            model: Whose latents they become.
-            pictures: A folder of pictures to repel from, or None.
-            like: A folder of pictures to be drawn to, or None.
-            height: In pixels, by default the model's own.
-            width: In pixels, by default the model's own.
+            model: The model that encodes the images.
+            pictures: A folder of images to repel from, or None.
+            like: A folder of images to be attracted to, or None.
+            height: Height in pixels; by default the model's own.
+            width: Width in pixels; by default the model's own.
         """
         folders = {"pictures": pictures, "like": like}
         given = {name: folder for name, folder in folders.items() if folder is not None}
@@ -99,14 +99,15 @@ class Bank:
         )
 
     def __len__(self) -> int:
-        """How many earlier particles of each prompt there are, at most."""
+        """The number of earlier particles, of the prompt that has most."""
         return max((len(rows) for rows in self._levels.values()), default=0)
 
     def open(self, particles: Particles, name: str, on: str, embedding: Embedding) -> None:
-        """Makes ready for a step.
+        """Prepares the bank for a step.
 
         Raises:
-            ValueError: If the run is not like those that the bank has.
+            ValueError: If the run's embedding, size, prompts or noise levels differ from the
+                bank's.
         """
         kind = {
             "embedding": name,
@@ -129,18 +130,22 @@ class Bank:
             )
         if self.pictures is not None or self.like is not None:
             self._embed_pictures(particles, on, embedding)
-        # A step back, another seed or another kind of run: the run before was stopped
+        # An earlier step, another seed or another kind of run means that the last run was stopped
         if self._run is None or not self._run.goes_on(kind, particles.seed, particles.step):
             self._run = _Run(kind, particles.seed)
         self._run.sigmas[particles.step] = particles.sigma
 
-    def recall(self, prompt: int, step: int, own: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Returns what there is beside a prompt's own embeddings [N, d] at a step; None if nothing.
+    def join(self, prompt: int, step: int, own: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Records a prompt's embeddings [N, d] at a step, and appends the bank's to them.
 
-        Those are embeddings [M, d] and how much each weighs, [M]: 1, or below 0 if it attracts.
+        Returns:
+            Embeddings [N + M, d] and their weights [N + M], below 0 for those that attract; the
+            weights are None if the bank has nothing at this step.
         """
+        assert self._run is not None
+        self._run.rows[_key(prompt, step)] = own
         unlike, like = self._embedded
-        rows, weights = [], []
+        rows, weights = [own], [own.new_ones(len(own))]
         for part, weight in (
             (self._levels.get(_key(prompt, step)), 1.0),
             (unlike, 1.0),
@@ -149,15 +154,10 @@ class Bank:
             if part is not None:
                 rows.append(part.to(own))
                 weights.append(own.new_full(part.shape[:1], weight))
-        return (torch.cat(rows), torch.cat(weights)) if rows else None
-
-    def remember(self, prompt: int, step: int, embedded: Tensor) -> None:
-        """Keeps embeddings [N, d] of the run that goes on."""
-        assert self._run is not None
-        self._run.rows[_key(prompt, step)] = embedded
+        return (torch.cat(rows), torch.cat(weights)) if len(rows) > 1 else (own, None)
 
     def close(self) -> None:
-        """Adds the run that has ended."""
+        """Adds the finished run."""
         run, self._run = self._run, None
         if run is None:
             return
@@ -169,7 +169,7 @@ class Bank:
             self._levels[key] = rows if earlier is None else torch.cat([earlier.to(rows), rows])
 
     def save(self, path: str | Path) -> None:
-        """Writes everything to a safetensors file, whose folder is made if need be."""
+        """Writes the bank to a safetensors file; missing folders are made."""
         save_record(Path(path).expanduser(), *self._kept())
 
     @classmethod
@@ -178,7 +178,7 @@ class Bank:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not a bank's, or not as it was written.
+            ValueError: If the file is damaged or not a bank of this version.
         """
         tensors, record = load_record(Path(path).expanduser())
         if not isinstance(record, dict) or record.get("bank") != VERSION:
@@ -188,7 +188,7 @@ class Bank:
         return bank
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns everything, the run that goes on included: tensors, and what JSON can hold."""
+        """Returns the bank with its current run: tensors, and a record for JSON."""
         tensors, record = self._kept()
         if self._run is None:
             return tensors, record
@@ -197,7 +197,7 @@ class Bank:
         return tensors | rows, record | {"run": run}
 
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Becomes what `state` returned."""
+        """Restores what `state` returned."""
         self._levels = {key: rows for key, rows in tensors.items() if not key.startswith(RUN)}
         self.pictures = self._levels.pop("pictures", None)
         self.like = self._levels.pop("like", None)
@@ -211,7 +211,7 @@ class Bank:
             self._run = _Run(run["kind"], run["seed"], _by_step(run["sigmas"]), rows)
 
     def _kept(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what earlier runs left, and the pictures."""
+        """Returns the finished runs and the images."""
         given = {"pictures": self.pictures, "like": self.like}
         pictures = {name: kept for name, kept in given.items() if kept is not None}
         record = {"bank": VERSION, "kind": self._kind, "seed": self.seed, "sigmas": self._sigmas}
@@ -219,14 +219,14 @@ class Bank:
 
     def _embed_pictures(self, particles: Particles, on: str, embedding: Embedding) -> None:
         if on != "denoised":
-            raise ValueError("a bank with pictures needs on='denoised', got 'noisy'")
+            raise ValueError("a bank with images needs on='denoised', got 'noisy'")
         embedding.prepare(particles.seed if self.seed is None else self.seed, particles.step, 0.0)
         for place, pictures in enumerate((self.pictures, self.like)):
             if pictures is None:
                 continue
             if pictures.shape[1:] != particles.denoised.shape[1:]:
                 raise ValueError(
-                    f"pictures of the bank must be {list(particles.denoised.shape[1:])} like the "
+                    f"images of the bank must be {list(particles.denoised.shape[1:])} like the "
                     f"latents, got {list(pictures.shape[1:])}"
                 )
             parts = pictures.to(particles.device).float().split(particles.micro_batch_size)
@@ -234,7 +234,7 @@ class Bank:
 
 
 def _by_step(sigmas: dict[Any, float]) -> dict[int, float]:
-    """Returns noise levels by the number of the step, which JSON makes a string."""
+    """Returns noise levels by step; JSON has turned the steps into strings."""
     return {int(step): sigma for step, sigma in sigmas.items()}
 
 

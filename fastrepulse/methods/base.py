@@ -1,76 +1,71 @@
-"""What a method that makes particles differ sees at a step, and what it answers."""
+"""The interface between the sampler and a method: particles in, changes of their scores out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrepulse.checks import Watch
+from fastrepulse.checks import FiniteCheck, Window
+from fastrepulse.schedule import score
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which particles of a run are here: all, unless several processes share it.
+class Partition:
+    """The particles of one rank among the particles of all ranks.
+
+    This class is for a single rank, which has all particles.
 
     Args:
-        rows: Their places among all, prompt after prompt.
-        count: How many all are.
+        rows: Indices of the particles of this rank, prompt after prompt.
+        count: Number of particles of all ranks.
     """
 
     rows: Sequence[int]
     count: int
 
-    @classmethod
-    def whole(cls, count: int) -> "Share":
-        """Returns that of a process which has all particles."""
-        return cls(range(count), count)
+    @property
+    def rank(self) -> int:
+        return 0
 
     @property
-    def leads(self) -> bool:
-        """Whether this process has the first particle, and writes what there is of all."""
-        return self.rows[0] == 0
+    def world_size(self) -> int:
+        return 1
 
-    def gather(self, own: Tensor) -> Tensor:
-        """Returns all particles' rows [prompts * N, ...], of which these are one's own."""
-        return own
+    def all_gather(self, local: Tensor) -> Tensor:
+        """Returns the rows of all particles [prompts * N, ...] from those of each rank."""
+        return local
 
-    def own(self, everyone: Tensor) -> Tensor:
-        """Returns one's own of all particles' rows."""
-        return everyone
+    def local(self, gathered: Tensor) -> Tensor:
+        """Returns the rows of this rank's particles from the rows of all particles."""
+        return gathered
 
-    def total(self, value: Tensor) -> Tensor:
-        """Returns the sum of what all processes have."""
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """Returns the sum of a value over all ranks."""
         return value
-
-    def part(self) -> tuple[int, int]:
-        """Returns the number of this process, and how many there are."""
-        return 0, 1
 
 
 @dataclass(frozen=True)
 class Particles:
-    """The particles of a run at one step; latents hold prompt after prompt.
-
-    Where several processes share the run, these are the particles of one of them.
+    """The particles of one rank at one step; latents hold prompt after prompt.
 
     Args:
-        denoised: The predicted clean latents x0, [prompts * N, C, H, W].
+        denoised: The clean prediction x0, [prompts * N, C, H, W].
         noisy: Returns the noisy latents z = x0 + sigma * noise of a slice of the particles.
-        sigma: The noise level.
-        next_sigma: The one that the step ends at; `sigma` itself where it is not known.
-        step: The number of the step, from 0.
-        last: Whether the run ends with it.
-        num_particles: N of each prompt, those of other processes included.
-        seed: From which everything random is drawn.
-        micro_batch_size: How many latents go through a network at once.
-        device: Where networks run, whether or not the latents lie there.
-        measured: Whether somebody looks at what is measured.
-        first: Whether the run begins with it, out of nothing but noise.
-        share: Which they are among all; by default they are all.
-        watch: Notes what has to be finite; whoever made the particles reads it when the step is
-            done. By default a new one.
+        sigma: Noise level of the step.
+        next_sigma: Noise level that the step ends at; `sigma` itself if it is unknown.
+        step: Number of the step, from 0.
+        last: Whether this is the last step of the run.
+        num_particles: N of each prompt, over all ranks.
+        seed: Seed of everything random.
+        micro_batch_size: Number of latents that go through a network at once.
+        device: Where networks run; the latents may lie elsewhere.
+        measure: Whether diagnostics are wanted outside the window too.
+        first: Whether this is the first step of a run that starts from pure noise.
+        partition: Which particles of the run these are; by default all.
+        finite: Collects values that must be finite. The creator of the particles reads it when the
+            step is done. By default a new one.
     """
 
     denoised: Tensor
@@ -83,40 +78,41 @@ class Particles:
     seed: int
     micro_batch_size: int = 32
     device: torch.device | str = "cpu"
-    measured: bool = True
+    measure: bool = True
     first: bool = False
-    share: Share = None  # type: ignore[assignment]  # set below
-    watch: Watch = None  # type: ignore[assignment]  # set below
+    partition: Partition = None  # type: ignore[assignment]  # set below
+    finite: FiniteCheck = None  # type: ignore[assignment]  # set below
 
     def __post_init__(self) -> None:
-        if self.share is None:
-            object.__setattr__(self, "share", Share.whole(len(self.denoised)))
-        if self.watch is None:
-            object.__setattr__(self, "watch", Watch(self.step))
+        if self.partition is None:
+            count = len(self.denoised)
+            object.__setattr__(self, "partition", Partition(range(count), count))
+        if self.finite is None:
+            object.__setattr__(self, "finite", FiniteCheck(self.step))
 
     def score(self, part: slice) -> Tensor:
-        """Returns (x0 - z) / sigma^2 of a slice of the particles, by Tweedie's formula."""
+        """Returns the score of a slice of the particles."""
         z, x0 = self.noisy(part).to(self.device), self.denoised[part].to(self.device)
-        return (x0.float() - z.float()) / self.sigma**2
+        return score(z.float(), x0.float(), self.sigma)
 
-    def micro_batches(self, of: slice | None = None) -> list[slice]:
-        """Returns the slices that go through a network at once, of all particles or of some."""
-        first, last = (of.start, of.stop) if of else (0, len(self.denoised))
+    def micro_batches(self, within: slice | None = None) -> list[slice]:
+        """Returns the slices of the micro-batches, of all particles or within a slice."""
+        first, last = (within.start, within.stop) if within else (0, len(self.denoised))
         size = self.micro_batch_size
         return [slice(i, min(i + size, last)) for i in range(first, last, size)]
 
     def prompts(self) -> list[slice]:
-        """Returns where each prompt's particles are, of those that are here."""
-        prompts = (self.share.rows[-1] // self.num_particles) + 1
+        """Returns the slice of each prompt's particles on this rank."""
+        prompts = (self.partition.rows[-1] // self.num_particles) + 1
         size = len(self.denoised) // prompts
         return [slice(i * size, (i + 1) * size) for i in range(prompts)]
 
 
 @dataclass(frozen=True)
 class PromptForce:
-    """What is known of the particles of one prompt at one step, in embedding space.
+    """Diagnostics of the particles of one prompt at one step, in embedding space.
 
-    Scalar tensors, so that nothing waits for a device.
+    The fields are scalar tensors, so that the host does not wait for the device.
 
     Args:
         mean_distance: Mean of ||phi_i - phi_j|| over pairs.
@@ -131,19 +127,24 @@ class PromptForce:
 
 @dataclass(frozen=True)
 class Push:
-    """What particles do to each other at one step.
+    """What a method adds to the scores at one step.
 
     Args:
-        change: Takes a slice of the particles to what is added to their score, float32
-            [n, C, H, W]; None for nothing.
-        prompts: What was measured on the way, for each prompt.
+        changes: Yields the change of the score of each micro-batch once, in the order of
+            `Particles.micro_batches`, float32 [n, C, H, W]; None for no change.
+        prompts: Diagnostics of each prompt.
     """
 
-    change: Callable[[slice], Tensor] | None = None
+    changes: Iterator[Tensor] | None = None
     prompts: list[PromptForce] = field(default_factory=list)
 
-    def measured(self) -> Tensor:
-        """Returns the mean over prompts of what was measured, [3], NaN where there are no pairs."""
+    @classmethod
+    def of(cls, change: Tensor, particles: Particles) -> "Push":
+        """Returns the push of a change of all particles, [prompts * N, C, H, W]."""
+        return cls(change[part].to(particles.device) for part in particles.micro_batches())
+
+    def diagnostics(self) -> Tensor:
+        """Returns the mean of the diagnostics over prompts, [3]; NaN without pairs."""
         if not self.prompts:
             return torch.full((3,), torch.nan, dtype=torch.float32)
         rows = [torch.stack([x.float() for x in vars(each).values()]) for each in self.prompts]
@@ -151,57 +152,59 @@ class Push:
 
 
 class Method:
-    """A way to make particles differ: changes their scores, or the text that they are given.
+    """A way to make particles differ: it changes scores, text embeddings or guidance.
 
-    A subclass is a frozen dataclass of its settings and overrides `push` or `perturb_text`.
+    A subclass is a frozen dataclass of its settings. It overrides `settings` and at least one of
+    `push`, `perturb_text` and `uses_guidance_at`.
     """
 
     joint = False
-    """Whether processes can share a run: it needs no latents but those of its own process."""
+    """Whether several ranks can share a run: the method needs no latents of other ranks."""
 
     @property
     def acts_on_one(self) -> bool:
-        """Whether it does something where a prompt has a single particle."""
+        """Whether the method acts where a prompt has a single particle."""
         return False
 
-    def guides(self, sigma: float, first: bool) -> bool:
-        """Says whether there is guidance at a noise level, in a run that has any.
+    def uses_guidance_at(self, sigma: float, first: bool) -> bool:
+        """Whether the model is guided at a noise level, in a run with a guidance scale above 1.
 
         Args:
-            sigma: The noise level.
-            first: Whether the run begins with it, out of nothing but noise.
+            sigma: Noise level of the step.
+            first: Whether the step is the first of a run that starts from pure noise.
         """
         return True
 
-    def restarts(self) -> tuple[float, float] | None:
-        """Returns noise levels (from, to): at the latter particles go back to the former, once."""
+    @property
+    def restart_window(self) -> Window | None:
+        """Noise levels of the restart: at `low` the particles are renoised to `high`, once."""
         return None
 
     def push(self, particles: Particles) -> Push:
-        """Returns what to add to the scores at one step."""
+        """Returns what the method adds to the scores at one step."""
         return Push()
 
     def perturb_text(
         self, text: Tensor, particles: list[int], time: float, step: int, seed: int
     ) -> Tensor:
-        """Returns the text embeddings [n, tokens, width] that some particles are given.
+        """Returns perturbed text embeddings [n, tokens, width] for some particles.
 
         Args:
-            text: Those of their prompts.
-            particles: The number of each within its prompt.
-            time: Of the diffusion, from 1 (noise) to 0 (picture).
-            step: The number of the step.
-            seed: From which everything random is drawn.
+            text: Text embeddings of the particles' prompts, [n, tokens, width].
+            particles: Index of each particle within its prompt.
+            time: Diffusion time, from 1 (noise) to 0 (image).
+            step: Number of the step.
+            seed: Seed of everything random.
         """
         return text
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Returns what it remembers from step to step: tensors, and what JSON can hold."""
+        """Returns what the method keeps between steps: tensors, and a record for JSON."""
         return {}, {}
 
     def restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        """Remembers what `state` returned, and nothing else."""
+        """Restores what `state` returned."""
 
     def settings(self) -> dict[str, Any]:
-        """Returns the method's name and its settings as JSON can hold them."""
+        """Returns the method's name and settings in a form that JSON can store."""
         raise NotImplementedError

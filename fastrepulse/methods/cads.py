@@ -1,4 +1,4 @@
-"""CADS: noise on the text, annealed."""
+"""CADS: annealed noise on the text embeddings."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from fastrepulse.noise import particle_noise
 
 @dataclass(frozen=True)
 class CADS(Method):
-    """Gives every particle its own noisy text embeddings y, less noisy as it is denoised.
+    """Adds noise to each particle's text embeddings y, less at lower noise levels.
 
         y_i = sqrt(gamma) y + noise_scale sqrt(1 - gamma) n_i
         gamma = 1 up to time start, 0 from time end, linear in between
 
-    and then scales y_i back to the mean and standard deviation of y, mixed in by `rescale` (Sadat
+    and then scales y_i to the mean and standard deviation of y, blended by `rescale` (Sadat
     et al. 2024, "CADS: Unleashing the Diversity of Diffusion Models through Condition-Annealed
-    Sampling", arXiv:2310.17347). Time runs from 1 (noise) to 0 (picture). n_i is drawn anew at
-    each step, from the seed.
+    Sampling", arXiv:2310.17347). Time runs from 1 (noise) to 0 (image). n_i is drawn from
+    the seed at each step.
 
     Args:
-        noise_scale: s, at least 0.
-        start: tau_1, the time from which on the text is noisy, in [0, 1).
-        end: tau_2, the time from which on it is nothing but noise, in (start, 1].
+        noise_scale: s, the size of the noise, at least 0.
+        start: tau_1, the time above which the text is noisy, in [0, 1).
+        end: tau_2, the time above which the text is pure noise, in (start, 1].
         rescale: psi, in [0, 1].
     """
 
@@ -52,7 +52,7 @@ class CADS(Method):
         return True
 
     def gamma(self, time: float) -> float:
-        """Returns how much of the text is left at a time."""
+        """Returns the weight of the text at a time."""
         return min(1.0, max(0.0, (self.end - time) / (self.end - self.start)))
 
     def perturb_text(
@@ -65,7 +65,7 @@ class CADS(Method):
         noisy = math.sqrt(gamma) * text + self.noise_scale * math.sqrt(1 - gamma) * noise
         dims = (1, 2)
         mean, std = text.mean(dims, keepdim=True), text.std(dims, keepdim=True)
-        # Without noise nothing is left of the text at first, and that has no spread
+        # Where gamma and noise_scale are 0 the standard deviation is 0
         width = noisy.std(dims, keepdim=True).clamp_min(1e-6)
         scaled = (noisy - noisy.mean(dims, keepdim=True)) / width
         return self.rescale * (scaled * std + mean) + (1 - self.rescale) * noisy

@@ -1,82 +1,79 @@
-"""What the methods share that add the gradient of some potential in an embedding."""
+"""The common part of methods that add the gradient of a potential in an embedding."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.checks import in_window, plain_window
+from fastrepulse.checks import Window, check_choice, check_number
 from fastrepulse.methods.base import Method, Particles, PromptForce, Push
-from fastrepulse.methods.force import (
-    check_settings,
-    mean_distance,
-    part_duplicates,
-    pull_back_forces,
-    root_mean_square,
-)
+from fastrepulse.methods.diagnostics import mean_distance, root_mean_square
+from fastrepulse.methods.duplicates import separate_duplicates
+from fastrepulse.methods.pull_back import On, pull_back_forces
 
 
 @dataclass(frozen=True)
 class EmbeddedMethod(Method):
-    """Adds strength * J^T G to the scores, G the gradient [N, d] that `gradient` returns.
+    """Adds strength * J^T G to the scores, where G [N, d] is what `gradient` returns.
 
-    The denoiser's Jacobian is taken to be the identity where it is the denoised latents that are
-    embedded, as the published codes do.
+    If the denoised latents are embedded, the denoiser's Jacobian is taken to be the identity, as in
+    the published codes.
 
     Args:
-        strength: Weight of the gradient against the score.
+        strength: Weight of the gradient relative to the score.
         embedding: A name, or a function from latents [N, C, H, W] to embeddings [N, d].
         on: What is embedded: the "noisy" latents, or the "denoised" prediction of the clean ones.
-        window: Noise levels (from, to) inside which the method acts.
+        window: Noise levels (high, low) between which the method acts.
     """
 
     strength: float = 1.0
     embedding: str | embeddings.Embed = "latent"
-    on: Literal["noisy", "denoised"] = "noisy"
-    window: tuple[float, float] = (math.inf, 1.0)
+    on: On = "noisy"
+    window: Window | tuple[float, float] = (math.inf, 1.0)
     joint = True
 
     def __post_init__(self) -> None:
-        check_settings(self.embedding, self.strength, self.on, self.window)
+        check_embedded(self)
 
     def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns what pushes the embeddings [N, d] of a prompt apart, and the bandwidth."""
+        """Returns the direction in which the embeddings [N, d] of a prompt move, and h."""
         raise NotImplementedError
 
     def push(self, particles: Particles) -> Push:
-        if not in_window(particles.sigma, self.window):
+        if particles.sigma not in self.window:
             return Push()
-        pull_back, prompts = self.pulled_back(particles)
-        return Push(lambda part: self.strength * pull_back(part), prompts)
 
-    def pulled_back(
-        self, particles: Particles
-    ) -> tuple[Callable[[slice], Tensor], list[PromptForce]]:
-        """Returns J^T G as a function of a slice of the particles, and what was measured."""
-
-        def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
-            force, bandwidth = self.gradient(part_duplicates(own, particles.seed))
-            return force, PromptForce(mean_distance(own), bandwidth, root_mean_square(force))
+        def force_fn(rows: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
+            force, bandwidth = self.gradient(separate_duplicates(rows, particles.seed))
+            return force, PromptForce(mean_distance(rows), bandwidth, root_mean_square(force))
 
         embedding = embeddings.build(self.embedding)
-        return pull_back_forces(embedding, self.on, particles, law)
+        directions, prompts = pull_back_forces(embedding, self.on, particles, force_fn)
+        return Push((self.strength * direction for direction in directions), prompts)
 
     def settings(self) -> dict[str, Any]:
         return settings_of(self)
 
 
+def check_embedded(method: Any) -> None:
+    """Checks `embedding`, `strength`, `on` and `window` of a method, and makes a `Window`."""
+    embeddings.build(method.embedding)
+    check_number("strength", method.strength)
+    check_choice("on", method.on, ("noisy", "denoised"))
+    object.__setattr__(method, "window", Window.of("window", method.window))
+
+
 def settings_of(method: Any) -> dict[str, Any]:
-    """Returns the name and the fields of a method as JSON can hold them."""
+    """Returns the class name and the fields of a method in a form that JSON can store."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return plain_window(value)
+        if isinstance(value, Window):
+            return value.plain()
         if isinstance(value, Tensor):
             return list(value.shape)
         return embeddings.name_of(value) if callable(value) else value
 
-    fields = {name: getattr(method, name) for name in method.__dataclass_fields__}
-    return {"method": type(method).__name__} | {k: plain(v) for k, v in fields.items()}
+    values = {field.name: plain(getattr(method, field.name)) for field in fields(method)}
+    return {"method": type(method).__name__} | values

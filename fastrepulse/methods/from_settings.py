@@ -1,33 +1,26 @@
-"""A method again, from what its `settings()` said."""
+"""A method from what its `settings()` returned."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastrepulse import methods
-from fastrepulse.checks import window_of
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 
 
 def method_from_settings(settings: Mapping[str, Any]) -> Method:
-    """Returns the method that says these settings; its bank, if it has one, is empty.
+    """Returns the method that has these settings; if it has a bank, the bank is empty.
 
     Raises:
-        ValueError: If the settings only describe a part of it, such as a function or a tensor.
+        ValueError: If the settings do not describe the whole method, for instance because one of
+            them is a function or a tensor.
     """
-    kinds: dict[str, Callable[..., Method]] = {
-        name: getattr(methods, name) for name in methods.__all__
-    }
+    kinds = {name: getattr(methods, name) for name in methods.__all__} | {"Repulsion": Repulsion}
     try:
-        arguments: dict[str, Any] = {
-            name: window_of(value) if isinstance(value, list) else value
-            for name, value in settings.items()
-            if name != "method"
-        }
-        kind = kinds[settings["method"]] if "method" in settings else Repulsion
+        arguments = {name: value for name, value in settings.items() if name != "method"}
         if arguments.get("bank") is not None:
             arguments["bank"] = Bank()
-        return kind(**arguments)
+        return kinds[settings["method"]](**arguments)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"these settings do not make a method: {error}") from None

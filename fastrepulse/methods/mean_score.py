@@ -1,4 +1,4 @@
-"""The thesis's other repulsion: away from where the other particles go."""
+"""The thesis's second repulsion: away from the mean score of the other particles."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastrepulse.checks import check_window, in_window
+from fastrepulse.checks import Window
 from fastrepulse.methods.base import Method, Particles, Push
 from fastrepulse.methods.embedded import settings_of
 
@@ -16,31 +16,30 @@ class MeanScore(Method):
     """Adds -strength / (N - 1) sum_{j != i} s_j to the score: away from the others' mean score.
 
     A. Pondaven, "Repulsion in Stable Diffusion 2", MSc thesis, Imperial College London, 2023, where
-    it is the simpler stand-in for the kernel's gradient.
+    it is a simpler alternative to the kernel's gradient.
 
     Args:
-        strength: Weight against the particle's own score; below 0 attracts.
-        window: Noise levels (from, to) inside which it acts.
+        strength: Weight relative to the particle's own score; below 0 attracts.
+        window: Noise levels (high, low) between which it acts.
     """
 
     strength: float = 0.3
-    window: tuple[float, float] = (math.inf, 4.0)
+    window: Window | tuple[float, float] = (math.inf, 4.0)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.strength):
             raise ValueError(f"strength must be a finite number, got {self.strength}")
-        check_window("window", self.window)
+        object.__setattr__(self, "window", Window.of("window", self.window))
 
     def push(self, particles: Particles) -> Push:
-        if not in_window(particles.sigma, self.window):
+        if particles.sigma not in self.window:
             return Push()
         changes = []
         for own in particles.prompts():
             scores = particles.score(own)
             others = (scores.sum(dim=0) - scores) / (len(scores) - 1)
             changes.append(-self.strength * others)
-        change = torch.cat(changes)
-        return Push(lambda part: change[part])
+        return Push.of(torch.cat(changes), particles)
 
     def settings(self) -> dict[str, Any]:
         return settings_of(self)

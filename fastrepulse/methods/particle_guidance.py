@@ -12,10 +12,10 @@ from fastrepulse.methods.embedded import EmbeddedMethod
 class ParticleGuidance(EmbeddedMethod):
     """Adds strength * F_i to the score, F_i = -grad_i sum_j exp(-||phi_i - phi_j||^2 / h).
 
-    The potential -(1/2) sum_ij k(x_i, x_j) of Corso et al. 2023, arXiv:2310.13102, in the noisy
-    latents (the default, as they have it) or in features of the predicted clean ones
-    (`embedding=..., on="denoised"`). Their code takes a median for each particle, minus one under
-    the logarithm; here it is the median of all pairs over log N. They use 8 to 50 for strength.
+    The potential is -(1/2) sum_ij k(x_i, x_j) (Corso et al. 2023, arXiv:2310.13102), of the noisy
+    latents as in the paper, or of features of the clean prediction (`embedding=...,
+    on="denoised"`). The paper's code takes one median per particle and divides by log(N - 1); here
+    h is the median over all pairs divided by log N. The paper's strengths are 8 to 50.
     """
 
     strength: float = 30.0

@@ -1,7 +1,6 @@
-"""The repulsion: which embedding, how strong, when."""
+"""The repulsion: which embedding, how strong, and at which noise levels."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,13 +8,8 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.checks import (
-    check_number,
-    check_positive,
-    check_window,
-    in_window,
-    plain_window,
-)
+from fastrepulse.checks import Window, check_positive
+from fastrepulse.embeddings import Embedding
 from fastrepulse.kernels import (
     median_bandwidth,
     median_rbf_repulsion,
@@ -23,19 +17,18 @@ from fastrepulse.kernels import (
     shared_median_bandwidth,
 )
 from fastrepulse.methods.bank import Bank
-from fastrepulse.methods.base import Method, Particles, PromptForce, Push, Share
-from fastrepulse.methods.force import (
-    check_settings,
-    mean_distance,
-    part_duplicates,
-    pull_back_forces,
-    root_mean_square,
-    rows_of_own,
-)
-from fastrepulse.methods.lengths import away_from_mean, bounded
+from fastrepulse.methods.base import Method, Particles, Partition, PromptForce, Push
+from fastrepulse.methods.diagnostics import mean_distance, root_mean_square
+from fastrepulse.methods.duplicates import separate_duplicates
+from fastrepulse.methods.embedded import check_embedded, settings_of
+from fastrepulse.methods.pull_back import On, pull_back_forces
+from fastrepulse.methods.step_length import with_step_length
 from fastrepulse.noise import step_generator
 
 DEFAULT_EMBEDDING = "thirds"
+
+DISTRIBUTED_FROM = 20_000
+"""Particles of a prompt from which ranks divide the pairs among themselves."""
 
 
 @dataclass(frozen=True)
@@ -44,75 +37,64 @@ class Repulsion(Method):
 
     At each noise level inside the window the predicted noise of particle i becomes
 
-        eps_i - strength * r_i - spread * d_i,    r_i = R_i / rms(R_i),    R_i = J(z_i)^T F_i
+        eps_i - strength * R_i / rms(R_i),    R_i = J(x0_i)^T F_i,    F_i = -grad_i sum_j k_ij
 
-    where phi are the embeddings, J their Jacobian and F_i = -grad_{phi_i} sum_j k(phi_i, phi_j) the
-    force of an RBF kernel k = exp(-||phi_i - phi_j||^2 / h) (A. Pondaven, "Repulsion in Stable
-    Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis adds R_i / N to the score
-    as it comes, and its size then depends on the embedding, on N, on the size of the latents and on
-    the noise level. Here the direction is the force's and the length is given: a strength of 1 is
-    a push as long as the noise that the model predicts, which has a root mean square of 1.
+    where phi are the embeddings of the clean predictions x0, J is the Jacobian of phi, and
+    k_ij = exp(-||phi_i - phi_j||^2 / h) is an RBF kernel (A. Pondaven, "Repulsion in Stable
+    Diffusion 2", MSc thesis, Imperial College London, 2023). The thesis adds R_i / N to the score,
+    so its size depends on the embedding, on N, on the latent size and on the noise level. Here the
+    force gives the direction and `strength` gives the length: 1 is the length of the predicted
+    noise, which has a root mean square of 1.
 
-    d_i is the direction in which the particle differs from the mean of all in the noisy latents,
-    (z_i - mean z) / rms, which is what an RBF repulsion of the latents themselves comes to in many
-    dimensions, where all are about as far from each other. This push acts at all noise levels and
-    makes details differ that the embedding does not see; it leaves traces, and is off by default.
+    `pause` switches guidance off. Guidance sharpens a prompt's usual meaning and so undoes the
+    push. Above the pause it decides on the subject; below, it removes artefacts (after the limited
+    interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without guidance takes half the
+    time. The first step of a run always has guidance, and no push if the next step is still inside
+    the window.
 
-    Guidance pauses while the particles choose what they become. It sharpens what a prompt means
-    towards the usual, and so makes near-copies of particles that were pushed apart; at the highest
-    noise levels it still decides on the subject, and below the pause it draws the details clean
-    (after the limited interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without
-    guidance takes half the time. With few steps the first is at a noise level inside the pause:
-    there the pause waits for the second step, and so does the push if that is inside its window.
+    `restart` renoises the particles once after the push, and repeats the steps between its two
+    noise levels. This removes the artefacts that the push leaves (Xu et al. 2023,
+    arXiv:2306.14878). What the particles show is decided at higher noise levels and stays.
 
-    When the push has done its work the particles go back up once: at the lower noise level of
-    `restart` new noise takes them to the higher one, and the steps between are taken again without
-    a push. The model draws anew what the push left of itself (Restart sampling, Xu et al. 2023,
-    arXiv:2306.14878); what the particles became is decided above, and stays.
-
-    No push moves a particle further than `MAX_MOVE` times the noise that is left after the step:
-    the model takes the push for noise and keeps what of it looks like a picture, so one that is
-    larger than the noise that it expects would stay as noise in the picture. With few steps, which
-    are long, this bound is what sets the length.
+    No push moves a particle further than `MAX_MOVE` times the noise level that the step ends at:
+    the model treats the push as noise, and a longer one would remain in the image. With few steps,
+    which are long, this bound decides the length.
 
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
-        strength: Length of the push over that of the predicted noise; 0 only measures, below 0
-            attracts. By default the embedding's own: 0.4 for most, more for those whose push
-            is of high frequency, which the model cleans away.
-        on: What is embedded: the "noisy" latents z, or the "denoised" prediction of the clean ones.
-            For the latter the denoiser's Jacobian is taken to be a multiple of the identity: no
-            backward pass through the model.
-        window: Noise levels (from, to) inside which particles repel, from the higher one down; from
-            infinity on in the first step too.
-        pause: Noise levels (from, to) inside which there is no guidance, if `strength` is above 0;
-            None for guidance throughout; from infinity on the first step has none either. It is
-            `sample`'s to obey: the integrations, which do not run the model, leave guidance to the
-            pipeline.
-        restart: Noise levels (from, to): at the latter particles go back to the former, once, if
-            `strength` is above 0 and the window is over by then; None for the straight way down.
-            `sample`'s to obey, as the pause.
-        spread: Length of the push in the noisy latents, in the same unit, at least 0; there is none
-            unless `strength` is above 0.
+        strength: Length of the push relative to the predicted noise; 0 only measures, below 0
+            attracts. The default depends on the embedding: 0.4 for most, more for embeddings of
+            high frequency, since the model removes most of such a push.
+        on: What is embedded: the "noisy" latents, or the "denoised" prediction of the clean ones.
+            For "denoised" the denoiser's Jacobian is taken to be a multiple of the identity, so no
+            gradient runs through the model.
+        window: Noise levels (high, low) between which particles repel. An infinite `high` includes
+            the first step.
+        pause: Noise levels (high, low) between which there is no guidance, if `strength` is above
+            0. None keeps guidance throughout; an infinite `high` includes the first step.
+        restart: Noise levels (high, low): at `low` the particles are renoised to `high`, once, if
+            `strength` is above 0 and the window ends above `high`. None for no restart.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
-        bank: Particles of earlier runs, or pictures, to repel from too; a finished run is added.
-        subset: Repel each particle from this many others, drawn anew at each step, in place of all:
+        bank: Particles of earlier runs, or images, to repel from as well; a finished run is added.
+        subset: Each particle repels from this many particles, drawn at each step, instead of all:
             for N beyond 100,000.
 
+    `sample` obeys all settings. The integrations, which do not run the model, cannot obey `pause`
+    and `restart` and warn about them.
+
     Raises:
-        ValueError: If a value is out of its range or a name is unknown.
-        TypeError: If the embedding is neither a name nor a function.
+        ValueError: If a value is out of range or a name is unknown.
+        TypeError: If a value has the wrong type.
     """
 
     embedding: str | embeddings.Embed = DEFAULT_EMBEDDING
     strength: float = None  # type: ignore[assignment]  # set below
-    on: Literal["noisy", "denoised"] = "denoised"
-    window: tuple[float, float] = (9.0, 4.0)
-    pause: tuple[float, float] | None = (9.0, 0.3)
-    restart: tuple[float, float] | None = (3.0, 1.0)
-    spread: float = 0.0
+    on: On = "denoised"
+    window: Window | tuple[float, float] = (9.0, 4.0)
+    pause: Window | tuple[float, float] | None = (9.0, 0.3)
+    restart: Window | tuple[float, float] | None = (3.0, 1.0)
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
     subset: int | None = None
@@ -121,14 +103,10 @@ class Repulsion(Method):
     def __post_init__(self) -> None:
         if self.strength is None:
             object.__setattr__(self, "strength", embeddings.build(self.embedding).strength)
-        check_settings(self.embedding, self.strength, self.on, self.window)
-        if self.pause is not None:
-            check_window("pause", self.pause)
-        if self.restart is not None:
-            check_window("restart", self.restart)
-        check_number("spread", self.spread)
-        if self.spread < 0:
-            raise ValueError(f"spread must be at least 0, got {self.spread}")
+        check_embedded(self)
+        for name in ("pause", "restart"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Window.of(name, value))
         if not (isinstance(self.bandwidth, str) and self.bandwidth == "median"):
             check_positive("bandwidth", self.bandwidth, "'median' or ")
         if self.bank is not None and not isinstance(self.bank, Bank):
@@ -136,89 +114,141 @@ class Repulsion(Method):
         if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
             raise ValueError(f"subset must be None or an int of at least 2, got {self.subset!r}")
 
-    @property
-    def spreads(self) -> bool:
-        """Whether particles move away from their mean, at all noise levels."""
-        return self.strength > 0 and self.spread > 0
+    def active_at(self, sigma: float) -> bool:
+        """Whether particles repel at a noise level."""
+        return self.strength != 0 and sigma in self.window
 
-    def acts_at(self, sigma: float) -> bool:
-        """Says whether the embeddings repel at a noise level."""
-        return self.strength != 0 and in_window(sigma, self.window)
+    def needs_step_at(self, sigma: float) -> bool:
+        """Whether the step at a noise level must reach `push`: with a bank, every step must."""
+        return self.active_at(sigma) or self.bank is not None
 
-    def watches(self, sigma: float) -> bool:
-        """Says whether it has to see a step: where it acts, and with a bank the last one too."""
-        return self.acts_at(sigma) or self.spreads or self.bank is not None
-
-    def guides(self, sigma: float, first: bool) -> bool:
-        """Says whether there is guidance at a noise level."""
+    def uses_guidance_at(self, sigma: float, first: bool) -> bool:
         if self.strength <= 0 or self.pause is None or (first and math.isfinite(self.pause[0])):
             return True
-        return not in_window(sigma, self.pause)
+        return sigma not in self.pause
 
-    def _waits(self, particles: Particles) -> bool:
-        """Says whether a step is left to guidance, to decide on the subject."""
-        begins_later = self.pause is not None and math.isfinite(self.pause[0] + self.window[0])
-        return particles.first and begins_later and particles.next_sigma >= self.window[1]
+    def skips_first_step(self, particles: Particles) -> bool:
+        """Whether a step is the first one and is left to guidance, which decides on the subject."""
+        later = self.pause is not None and math.isfinite(self.pause[0] + self.window[0])
+        return particles.first and later and particles.next_sigma >= self.window[1]
 
-    def restarts(self) -> tuple[float, float] | None:
-        """Returns the noise levels between which particles go down twice."""
-        over = self.restart is not None and self.window[1] >= self.restart[0]
-        return self.restart if over and self.strength > 0 else None
+    @property
+    def restart_window(self) -> Window | None:
+        if self.restart is None or self.strength <= 0 or self.restart[0] > self.window[1]:
+            return None
+        return Window(*self.restart)
 
     @property
     def acts_on_one(self) -> bool:
         return self.bank is not None
 
     def push(self, particles: Particles) -> Push:
-        """Returns what the particles of each prompt do to each other at one step.
-
-        Outside the window, or without strength, they are measured only, if somebody looks.
-        """
+        """Returns the push of one step; outside the window, or without strength, diagnostics."""
         embedding = embeddings.build(self.embedding)
-        acts = self.acts_at(particles.sigma) and not self._waits(particles)
-        # Without strength too: what is only measured can be repelled from later
-        bank = self.bank if in_window(particles.sigma, self.window) else None
+        active = self.active_at(particles.sigma) and not self.skips_first_step(particles)
+        # Without strength too: later runs can repel from particles that are only measured
+        bank = self.bank if particles.sigma in self.window else None
         if bank is not None:
             bank.open(particles, embedding.name, self.on, embedding)
 
-        def law(own: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
-            earlier = None if bank is None else bank.recall(prompt, particles.step, own)
+        def force_fn(rows: Tensor, prompt: int) -> tuple[Tensor, PromptForce]:
+            everyone, weights = rows, None
             if bank is not None:
-                bank.remember(prompt, particles.step, own)
-            everyone, weights = own, None
-            if earlier is not None:
-                everyone = torch.cat([own, earlier[0]])
-                weights = torch.cat([own.new_ones(len(own)), earlier[1]])
+                everyone, weights = bank.join(prompt, particles.step, rows)
             if len(everyone) == 1:
-                no_pairs = own.new_full((), math.nan)
-                return torch.zeros_like(own), PromptForce(no_pairs, no_pairs, own.new_zeros(()))
-            rows = rows_of_own(particles, len(everyone))
-            kernels = [
-                self._force(part, len(own), weights, rows, particles)
-                for part in embedding.split(everyone)
-            ]
-            force = torch.cat([force for force, _ in kernels], dim=1)
-            bandwidth = torch.stack([h for _, h in kernels]).mean()
-            if rows is None:
-                distance = mean_distance(own[: self.subset])
-                return force, PromptForce(distance, bandwidth, root_mean_square(force))
-            measured = torch.stack([mean_distance(own, own=rows), force.square().sum() / len(own)])
-            distance, square = particles.share.total(measured)
-            together = torch.zeros_like(own)
-            together[rows] = force
-            return together, PromptForce(distance, bandwidth, square.sqrt())
+                no_pairs = rows.new_full((), math.nan)
+                return torch.zeros_like(rows), PromptForce(no_pairs, no_pairs, rows.new_zeros(()))
+            if particles.partition.world_size > 1 and len(everyone) >= DISTRIBUTED_FROM:
+                return self._distributed_force(embedding, rows, everyone, weights, particles)
+            force, h = self._force(embedding, everyone, slice(len(rows)), weights, particles)
+            distance = mean_distance(rows[: self.subset])
+            return force, PromptForce(distance, h, root_mean_square(force))
 
-        seed = None if bank is None else bank.seed
-        pushes: list[tuple[float, Callable[[slice], Tensor]]] = []
-        prompts: list[PromptForce] = []
-        if acts or particles.measured or bank is not None:
-            pull_back, prompts = pull_back_forces(embedding, self.on, particles, law, seed, acts)
-            pushes = [(self.strength, pull_back)] if acts else []
+        push = Push()
+        if active or particles.measure or bank is not None:
+            seed = None if bank is None else bank.seed
+            directions, prompts = pull_back_forces(
+                embedding, self.on, particles, force_fn, seed, active
+            )
+            changes = with_step_length(directions, self.strength, particles) if active else None
+            push = Push(changes, prompts)
         if self.bank is not None and particles.last:
             self.bank.close()
-        if self.spreads:
-            pushes.append((self.spread, away_from_mean(particles)))
-        return Push(bounded(pushes, particles) if pushes else None, prompts)
+        return push
+
+    def _distributed_force(
+        self,
+        embedding: Embedding,
+        rows: Tensor,
+        everyone: Tensor,
+        weights: Tensor | None,
+        particles: Particles,
+    ) -> tuple[Tensor, PromptForce]:
+        """Returns the force [N, d] with only this rank's rows filled, and diagnostics of all."""
+        partition = particles.partition
+        first = partition.rows[0]
+        local = slice(first, first + particles.prompts()[0].stop)
+        force, h = self._force(embedding, everyone, local, weights, particles, partition)
+        square = force.square().sum() / len(rows)
+        distance, square = partition.all_reduce(
+            torch.stack([mean_distance(rows, local=local), square])
+        )
+        padded = torch.zeros_like(rows)
+        padded[local] = force
+        return padded, PromptForce(distance, h, square.sqrt())
+
+    def _force(
+        self,
+        embedding: Embedding,
+        everyone: Tensor,  # [M, d]
+        rows: slice,
+        weights: Tensor | None,  # [M]
+        particles: Particles,
+        partition: Partition | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns F_i of some rows, [n, d], and the mean bandwidth of the embedding's kernels."""
+        kernels = [
+            self._kernel_force(part, rows, weights, particles, partition)
+            for part in embedding.split(everyone)
+        ]
+        force = torch.cat([force for force, _ in kernels], dim=1)
+        return force, torch.stack([h for _, h in kernels]).mean()
+
+    def _kernel_force(
+        self,
+        everyone: Tensor,  # [M, d]
+        rows: slice,
+        weights: Tensor | None,  # [M]
+        particles: Particles,
+        partition: Partition | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns F_i of one kernel, [n, d], and its bandwidth."""
+        known = None if self.bandwidth == "median" else self.bandwidth
+        distinct = separate_duplicates(everyone, particles.seed, known)
+        others = distinct
+        if self.subset is not None and self.subset < len(everyone):
+            generator = step_generator(particles.seed, particles.step)
+            drawn = torch.randperm(len(everyone), generator=generator)[: self.subset]
+            drawn = drawn.to(everyone.device)
+            others, weights = distinct[drawn], None if weights is None else weights[drawn]
+        elif rows == slice(len(everyone)) and known is None and partition is None:
+            force, _, h = median_rbf_repulsion(distinct)
+            return force, h
+        h = self._bandwidth(others, len(distinct), partition)
+        force, _ = rbf_repulsion(distinct[rows], h, others, weights)
+        # Scaled up to the number of particles that the subset represents
+        return force * (len(distinct) / len(others)), h
+
+    def _bandwidth(self, others: Tensor, count: int, partition: Partition | None) -> Tensor:
+        """Returns h for `count` particles from a subset of them, or from all ranks together."""
+        if not isinstance(self.bandwidth, str):
+            return others.new_full((), self.bandwidth)
+        if partition is None:
+            h = median_bandwidth(others)
+        else:
+            rank, world_size = partition.rank, partition.world_size
+            h = shared_median_bandwidth(others, rank, world_size, partition.all_reduce)
+        return h * (math.log(len(others)) / math.log(count))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return ({}, {}) if self.bank is None else self.bank.state()
@@ -227,62 +257,5 @@ class Repulsion(Method):
         if self.bank is not None:
             self.bank.restore(tensors, record)
 
-    def settings(self) -> dict[str, object]:
-        """Returns the arguments as JSON can hold them."""
-        return {
-            "embedding": embeddings.name_of(self.embedding),
-            "strength": float(self.strength),
-            "pause": None if self.pause is None else plain_window(self.pause),
-            "restart": None if self.restart is None else plain_window(self.restart),
-            "spread": float(self.spread),
-            "on": self.on,
-            "window": plain_window(self.window),
-            "bandwidth": self.bandwidth,
-            "bank": None if self.bank is None else len(self.bank),
-            "subset": self.subset,
-        }
-
-    def _force(
-        self,
-        everyone: Tensor,
-        n: int,
-        weights: Tensor | None,
-        rows: slice | None,
-        particles: Particles,
-    ) -> tuple[Tensor, Tensor]:
-        """Returns F_i of the first n embeddings among everyone's, [n, d], and the bandwidth.
-
-        With rows it is F_i of these alone, and all processes find the bandwidth together.
-        """
-        known = None if self.bandwidth == "median" else self.bandwidth
-        apart = part_duplicates(everyone, particles.seed, known)
-        drawn = self._draw(apart, particles)
-        others = apart if drawn is None else apart[drawn]
-        if drawn is None and len(apart) == n and self.bandwidth == "median" and rows is None:
-            force, _, h = median_rbf_repulsion(apart)
-            return force, h
-        bandwidth = self._bandwidth(others, len(apart), None if rows is None else particles.share)
-        if drawn is not None and weights is not None:
-            weights = weights[drawn]
-        some = apart[:n] if rows is None else apart[rows]
-        force, _ = rbf_repulsion(some, bandwidth, others, weights)
-        # What the others drawn stand for
-        return force * (len(apart) / len(others)), bandwidth
-
-    def _bandwidth(self, drawn: Tensor, count: int, share: Share | None) -> Tensor:
-        """Returns h for `count` particles, of which some are drawn; found together with others."""
-        if not isinstance(self.bandwidth, str):
-            return drawn.new_full((), self.bandwidth)
-        if share is None:
-            h = median_bandwidth(drawn)
-        else:
-            h = shared_median_bandwidth(drawn, *share.part(), share.total)
-        return h * (math.log(len(drawn)) / math.log(count))
-
-    def _draw(self, everyone: Tensor, particles: Particles) -> Tensor | None:
-        """Returns the places of those to repel from, drawn anew at each step; None for all."""
-        if self.subset is None or self.subset >= len(everyone):
-            return None
-        generator = step_generator(particles.seed, particles.step)
-        order = torch.randperm(len(everyone), generator=generator)
-        return order[: self.subset].to(everyone.device)
+    def settings(self) -> dict[str, Any]:
+        return settings_of(self) | {"bank": None if self.bank is None else len(self.bank)}

@@ -1,4 +1,4 @@
-"""SPARKE: ascent of the Rényi kernel entropy of the particles."""
+"""SPARKE: gradient ascent on the Rényi kernel entropy of the particles."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class SPARKE(EmbeddedMethod):
 
     The order-2 entropy of the kernel matrix, whose exponential is the RKE score (Jalali et al.
     2025, "SPARKE: Scalable Prompt-Aware Diversity Guidance in Diffusion Models via RKE Score",
-    arXiv:2506.10173), in the noisy latents as they have it. The square of an RBF kernel is one of
-    half the bandwidth, so it is an all-pairs sum of the same kind. The factor N makes the gradient
-    that of a particle's own share.
+    arXiv:2506.10173), of the noisy latents as in the paper. The square of an RBF kernel is an RBF
+    kernel of half the bandwidth, so the sum is of the same kind. The factor N keeps the gradient of
+    a particle independent of N.
     """
 
     strength: float = 30.0
@@ -24,5 +24,5 @@ class SPARKE(EmbeddedMethod):
     def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         h = median_bandwidth(embedded)
         force, similarity = rbf_repulsion(embedded, h / 2)
-        # The pair (i, j) is in the sum twice
+        # The sum contains the pair (i, j) twice
         return 2 * len(embedded) * force / similarity.sum(), h

@@ -13,19 +13,19 @@ from fastrepulse.methods.embedded import settings_of
 
 @dataclass(frozen=True, eq=False)
 class SPELL(Method):
-    """Moves a predicted picture out of the balls around the others, where it is in one.
+    """Moves a predicted image out of the balls around the other images.
 
         x0_i <- x0_i + overcompensation * sum_j ReLU(r / ||x0_i - x0_j|| - 1) (x0_i - x0_j)
 
     Kirchhof et al. 2024, "Shielded Diffusion: Generating Novel and Diverse Images using Sparse
     Repellency", arXiv:2410.06025. j runs over the other particles of the prompt and over protected
-    pictures. Particles further than r from all of them are left alone.
+    images. Particles further than r from all others do not move.
 
     Args:
-        radius: r as a root mean square over the latent's numbers, above 0: ||x0_i - x0_j|| is
+        radius: r as a root mean square over the entries of the latents, above 0: ||x0_i - x0_j|| is
             divided by the square root of C H W.
-        overcompensation: By how much more than the way out, for the model's pull back; they use
-            1.6.
+        overcompensation: Factor on the move, which makes up for the model's pull back; the paper
+            uses 1.6.
         protected: Clean latents [M, C, H, W] to keep away from, or None.
     """
 
@@ -58,27 +58,26 @@ class SPELL(Method):
         for own in particles.prompts():
             x = particles.denoised[own].to(particles.device).flatten(1).float()
             radius = self.radius * math.sqrt(x.shape[1])
-            move = way_out(x, x, radius)
+            move = move_out(x, x, radius)
             if protected is not None:
-                move = move + way_out(x, protected, radius)
+                move = move + move_out(x, protected, radius)
             moves.append(move)
         scale = self.overcompensation / particles.sigma**2
-        change = scale * torch.cat(moves).view_as(particles.denoised)
-        return Push(lambda part: change[part])
+        return Push.of(scale * torch.cat(moves).view_as(particles.denoised), particles)
 
     def settings(self) -> dict[str, Any]:
         return settings_of(self)
 
 
-def way_out(
+def move_out(
     x: Tensor,  # [N, D]
     centres: Tensor,  # [M, D]
     radius: float,
     rows: int = 1024,
 ) -> Tensor:  # [N, D]
-    """Returns sum_j ReLU(r / ||x_i - c_j|| - 1) (x_i - c_j), with memory of `rows` x M at a time.
+    """Returns sum_j ReLU(r / ||x_i - c_j|| - 1) (x_i - c_j); memory is `rows` x M.
 
-    A particle that is a centre itself has no way out of that ball.
+    A particle does not move out of the ball around itself.
     """
     moves = []
     for part in x.split(rows):

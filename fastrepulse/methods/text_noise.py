@@ -1,4 +1,4 @@
-"""Text noise: each particle's own noise on the text, in the first steps alone."""
+"""Text noise: noise on each particle's text embeddings, in the first steps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +14,18 @@ from fastrepulse.noise import particle_noise
 
 @dataclass(frozen=True)
 class TextNoise(Method):
-    """Gives every particle its own noisy text embeddings y at first, and clean ones afterwards.
+    """Adds noise to each particle's text embeddings y in the first steps.
 
         y_i = y + strength std(y) m_i u_i
 
-    u_i uniform in [-1, 1], m_i 1 for a random share of the entries and 0 for the others, both drawn
-    once for each particle (after the node SeedVarianceEnhancer for ComfyUI, whose strength is in
-    absolute units). The model, which is asked for the prompt alone in the end, turns back to it.
+    u_i is uniform in [-1, 1]; m_i is 1 for a random share of the entries and 0 for the others. Both
+    are drawn once per particle (after the ComfyUI node SeedVarianceEnhancer, whose strength is in
+    absolute units). The later steps use the clean text embeddings and so return to the prompt.
 
     Args:
-        strength: Of the noise, in standard deviations of the text embeddings; at least 0.
-        share: Of the entries that are noisy, in [0, 1].
-        until: The time from which on the text is clean, in [0, 1); time runs from 1 (noise) to 0
-            (picture).
+        strength: Size of the noise in standard deviations of the text embeddings, at least 0.
+        share: Share of the entries that are noisy, in [0, 1].
+        until: Time below which the text is clean, in [0, 1); time runs from 1 (noise) to 0 (image).
     """
 
     strength: float = 1.0
@@ -52,7 +51,7 @@ class TextNoise(Method):
     ) -> Tensor:
         if time < self.until:
             return text
-        # The same at every step, uniform by the distribution function of the normal one
+        # The same noise at every step; the normal distribution function makes it uniform
         noise, chosen = (
             torch.special.ndtr(particle_noise(seed, particles, text.shape[1:], "text", number))
             for number in (0, 1)

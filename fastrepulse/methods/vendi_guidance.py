@@ -1,4 +1,4 @@
-"""Ascent of the Vendi score of the particles."""
+"""Vendi guidance: gradient ascent on the Vendi score of the particles."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from fastrepulse.methods.embedded import EmbeddedMethod
 class VendiGuidance(EmbeddedMethod):
     """Adds strength * N grad_i log VS to the score, log VS = -tr (K/N) log (K/N).
 
-    The entropy of the kernel matrix's eigenvalues (Friedman & Dieng 2023, arXiv:2210.02410) as a
-    potential (Askari Hemmat et al. 2024, "Improving Geo-diversity of Generated Images with
-    Contextualized Vendi Score Guidance", arXiv:2406.04551), here without a memory of examples and
-    with an RBF kernel. With d K = tr(G dK), G = -(log(K/N) + 1) / N. Takes the eigenvalues of an
-    N x N matrix at each step: for N up to a few thousand.
+    The potential is the entropy of the kernel matrix's eigenvalues (Friedman & Dieng 2023,
+    arXiv:2210.02410; as guidance: Askari Hemmat et al. 2024, "Improving Geo-diversity of Generated
+    Images with Contextualized Vendi Score Guidance", arXiv:2406.04551), here without a memory of
+    examples and with an RBF kernel. Its differential is tr(G dK) with G = -(log(K/N) + 1) / N. Each
+    step computes the eigenvalues of an N x N matrix, so N is limited to a few thousand.
     """
 
     strength: float = 30.0
@@ -29,6 +29,6 @@ class VendiGuidance(EmbeddedMethod):
         values, vectors = torch.linalg.eigh(kernel / n)
         logarithm = (vectors * values.clamp_min(1e-12).log()) @ vectors.T
         weights = -(logarithm + torch.eye(n).to(x)) * kernel  # N G K, elementwise
-        # d k_ij / d phi_i = -(2/h) k_ij (phi_i - phi_j), and the pair (i, j) is in the trace twice
+        # d k_ij / d phi_i = -(2/h) k_ij (phi_i - phi_j), twice in the trace
         pull = weights.sum(dim=1, keepdim=True) * x - weights @ x
         return (-4 / h * pull).to(embedded.dtype), h

@@ -1,11 +1,10 @@
-"""The sampler: a prompt in, N pictures that differ out."""
+"""The sampler: a prompt in, N different images out."""
 
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.results import SampleResult, StepDiagnostics, StepEnd
-from fastrepulse.sampling.sample import DEFAULT_REPULSION, sample
+from fastrepulse.sampling.sample import sample
 
 __all__ = [
-    "DEFAULT_REPULSION",
     "Correction",
     "SampleResult",
     "StepDiagnostics",

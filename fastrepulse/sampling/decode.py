@@ -1,4 +1,4 @@
-"""Latents to pictures, in memory or straight to a folder."""
+"""Decodes latents to images, in memory or straight to a folder."""
 
 import logging
 from collections.abc import Collection, Generator, Iterator
@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.layers import accelerated
-from fastrepulse.methods.base import Share
+from fastrepulse.methods.base import Partition
 from fastrepulse.models import Model
-from fastrepulse.out_of_memory import ran_out
+from fastrepulse.out_of_memory import in_batches
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import (
     SavedImages,
@@ -33,22 +33,22 @@ log = logging.getLogger("fastrepulse")
 def decode(
     sd: Model,
     result: SampleResult,
-    share: Share,
+    partition: Partition,
     folder: Path | None,
     budget: Budget,
     progress: bool,
 ) -> SampleResult:
-    """Returns the result with its pictures, which go straight to the folder if there is one.
+    """Returns the result with its images, which are written to the folder if there is one.
 
-    Pictures that the folder holds already are not written again. The batches that they were in are
-    decoded as they were: a picture depends in its last bits on those beside it.
+    Images that the folder already holds are not written again. Their batches are decoded unchanged,
+    since the last bits of an image depend on the other images of its batch.
 
     Args:
         sd: The model.
         result: Latents, diagnostics and settings.
-        share: Which the latents are among all particles of the run.
-        folder: Where pictures, grid and summary go.
-        budget: Of memory.
+        partition: Which particles of the run the latents are.
+        folder: Folder of images, grid and summary.
+        budget: The memory budget.
         progress: Whether to show a progress bar.
     """
     if folder is None:
@@ -56,24 +56,24 @@ def decode(
         with closing(_images(sd, result.latents, everything, budget, progress)) as images:
             return replace(result, images=[image for _, image in images])
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [picture_path(folder, row) for row in range(share.count)]
-    missing = {i for i, row in enumerate(share.rows) if not paths[row].exists()}
+    paths = [picture_path(folder, row) for row in range(partition.count)]
+    missing = {i for i, row in enumerate(partition.rows) if not paths[row].exists()}
     writing: list[Future[Path]] = []
     drawing = _images(sd, result.latents, missing, budget, progress)
-    # Closed at once when writing fails: it holds the decoder
+    # Closed at once if writing fails, since it holds the decoder
     with closing(drawing) as images, ThreadPoolExecutor() as pool:
         for i, image in images:
-            row = share.rows[i]
+            row = partition.rows[i]
             writing.append(pool.submit(save_picture, image, folder, row, result.settings))
-            # No more than a batch or two wait in memory
+            # At most a batch or two wait in memory
             if len(writing) > 64:
                 writing.pop(0).result()
         for last in writing:
             last.result()
     saved = replace(result, images=SavedImages(paths))
-    # When all processes have drawn theirs
-    share.total(torch.zeros(1))
-    if share.leads:
+    # Waits until all ranks have written their images
+    partition.all_reduce(torch.zeros(1))
+    if partition.rank == 0:
         save_summary(folder, saved.images, saved.settings, saved.diagnostics)
     return saved
 
@@ -81,44 +81,36 @@ def decode(
 def _images(
     sd: Model, latents: Tensor, wanted: Collection[int], budget: Budget, progress: bool
 ) -> Generator[tuple[int, Image.Image], None, None]:
-    """Yields the numbers and the pictures of some latents.
+    """Yields the indices and images of the wanted latents.
 
-    Batches in which none is wanted are left out; one that does not fit in memory is halved, for
-    good.
+    Batches without a wanted image are skipped. If memory runs out, this and all later batches are
+    halved.
     """
-    size = budget.decode_batch_size()
-    done = 0
+
+    def wanted_images(chunk: Tensor, rows: Tensor) -> list[tuple[int, Image.Image]]:
+        places = [i for i, row in enumerate(rows.tolist()) if row in wanted]
+        if not places:
+            return []
+        pictures = _finite_pictures(sd, chunk.to(sd.device))[places]
+        return list(zip(rows[places].tolist(), to_pil(pictures), strict=True))
+
+    def on_halving(size: int) -> None:
+        log.warning("out of memory: now decoding %d images at once", size)
+
+    rows, size = torch.arange(len(latents)), budget.decode_batch_size()
     with (
         accelerated(sd.vae),
         _dtype_kept(sd.vae),
         tqdm(total=len(wanted), desc="decode", unit="img", disable=not progress) as bar,
     ):
-        while done < len(latents):
-            chunk = latents[done : done + size]
-            of_it = [i for i in range(done, done + len(chunk)) if i in wanted]
-            if not of_it:
-                done += len(chunk)
-                continue
-            chunk, pictures = chunk.to(sd.device), None
-            try:
-                pictures = _finite_pictures(sd, chunk)
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out(error) or len(chunk) == 1:
-                    raise
-            if pictures is None:
-                # Not while the error is handled, which keeps what the pass had allocated
-                size = len(chunk) // 2
-                torch.cuda.empty_cache()
-                log.warning("out of memory: %d pictures are decoded at once now", size)
-                continue
-            yield from zip(of_it, to_pil(pictures[[i - done for i in of_it]]), strict=True)
-            done += len(chunk)
-            bar.update(len(of_it))
+        for images in in_batches(wanted_images, (latents, rows), size, on_halving):
+            yield from images
+            bar.update(len(images))
 
 
 @contextmanager
 def _dtype_kept(vae: Any) -> Iterator[None]:
-    """Puts an autoencoder back into its dtype in the end."""
+    """Restores the dtype of an autoencoder at the end."""
     dtype = vae.dtype
     try:
         yield
@@ -128,10 +120,10 @@ def _dtype_kept(vae: Any) -> Iterator[None]:
 
 
 def _finite_pictures(sd: Model, latents: Tensor) -> Tensor:
-    """Returns pictures [n, 3, H, W]; a decoder that overflows in half precision becomes float32.
+    """Returns images [n, 3, H, W]; a decoder that overflows in half precision becomes float32.
 
-    Values that are not finite in float32 either become black, with a warning: the rest of the run
-    is worth keeping.
+    Pixels that are not finite in float32 become black, with a warning, so that the other images are
+    kept.
     """
     pictures = sd.decode(latents)
     if pictures.isfinite().all():

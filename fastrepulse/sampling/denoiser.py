@@ -1,4 +1,4 @@
-"""The UNet with classifier-free guidance, in micro-batches of one size, compiled where it pays."""
+"""The UNet with classifier-free guidance, in micro-batches of one size, optionally compiled."""
 
 import logging
 import math
@@ -9,38 +9,37 @@ import torch
 from torch import Tensor
 
 from fastrepulse.models.text import Text
-from fastrepulse.out_of_memory import ran_out
+from fastrepulse.out_of_memory import in_batches, ran_out
 
 Forward = Callable[..., Tensor]
 
 COMPILE_FROM = {"cuda": 600}
-"""Forward passes of a micro-batch from which compiling repays itself, by the kind of device.
+"""Number of forward passes from which compiling repays its time, by device type.
 
-Never on a CPU, where the native kernels do as much (bench/results/throughput.md); for a GPU nobody
-has measured it."""
+On a CPU it never does (bench/results/throughput.md). The number for GPUs is an estimate."""
 
 log = logging.getLogger("fastrepulse")
 
 
 class Denoiser:
-    """Predicts with a diffusers UNet, a micro-batch at a time.
+    """Runs a diffusers UNet with classifier-free guidance, one micro-batch at a time.
 
-    Where it is compiled every forward pass has the same shape, the last micro-batch being padded,
-    so that one graph serves any number of particles; where torch cannot compile it, it runs
-    uncompiled. A micro-batch that runs out of memory is halved, for good. The UNet alone runs in
-    its own dtype: latents, guidance and the output are in that of the latents, since a score is a
-    small difference over sigma^2.
+    If the UNet is compiled, every forward pass has the same shape: the last micro-batch is padded,
+    so one graph serves any number of particles. If torch cannot compile it, it runs uncompiled. If
+    a micro-batch runs out of memory, this and all later micro-batches are halved. Only the UNet
+    runs in its own dtype. Guidance and output are in the dtype of the latents, since a score is a
+    small difference divided by sigma^2.
 
     Args:
         unet: A `UNet2DConditionModel`.
         text: Text embeddings of every prompt.
-        negative: Those of every prompt's negative prompt, of the same shape; None for no guidance.
+        negative: Text embeddings of every negative prompt, of the same shape; None for no guidance.
         guidance_scale: w of w * conditional + (1 - w) * unconditional (Ho & Salimans 2022,
             arXiv:2207.12598).
-        micro_batch_size: How many particles go through the UNet at once.
+        micro_batch_size: Number of particles that go through the UNet at once.
         compiled: Whether to run the UNet through `torch.compile`.
-        forwards: Where the UNet's forward passes are kept, what was compiled among them.
-        size_ids: What a UNet of Stable Diffusion XL is told of the picture's size, [6].
+        forwards: Cache of forward functions, compiled ones included.
+        size_ids: The image size as a UNet of Stable Diffusion XL takes it, [6].
     """
 
     def __init__(
@@ -66,21 +65,8 @@ class Denoiser:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet runs."""
+        """Device of the UNet."""
         return self.text.tokens.device
-
-    def uncompiled(self) -> "Denoiser":
-        """Returns the same without `torch.compile`."""
-        return Denoiser(
-            self._unet,
-            self.text,
-            self.negative,
-            self.guidance_scale.item(),
-            self.micro_batch_size,
-            False,
-            self._forwards,
-            self.size_ids,
-        )
 
     def __call__(
         self,
@@ -97,32 +83,34 @@ class Denoiser:
             timestep: A scalar tensor.
             text: Each particle's text embeddings, [n, tokens, width].
             prompts: The number of each particle's prompt, [n].
-            guided: Whether to guide; without a negative prompt nothing does.
+            guided: Whether to use guidance, if there is a negative prompt.
         """
-        size = self.micro_batch_size
-        if len(model_input) > size:
-            parts = zip(*(x.split(size) for x in (model_input, text, prompts)), strict=True)
-            return torch.cat([self(x, timestep, own, of, guided) for x, own, of in parts])
-        output, halve = None, False
+
+        def forward(latents: Tensor, text: Tensor, prompts: Tensor) -> Tensor:
+            output = self._with_fallback(latents, timestep, text, prompts, guided)
+            # A copy, since the next run of a CUDA graph overwrites this output
+            return output[: len(latents)].clone()
+
+        rows = (model_input, text, prompts)
+        outputs = list(in_batches(forward, rows, self.micro_batch_size, self._halve))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _halve(self, size: int) -> None:
+        """Sets the micro-batch size after an out-of-memory error."""
+        self.micro_batch_size = size
+        log.warning("out of memory: micro-batches of %d particles now", size)
+
+    def _with_fallback(self, *arguments: Any) -> Tensor:
+        """Returns the output of one pass, uncompiled if torch cannot compile the UNet."""
         try:
-            output = self._forward(model_input, timestep, text, prompts, guided)
+            return self._forward(*arguments)
         except Exception as error:
-            halve = ran_out(error)
-            if not (size > 1 if halve else self.compiled and _cannot_compile(error)):
+            if not self.compiled or ran_out(error) or not _cannot_compile(error):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        if output is None:
-            # Not while the error is handled, which keeps what the pass had allocated
-            if halve:
-                self.micro_batch_size = size // 2
-                torch.cuda.empty_cache()
-                log.warning("out of memory: micro-batches of %d particles now", size // 2)
-            else:
-                self.compiled = False
-                log.warning("torch cannot compile the UNet, which runs uncompiled: %s", reason)
-            return self(model_input, timestep, text, prompts, guided)
-        # A copy: the next run of a CUDA graph writes where this one's output lies
-        return output[: len(model_input)].clone()
+        self.compiled = False
+        log.warning("torch cannot compile the UNet, which runs uncompiled: %s", reason)
+        return self._forward(*arguments)
 
     def _forward(
         self, model_input: Tensor, timestep: Tensor, text: Tensor, prompts: Tensor, guided: bool
@@ -148,26 +136,26 @@ class Denoiser:
 def repays_compiling(
     num_particles: int, num_inference_steps: int, micro_batch_size: int, device_type: str
 ) -> bool:
-    """Says whether a run is long enough for `torch.compile` to save more time than it takes."""
+    """Whether a run is long enough for `torch.compile` to save more time than it takes."""
     forwards = -(-num_particles // micro_batch_size) * num_inference_steps
     return forwards >= COMPILE_FROM.get(device_type, math.inf)
 
 
 def _padded(rows: Tensor | None, count: int) -> Any:
-    """Returns rows [n, ...] with the first one `count` times more; None stays None."""
+    """Returns rows [n, ...] padded by `count` copies of the first row; None stays None."""
     if rows is None or count == 0:
         return rows
     return torch.cat([rows, rows[:1].expand(count, *rows.shape[1:])])
 
 
 def _cannot_compile(error: BaseException) -> bool:
-    """Says whether an error is torch.compile's own: no compiler, or too many compiled already."""
+    """Whether an error is from torch.compile: no compiler, or too many recompilations."""
     modules = [kind.__module__ for kind in type(error).__mro__]
     return any(module.startswith(("torch._dynamo", "torch._inductor")) for module in modules)
 
 
 def _forwards_of(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
-    """Returns the forward pass without guidance and that with it."""
+    """Returns the forward functions without and with guidance."""
 
     def plain(
         latents: Tensor,
@@ -199,7 +187,7 @@ def _forwards_of(unet: Any, compiled: bool) -> tuple[Forward, Forward]:
 
     if not compiled:
         return plain, guided
-    # Graphs replayed as a whole, where there is a GPU to launch kernels on
+    # CUDA graphs on a GPU
     how: dict[str, Any] = {"mode": "reduce-overhead"} if unet.device.type == "cuda" else {}
     one, two = (torch.compile(f, fullgraph=True, dynamic=False, **how) for f in (plain, guided))
     return one, two

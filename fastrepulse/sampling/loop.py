@@ -1,17 +1,17 @@
-"""The loop: all particles go down the noise levels together, and repel each other on the way."""
+"""The denoising loop: all particles are denoised together, with a method's push at every step."""
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from fastrepulse.checks import Watch, in_window
-from fastrepulse.methods.base import Method, Particles, Push, Share
+from fastrepulse.checks import FiniteCheck
+from fastrepulse.methods.base import Method, Particles, Partition, Push
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser
@@ -20,43 +20,59 @@ from fastrepulse.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the model predicts of all particles at one step.
+class Action:
+    """One entry of the plan of a run.
 
     Args:
-        output: The model's output, [prompts * N, C, H, W].
-        denoised: The clean latents x0 that it means, of the same shape.
-        square_score: The sum of the squares of all particles' scores, and their number, [2].
-        watch: Notes what has to be finite at the step.
+        kind: "denoise" goes down to the next noise level, "correct" stays at the noise level, and
+            "renoise" goes up to the noise level of `step`.
+        step: Number of the step.
+        repeated: Whether the step was taken before the restart already.
+        correction: The corrector step, for "correct".
+        number: Number of the corrector step at its noise level, for "correct".
+    """
+
+    kind: Literal["denoise", "correct", "renoise"]
+    step: int
+    repeated: bool = False
+    correction: Correction | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The model's prediction for all particles at one step; the next one overwrites it.
+
+    Args:
+        output: The model output, [prompts * N, C, H, W].
+        denoised: The clean latents x0 that the output implies, of the same shape.
+        square_score: Sum of squares of all particles' scores, and the number of particles, [2].
+        finite: Collects values that must be finite at the step.
     """
 
     output: Tensor
     denoised: Tensor
     square_score: Tensor
-    watch: Watch
+    finite: FiniteCheck
 
 
 class DenoiseLoop:
-    """Denoises particles in place: s_i <- s_i + what the method adds, at every noise level.
+    """Denoises particles in place; at every step a method changes their scores.
 
-    Everything but the embeddings goes micro-batch by micro-batch, so that memory beyond one of them
-    is that of three sets of latents: what the scheduler holds, what the model says, and the clean
-    latents that it predicts.
+    All work but the embeddings goes micro-batch by micro-batch, so memory beyond one micro-batch is
+    three sets of latents: the scheduler's, the model output, and the clean prediction.
 
     Args:
-        x: Noisy latents [prompts * N, C, H, W], scaled as the scheduler holds them. They may lie in
-            host memory while the model is on a GPU. Where several processes share the run they are
-            those of this one.
+        x: Noisy latents [prompts * N, C, H, W] of this rank, scaled as the scheduler holds them.
+            They may lie in host memory while the model is on a GPU.
         denoise: The model with its prompts.
         scheduler: A diffusers scheduler with its timesteps set.
-        method: The repulsion, or another; None for independent particles.
+        method: The repulsion or another method; None for independent particles.
         num_particles: N, for each prompt.
-        seed: From which everything random is drawn.
-        guidance_window: Noise levels (from, to) inside which there is guidance.
-        micro_batch_size: How many particles go through the model at once.
-        corrections: Steps to take at a noise level before the one that leaves it.
-        start: The number of the step to begin with.
-        share: Which particles they are among all; by default they are all.
+        seed: Seed of everything random.
+        micro_batch_size: Number of particles that go through the model at once.
+        corrections: Corrector steps.
+        partition: Which particles of the run these are; by default all.
     """
 
     def __init__(
@@ -68,238 +84,216 @@ class DenoiseLoop:
         *,
         num_particles: int,
         seed: int,
-        guidance_window: tuple[float, float],
         micro_batch_size: int,
         corrections: Sequence[Correction] = (),
-        start: int = 0,
-        share: Share | None = None,
+        partition: Partition | None = None,
     ):
         self.x = x
         self.denoise = denoise
         self.scheduler = scheduler
-        self.method = method
+        self.method = Method() if method is None else method
         self.num_particles = num_particles
         self.seed = seed
-        self.guidance_window = guidance_window
         self.micro_batch_size = micro_batch_size
         self.corrections = corrections
-        self.start = start
-        self.share = Share.whole(len(x)) if share is None else share
+        self.partition = Partition(range(len(x)), len(x)) if partition is None else partition
         self.schedule = NoiseSchedule.of(scheduler)
         self.times = (scheduler.timesteps / scheduler.config.num_train_timesteps).tolist()
         starts = range(0, len(x), micro_batch_size)
         self.parts = [slice(first, min(first + micro_batch_size, len(x))) for first in starts]
-        self.schedulers = self._schedulers_at(start)
+        self.schedulers = self._schedulers_at(0)
         self.diagnostics: list[StepDiagnostics] = []
-        # How many steps have been taken, and how many there are, those that are taken twice twice
-        self.taken = self.of = 0
-        self.prompts = torch.tensor(self.share.rows, device=denoise.device) // num_particles
-        # Written anew at every prediction
+        self.prompts = torch.tensor(self.partition.rows, device=denoise.device) // num_particles
         self._output, self.denoised = torch.empty_like(x), torch.empty_like(x)
+        self.plan = self._plan()
+        self.done = 0
+        """Actions of the plan that are done."""
 
     def run(
         self,
-        stop: int | None = None,
-        progress: bool = False,
         after_step: Callable[["DenoiseLoop"], None] = lambda _: None,
+        after_batch: Callable[[int], None] = lambda _: None,
     ) -> list[StepDiagnostics]:
-        """Takes all steps that are left from `start` to `stop`, by default to the end.
+        """Takes the remaining actions of the plan.
 
         Args:
-            stop: The number of the step that is taken no more.
-            progress: Whether to show a progress bar.
-            after_step: Is called with the loop after each of them.
+            after_step: Called with the loop after each step to a lower noise level.
+            after_batch: Called with the number of particles after each pass of a micro-batch.
 
         Returns:
-            What happened at each step.
+            Measurements of each step.
 
         Raises:
-            FloatingPointError: If a value stops being finite; names the step and the particle.
+            FloatingPointError: If a value is not finite; names the step and the particle.
         """
-        path = self._path(len(self.scheduler.timesteps) if stop is None else stop)
-        self.of = len(path)
-        with self._progress_bar(path, progress) as bar:
-            while self.taken < len(path):
-                step, before = path[self.taken], path[: self.taken]
-                again = step in before
-                if again and step <= before[-1]:
-                    self._go_back(before[-1] + 1, step)
-                for number, correction in enumerate(self._corrections_at(step)):
-                    predicted = self.predict(step, bar)
-                    push = Push()
-                    if correction.pushes():
-                        push = self._push(step, predicted, ends=False)
-                    self._correct(step, number, correction, predicted, push, again)
-                    predicted.watch.read()
-                predicted = self.predict(step, bar)
-                ends = step == len(self.scheduler.timesteps) - 1
-                push = self._push(step, predicted, ends)
-                self._advance(step, predicted, push)
-                self.diagnostics.append(
-                    StepDiagnostics.of(
-                        self.schedule.sigmas[step], predicted.square_score, push, predicted.watch
-                    )
-                )
-                self.taken += 1
-                after_step(self)
+        while self.done < len(self.plan):
+            action = self.plan[self.done]
+            if action.kind == "renoise":
+                self._renoise(self.plan[self.done - 1].step + 1, action.step)
+                self.done += 1
+                continue
+            predicted = self.predict(action.step, after_batch)
+            if action.correction is not None:
+                self._correct(action, action.correction, predicted)
+                predicted.finite.read()
+                self.done += 1
+                continue
+            push = self.method.push(self._particles(action, predicted))
+            self._advance(action.step, predicted, push)
+            sigma = self.schedule.sigmas[action.step]
+            self.diagnostics.append(
+                StepDiagnostics.of(sigma, predicted.square_score, push, predicted.finite)
+            )
+            self.done += 1
+            after_step(self)
         return self.diagnostics
 
-    def predict(self, step: int, bar: tqdm | None = None) -> "Prediction":
-        """Runs the model on all particles; what it returns holds until the next prediction.
+    def steps(self) -> tuple[int, int]:
+        """Returns the steps done and the steps in total; a repeated step counts each time."""
+        kinds = [action.kind for action in self.plan]
+        return kinds[: self.done].count("denoise"), kinds.count("denoise")
 
-        Args:
-            step: At which step.
-            bar: A progress bar, counted in particles.
-        """
+    def passes(self) -> tuple[int, int]:
+        """Returns the model passes done and in total, those of corrector steps included."""
+        needed = [action.kind != "renoise" for action in self.plan]
+        return sum(needed[: self.done]), sum(needed)
+
+    def predict(
+        self, step: int, after_batch: Callable[[int], None] = lambda _: None
+    ) -> "Prediction":
+        """Runs the model on all particles at a step."""
         timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
-        guided = in_window(sigma, self.guidance_window) and (
-            self.method is None or self.method.guides(sigma, first=step == 0)
-        )
-        # The same however they are split, but where there is no float64
+        guided = self.method.uses_guidance_at(sigma, first=step == 0)
+        # In float64 the sum does not depend on the micro-batches; MPS has no float64
         device = self.denoise.device
         precise = torch.float32 if device.type == "mps" else torch.float64
         square_score = torch.zeros(2, dtype=precise, device=device)
         square_score[1] = len(self.x)
-        watch = Watch(step)
+        finite = FiniteCheck(step)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):
             sample = self.x[part].to(device)
             prompts = self.prompts[part]
-            text = self.denoise.text.tokens[prompts]
-            if self.method is not None:
-                text = self.method.perturb_text(
-                    text, self._numbers(part), self.times[step], step, self.seed
-                )
+            text = self.method.perturb_text(
+                self.denoise.text.tokens[prompts],
+                self._indices(part),
+                self.times[step],
+                step,
+                self.seed,
+            )
             model_input = scheduler.scale_model_input(sample, timestep)
             output = self.denoise(model_input, timestep, text, prompts, guided)
-            watch.finite(output, "the model's output", self.share.rows[part])
+            finite.add(output, "the model's output", self.partition.rows[part])
             z = self.schedule.noisy(sample, step)
             denoised = self.schedule.denoised(z, output, step)
             score = self.schedule.score(z, denoised, step)
             square_score[0] += score.float().square().sum()
             self._output[part], self.denoised[part] = output, denoised
-            if bar is not None:
-                bar.update(part.stop - part.start)
-        square_score = self.share.total(square_score)
-        return Prediction(self._output, self.denoised, square_score, watch)
+            after_batch(part.stop - part.start)
+        square_score = self.partition.all_reduce(square_score)
+        return Prediction(self._output, self.denoised, square_score, finite)
 
-    def _path(self, stop: int) -> list[int]:
-        """Returns the steps in the order in which they are taken: some twice, if the method says.
+    def _plan(self) -> list[Action]:
+        """Returns the actions of the run: corrector steps, denoising steps and one restart."""
+        steps, sigmas = range(len(self.scheduler.timesteps)), self.schedule.sigmas
+        plan = [action for step in steps for action in self._actions_at(step, repeated=False)]
+        restart = self.method.restart_window
+        low = [] if restart is None else [step for step in steps if sigmas[step] <= restart.low]
+        if restart is None or not low:
+            return plan
+        high = next(step for step in steps if sigmas[step] <= restart.high)
+        before = [action for action in plan if action.step < low[0]]
+        again = [
+            action
+            for step in steps[high:]
+            for action in self._actions_at(step, repeated=step < low[0])
+        ]
+        renoise = [Action("renoise", high)] if high < low[0] else []
+        return [*before, *renoise, *again]
 
-        At the lower noise level of a restart particles go back to the higher one.
-        """
-        steps = list(range(self.start, stop))
-        levels = None if self.method is None else self.method.restarts()
-        if levels is None:
-            return steps
-        first, end = (
-            next((step for step in steps if self.schedule.sigmas[step] <= level), stop)
-            for level in levels
-        )
-        return [*steps[: end - self.start], *range(first, stop)] if end < stop else steps
+    def _actions_at(self, step: int, repeated: bool) -> Iterator[Action]:
+        """Yields the corrector steps at a noise level and the step to the next level."""
+        sigma = self.schedule.sigmas[step]
+        here = (each for each in self.corrections if sigma in each.window)
+        several = [each for correction in here for each in repeat(correction, correction.steps)]
+        for number, correction in enumerate(several):
+            yield Action("correct", step, repeated, correction, number)
+        yield Action("denoise", step, repeated)
 
-    def _go_back(self, step: int, earlier: int) -> None:
-        """Takes all particles from the noise level of a step to that of an earlier one."""
-        sigmas = self.schedule.sigmas
-        added = math.sqrt(sigmas[earlier] ** 2 - sigmas[step] ** 2)
-        for part in self.parts:
-            noise = particle_noise(self.seed, self._numbers(part), self.x.shape[1:], "restart")
-            z = self.schedule.noisy(self.x[part], step)
-            noisier = z + added * noise.to(z)
-            self.x[part] = self.schedule.scheduler_sample(noisier.to(self.x.dtype), earlier)
-        self.schedulers = self._schedulers_at(earlier)
-
-    def _schedulers_at(self, step: int) -> list[Any]:
-        """Returns a scheduler for each micro-batch, since some remember past outputs."""
-        schedulers = [copy.deepcopy(self.scheduler) for _ in self.parts]
-        for own in schedulers:
-            if step and hasattr(own, "set_begin_index"):
-                own.set_begin_index(step)
-        return schedulers
-
-    def _push(self, step: int, predicted: "Prediction", ends: bool) -> Push:
-        """Asks the method what the particles do to each other; the run may end with it."""
-        if self.method is None:
-            return Push()
-        particles = Particles(
+    def _particles(self, action: Action, predicted: "Prediction") -> Particles:
+        """Returns the particles as the method sees them."""
+        step = action.step
+        final = step == len(self.scheduler.timesteps) - 1
+        return Particles(
             denoised=predicted.denoised,
             noisy=lambda part: self.schedule.noisy(self.x[part], step),
             sigma=self.schedule.sigmas[step],
             next_sigma=self.schedule.sigmas[step + 1],
             step=step,
             first=step == 0,
-            last=ends,
+            last=final and action.kind == "denoise",
             num_particles=self.num_particles,
             seed=self.seed,
             micro_batch_size=self.micro_batch_size,
             device=self.denoise.device,
-            share=self.share,
-            watch=predicted.watch,
+            partition=self.partition,
+            finite=predicted.finite,
         )
-        return self.method.push(particles)
 
     def _advance(self, step: int, predicted: "Prediction", push: Push) -> None:
-        """Goes one noise level down."""
+        """Goes down one noise level."""
         timestep = self.scheduler.timesteps[step]
-        for part, scheduler in zip(self.parts, self.schedulers, strict=True):
-            # Copies: some schedulers remember what they are given, and this is written over
+        changes = repeat(None) if push.changes is None else push.changes
+        for part, scheduler, change in zip(self.parts, self.schedulers, changes, strict=False):
+            # Copies, since some schedulers keep their arguments and both tensors are overwritten
             sample, output = (
                 a[part].to(self.denoise.device, copy=True) for a in (self.x, predicted.output)
             )
-            if push.change is not None:
-                output = self.schedule.add_to_score(output, push.change(part), step)
+            if change is not None:
+                output = self.schedule.add_to_score(output, change, step)
             self.x[part] = scheduler.step(output, timestep, sample).prev_sample
 
-    def _correct(
-        self,
-        step: int,
-        number: int,
-        correction: Correction,
-        predicted: "Prediction",
-        push: Push,
-        again: bool,
-    ) -> None:
-        """Takes a step that stays at its noise level."""
-        sigma, following = self.schedule.sigmas[step : step + 2]
-        for part in self.parts:
+    def _correct(self, action: Action, correction: Correction, predicted: "Prediction") -> None:
+        """Takes a corrector step."""
+        step, steps = action.step, len(self.scheduler.timesteps)
+        sigma, next_sigma = self.schedule.sigmas[step : step + 2]
+        changes: Iterator[Tensor | None] = repeat(None)
+        if correction.uses_repulsion:
+            changes = self.method.push(self._particles(action, predicted)).changes or changes
+        for part, change in zip(self.parts, changes, strict=False):
             sample, denoised = (
                 a[part].to(self.denoise.device) for a in (self.x, predicted.denoised)
             )
             z = self.schedule.noisy(sample, step)
-            change = None if push.change is None else push.change(part)
             noise = None
-            if correction.noisy():
-                # Steps at one level come one after the other in the stream
-                count = (step + again * len(self.scheduler.timesteps)) * 10_000 + number
+            if correction.uses_noise:
+                # Every corrector step of the run has its own number in the noise stream
+                count = (step + action.repeated * steps) * 10_000 + action.number
                 shape = sample.shape[1:]
-                noise = particle_noise(self.seed, self._numbers(part), shape, "correction", count)
+                noise = particle_noise(self.seed, self._indices(part), shape, "correction", count)
                 noise = noise.to(z)
             score = self.schedule.score(z, denoised, step)
-            moved = correction.move(z, score, change, noise, sigma, following)
+            moved = correction.move(z, score, change, noise, sigma, next_sigma)
             self.x[part] = self.schedule.scheduler_sample(moved.to(sample.dtype), step)
 
-    def _corrections_at(self, step: int) -> list[Correction]:
-        """Returns the corrections at a step, each as often as it is taken."""
-        sigma = self.schedule.sigmas[step]
-        acting = [correction for correction in self.corrections if correction.acts_at(sigma)]
-        return [correction for correction in acting for _ in range(correction.steps)]
+    def _renoise(self, step: int, earlier: int) -> None:
+        """Takes all particles from the noise level of a step up to that of an earlier step."""
+        sigmas = self.schedule.sigmas
+        added = math.sqrt(sigmas[earlier] ** 2 - sigmas[step] ** 2)
+        for part in self.parts:
+            noise = particle_noise(self.seed, self._indices(part), self.x.shape[1:], "restart")
+            z = self.schedule.noisy(self.x[part], step)
+            noisier = z + added * noise.to(z)
+            self.x[part] = self.schedule.scheduler_sample(noisier.to(self.x.dtype), earlier)
+        self.schedulers = self._schedulers_at(earlier)
 
-    def _numbers(self, part: slice) -> list[int]:
-        """Returns the number of each particle of a slice within its prompt."""
-        return [row % self.num_particles for row in self.share.rows[part]]
+    def _schedulers_at(self, step: int) -> list[Any]:
+        """Returns a scheduler for each micro-batch, since multistep schedulers keep outputs."""
+        schedulers = [copy.deepcopy(self.scheduler) for _ in self.parts]
+        for own in schedulers:
+            if step and hasattr(own, "set_begin_index"):
+                own.set_begin_index(step)
+        return schedulers
 
-    def _progress_bar(self, steps: list[int], progress: bool) -> Any:
-        # Counted in one's own particles and evaluations of the model, shown in everyone's images
-        passes, taken = (
-            sum(1 + len(self._corrections_at(step)) for step in some)
-            for some in (steps, steps[: self.taken])
-        )
-        return tqdm(
-            desc="denoise",
-            total=passes * len(self.x),
-            initial=taken * len(self.x),
-            unit_scale=self.share.count / len(self.x) / max(passes, 1),
-            unit="img",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} "
-            "[{elapsed}<{remaining}, {rate_fmt}]",
-            disable=not progress,
-        )
+    def _indices(self, part: slice) -> list[int]:
+        """Returns the index of each particle of a slice within its prompt."""
+        return [row % self.num_particles for row in self.partition.rows[part]]

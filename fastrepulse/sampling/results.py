@@ -1,4 +1,4 @@
-"""What `sample()` returns: pictures, latents, diagnostics and settings."""
+"""What `sample()` returns: images, latents, diagnostics and settings."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from fastrepulse.checks import Watch
+from fastrepulse.checks import FiniteCheck
 from fastrepulse.methods.base import Push
 from fastrepulse.sampling.output import image_grid, save_picture, save_summary
 
 
 @dataclass(frozen=True)
 class StepDiagnostics:
-    """What happened at one step, averaged over prompts; NaN where there are no pairs.
+    """Measurements of one step, averaged over prompts; NaN without pairs.
 
     Args:
         sigma: The noise level.
@@ -33,32 +33,33 @@ class StepDiagnostics:
     force_norm: float
 
     @classmethod
-    def of(cls, sigma: float, square_score: Tensor, push: Push, watch: Watch) -> "StepDiagnostics":
-        """Summarises a step: the one time that the host waits for the device.
+    def of(
+        cls, sigma: float, square_score: Tensor, push: Push, finite: FiniteCheck
+    ) -> "StepDiagnostics":
+        """Summarises a step, and waits for the device once.
 
         Args:
-            sigma: The noise level.
-            square_score: The sum of the squares of all particles' scores, and their number.
-            push: What they did to each other.
-            watch: What noted whether all was finite.
+            sigma: Noise level of the step.
+            square_score: Sum of squares of all particles' scores, and the number of particles, [2].
+            push: The push of the step.
+            finite: The values that must be finite.
 
         Raises:
-            FloatingPointError: If something was not.
+            FloatingPointError: If one of these values is not finite.
         """
-        total, count, *measured = watch.read(square_score, push.measured())
+        total, count, *measured = finite.read(square_score, push.diagnostics())
         return cls(sigma, math.sqrt(total / count), *measured)
 
 
 @dataclass(frozen=True)
 class StepEnd:
-    """Where a run is when a step has been taken: what `callback_on_step_end` is told.
+    """The argument of `callback_on_step_end`: the state of a run after a step.
 
     Args:
-        taken: How many steps have been taken.
-        of: How many there are, those that are taken twice counted twice.
-        denoised: The clean latents that the model predicts, [prompts * N, C, H, W]; the next step
-            writes over them.
-        diagnostics: What happened at the step.
+        taken: Steps done.
+        of: Steps in total; a repeated step counts each time.
+        denoised: The clean prediction, [prompts * N, C, H, W]; the next step overwrites it.
+        diagnostics: Measurements of the step.
     """
 
     taken: int
@@ -69,13 +70,13 @@ class StepEnd:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The pictures of one call, in the order of their particles, prompt after prompt.
+    """The images of one call in the order of the particles, prompt after prompt.
 
     Args:
-        images: The pictures; those that were written to a folder are opened when asked for.
+        images: The images; images in a folder are opened on access.
         latents: The clean latents [prompts * N, C, H, W].
-        diagnostics: One entry for each step that the particles took together.
-        settings: Everything that the pictures depend on.
+        diagnostics: One entry per step.
+        settings: Everything that the images depend on.
     """
 
     images: Sequence[Image.Image]
@@ -84,13 +85,13 @@ class SampleResult:
     settings: dict[str, Any]
 
     def grid(self, columns: int | None = None) -> Image.Image:
-        """Returns all pictures on one sheet, by default as square as can be."""
+        """Returns all images as one grid, by default about square."""
         return image_grid(self.images, columns)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes one PNG a particle, the grid, and `sample.json`; returns the folder.
+        """Writes one PNG per particle, the grid and `sample.json`; returns the folder.
 
-        Each PNG carries its prompt, seed, particle index and the settings as text chunks.
+        Each PNG holds its prompt, seed, particle index and the settings as text chunks.
         """
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)

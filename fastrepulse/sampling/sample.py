@@ -1,153 +1,178 @@
-"""`sample()`: a prompt in, N pictures that differ out."""
+"""`sample()`: a prompt in, N different images out."""
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fastrepulse.layers import accelerated
 from fastrepulse.methods.base import Method
-from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
-from fastrepulse.sampling.branch import branch
-from fastrepulse.sampling.checkpoint import Checkpoints
+from fastrepulse.sampling.checkpoint import Checkpoints, about_run
 from fastrepulse.sampling.corrections import Correction
-from fastrepulse.sampling.finish import finish
-from fastrepulse.sampling.prepare import prepare
-from fastrepulse.sampling.ranks import Ranks
-from fastrepulse.sampling.request import Request
+from fastrepulse.sampling.distributed import Ranks
+from fastrepulse.sampling.request import Computing, Drawing, Output
 from fastrepulse.sampling.results import SampleResult, StepEnd
+from fastrepulse.sampling.run import new_loop, run
 from fastrepulse.torch_settings import undisturbed
 
-DEFAULT_REPULSION = Repulsion()
-DEFAULT_STEPS = 25
-DEFAULT_GUIDANCE_SCALE = 5.0
-DEFAULT_CHECKPOINT_EVERY = 60.0
-
 _last_loaded: list[Model] = []
-"""The model that was loaded last: the next call finds it."""
+"""The model that was loaded last, which the next call reuses."""
 
 
 @undisturbed()
 def sample(
     prompt: str | Sequence[str],
-    num_particles: int = 16,
+    num_particles: int = Drawing.num_particles,
     *,
     model: Any = None,
-    repulsion: Method | str | None = DEFAULT_REPULSION,
-    num_inference_steps: int = DEFAULT_STEPS,
-    guidance_scale: float = DEFAULT_GUIDANCE_SCALE,
+    repulsion: Method | str | None = Drawing.repulsion,
+    num_inference_steps: int = Drawing.num_inference_steps,
+    guidance_scale: float = Drawing.guidance_scale,
     negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
-    scheduler: str = "euler",
+    scheduler: str = Drawing.scheduler,
     seed: int | None = None,
     generator: torch.Generator | None = None,
     latents: Tensor | None = None,
-    guidance_window: tuple[float, float] = (math.inf, 0.0),
     corrections: Sequence[Correction] = (),
-    shared_until: float | None = None,
+    long_prompts: Literal["cut", "chunks"] = Drawing.long_prompts,
     micro_batch_size: int | None = None,
     memory: int | str | None = None,
-    compile: bool | Literal["auto"] = "auto",
-    attention: Literal["auto", "sdpa", "xformers", "math"] = "auto",
-    long_prompts: Literal["cut", "chunks"] = "cut",
-    out: str | Path | None = None,
-    checkpoint_every: float | None = DEFAULT_CHECKPOINT_EVERY,
-    callback_on_step_end: Callable[[StepEnd], None] | None = None,
+    compile: bool | Literal["auto"] = Computing.compile,
+    attention: Literal["auto", "sdpa", "xformers", "math"] = Computing.attention,
     group: Any = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    progress: bool = True,
+    out: str | Path | None = None,
+    checkpoint_every: float | None = Output.checkpoint_every,
+    callback_on_step_end: Callable[[StepEnd], None] | None = None,
+    progress: bool = Output.progress,
 ) -> SampleResult:
-    """Draws N pictures of a prompt together, so that they differ from each other.
+    """Draws N images of a prompt together, so that they differ from each other.
 
-    The particles are denoised side by side, and every step adds the repulsion between them to
-    their score (Pondaven 2023; see `Repulsion` for the equation). With `repulsion=None` the result
-    is what diffusers' StableDiffusionPipeline makes of the same noise.
+    The particles are denoised together, and each step adds the repulsion between them to their
+    score (Pondaven 2023; see `Repulsion` for the equation). With `repulsion=None` the images are
+    those of diffusers' StableDiffusionPipeline for the same noise.
 
     Args:
-        prompt: What to draw. Of several prompts each gets `num_particles`, and particles repel
-            only within their prompt.
-        num_particles: N >= 1, for each prompt. One particle has nothing to repel from, unless there
-            is a bank.
-        model: None for the shipped model; of Stable Diffusion 1, 2 or XL: a local diffusers folder,
-            a single-file checkpoint, a hub id "owner/name", a loaded StableDiffusionPipeline, which
-            is used as it is (adapters, tokens, its autoencoder and noise schedule), or what
-            `load_model` returned.
+        prompt: What to draw. With several prompts, each gets `num_particles`, and particles repel
+            only particles of the same prompt.
+        num_particles: N >= 1, for each prompt. A single particle has nothing to repel from, unless
+            there is a bank.
+        model: None for the shipped model. Otherwise Stable Diffusion 1, 2 or XL: a local diffusers
+            folder, a single-file checkpoint, a hub id "owner/name", a loaded
+            StableDiffusionPipeline, which is used as it is (adapters, tokens, autoencoder and noise
+            schedule), or what `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
-        num_inference_steps: T >= 1, below the number of timesteps that the model was trained with.
+        num_inference_steps: T >= 1, below the number of timesteps of the model's training.
         guidance_scale: Classifier-free guidance; 1 and below switches it off.
         negative_prompt: What guidance leads away from: one for all prompts, or one for each.
-        height: In pixels; by default the model's own.
-        width: In pixels; by default the model's own.
+        height: Height in pixels; by default the model's own.
+        width: Width in pixels; by default the model's own.
         scheduler: "euler", "ddim", "dpm++" or "unipc".
-        seed: The noise of particle i depends on (seed, i) alone; drawn at random by default.
-        generator: Draws the seed, where none is given.
-        latents: Initial noise of unit variance [prompts * N, C, H, W], in place of the seed's.
-        guidance_window: Noise levels (from, to) inside which there is guidance; outside, the model
-            runs without it, in half the time (Kynkäänniemi et al. 2024, arXiv:2404.07724).
-        corrections: Steps to take at each noise level before the one that leaves it.
-        shared_until: A noise level down to which all particles of a prompt are one, that of the
-            first particle; there its predicted picture is given to all, each with its own noise.
-        micro_batch_size: How many particles go through the model at once, by default by the memory
-            that is free; the result does not depend on it beyond rounding.
-        memory: The most that weights, latents and passes of the model take together on its device,
-            in bytes or as "6GB"; by default a quarter of what is free serves for the passes.
-        compile: Whether to run the model through `torch.compile`, which takes a minute the first
-            time; "auto" does on a GPU if the run is long enough to repay it.
-        attention: "sdpa" is PyTorch's own memory-efficient one, "math" spells it out, "xformers"
-            needs that package and a GPU; "auto" is what diffusers chooses.
-        long_prompts: What becomes of prompts with more tokens than the text encoder takes: "cut"
-            warns of what is lost; "chunks" encodes them piece by piece, as other front ends do.
-        out: A folder that the pictures are written to as they are decoded, with the grid and
-            `sample.json`, in place of being held in memory. A run that is killed before the last of
-            them goes on by `resume(out)`.
-        checkpoint_every: Seconds from one checkpoint in `out` to the next, at least 0, which means
-            after every step; None for no checkpoints.
-        callback_on_step_end: Is called after every step with a `StepEnd`: how far the run is and
-            the pictures that it is heading for. What it raises stops the run.
-        group: A `torch.distributed` process group whose processes all call this with the same
-            arguments: each denoises its part of every prompt's particles, and all repel each other
-            as in one process. The pictures of all go to `out`; the latents returned are one's own.
+        seed: The noise of particle i depends on (seed, i) only; by default the seed is random.
+        generator: Draws the seed if none is given.
+        latents: Initial unit noise [prompts * N, C, H, W] instead of the seed's.
+        corrections: Corrector steps before the step to the next noise level.
+        long_prompts: How to treat prompts with more tokens than the text encoder takes: "cut" warns
+            about the lost words; "chunks" encodes the prompt in pieces, as other front ends do.
+        micro_batch_size: Number of particles that go through the model at once, by default chosen
+            by free memory; the images depend on it by rounding only.
+        memory: Limit on the memory of weights, latents and model passes on the model's device, in
+            bytes or as "6GB"; by default a quarter of the free memory serves for the passes.
+        compile: Whether to use `torch.compile`, which takes a minute at first; "auto" compiles on a
+            GPU if the run is long enough to repay it.
+        attention: "auto" leaves the choice to diffusers, "sdpa" is PyTorch's memory-efficient
+            attention, "math" is plain PyTorch, and "xformers" needs that package and a GPU.
+        group: A `torch.distributed` process group whose ranks all call this function with the same
+            arguments. Each rank denoises a part of every prompt's particles, and all particles
+            repel each other. All images go to `out`; the returned latents are this rank's.
         device: By default a CUDA GPU if there is one, else the CPU.
-        dtype: Of the weights; by default float16 on a GPU and float32 on the CPU.
+        dtype: Dtype of the weights; by default float16 on a GPU and float32 on the CPU.
+        out: Folder to which the images are written as they are decoded, with the grid and
+            `sample.json`, instead of being kept in memory. If the run is stopped, `resume(out)`
+            continues it.
+        checkpoint_every: Seconds between checkpoints in `out`; 0 for one after every step, None for
+            no checkpoints.
+        callback_on_step_end: Called after every step with a `StepEnd`: the progress of the run and
+            the clean prediction. An exception in it stops the run.
         progress: Whether to show a progress bar.
 
     Returns:
-        The pictures, the latents, what happened at every step, and the settings.
+        The images, the latents, measurements of every step, and the settings.
 
     Raises:
-        ValueError: If an argument is out of range, named with what is accepted.
+        ValueError: If an argument is out of range; names it and what is accepted.
         TypeError: If an argument has a wrong type.
-        FileNotFoundError: If there is no such model.
-        OSError: If `out` cannot be written, has too little space or holds the pictures of another
-            run; before the first step.
-        FloatingPointError: If a value stops being finite; names the step and the particle.
-        RuntimeError: If another process of the group has stopped; names it and says why.
+        FileNotFoundError: If the model does not exist.
+        OSError: If `out` cannot be written, has too little space or holds the images of another
+            run; raised before the first step.
+        FloatingPointError: If a value is not finite; names the step and the particle.
+        RuntimeError: If another rank of the group has stopped; names it and the reason.
 
-    Whatever stops it, `resume` goes on from the last checkpoint; after the last step there is one
-    with or without a folder.
+    After the last step a checkpoint is kept until all images are decoded, with or without `out`.
     """
-    given = locals()
     ranks = Ranks(group)
-    with ranks.voting():
-        request = Request(**given).agreed(ranks)
-        sd = load_model(request.model, request.device, request.dtype)
-        if request.model is None or isinstance(request.model, (str, Path)):
-            _last_loaded[:] = [sd]
-        share = ranks.share(len(request.prompts), request.num_particles)
-        noise = request.initial_noise(sd, share.rows)
-        settings = request.settings(sd)
+    with ranks.failing_together():
+        drawing = Drawing(
+            prompt,
+            num_particles,
+            model,
+            repulsion,
+            num_inference_steps,
+            guidance_scale,
+            negative_prompt,
+            height,
+            width,
+            scheduler,
+            seed,
+            generator,
+            latents,
+            corrections,
+            long_prompts,
+        )
+        computing = Computing(micro_batch_size, memory, compile, attention, group, device, dtype)
+        output = Output(out, checkpoint_every, callback_on_step_end, progress)
+        output.check_new()
+        if ranks.world_size > 1:
+            drawing, output = _agreed(ranks, drawing, output)
+        loaded = load_model(model, device, dtype)
+        if model is None or isinstance(model, (str, Path)):
+            _last_loaded[:] = [loaded]
+        output.check_room(drawing, loaded)
+        partition = ranks.partition(len(drawing.prompts), num_particles)
+        noise = drawing.initial_noise(loaded, partition.rows)
+        settings = drawing.settings(loaded)
         ranks.check_same(settings)
-        loop = prepare(request, sd, noise, share)
-        if request.shared_until is not None:
-            first = request.initial_noise(sd, range(0, request.count, num_particles))
-            with accelerated(sd.unet, request.attention):
-                loop = branch(loop, request.shared_until, first, noise)
-        checkpoints = Checkpoints.of(request, sd, settings, loop)
-        return finish(request, sd, loop, checkpoints, settings, request.folder)
+        loop = new_loop(drawing, computing, loaded, noise, partition)
+        about = about_run(computing, loaded, settings, loop)
+        checkpoints = Checkpoints(output.folder, checkpoint_every, about)
+        return run(drawing, computing, output, loaded, loop, checkpoints, settings)
+
+
+def _agreed(ranks: Ranks, drawing: Drawing, output: Output) -> tuple[Drawing, Output]:
+    """Returns the arguments for several ranks: one seed, and one progress bar.
+
+    Raises:
+        ValueError: If several ranks cannot share such a run.
+    """
+    if output.folder is None:
+        raise ValueError("out must be a folder that all ranks reach, got None")
+    if drawing.num_particles < ranks.world_size:
+        raise ValueError(
+            f"num_particles must be at least one for each of {ranks.world_size} ranks, "
+            f"got {drawing.num_particles}"
+        )
+    if drawing.method is not None and not drawing.method.joint:
+        raise ValueError(
+            "repulsion must be a method that needs no latents of other ranks, "
+            f"got {type(drawing.method).__name__}"
+        )
+    seed = ranks.broadcast(drawing.noise_seed)
+    progress = output.progress and ranks.rank == 0
+    return replace(drawing, seed=seed), replace(output, progress=progress)

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from fastrepulse.models import SCHEDULERS
-from fastrepulse.sampling.sample import DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS
+from fastrepulse.sampling.request import Drawing
 from fastrepulse.ui.batch import DIFFERS
 from fastrepulse.ui.session import Kind, Pile
 
@@ -78,9 +78,9 @@ class Layout:
             self.stop = gr.Button("Stop", variant="stop", min_width=80)
         with gr.Accordion("Advanced", open=False):
             self.seed = gr.Textbox("", label="Seed (empty: a random seed)", max_length=20)
-            self.steps = gr.Slider(1, 100, DEFAULT_STEPS, step=1, label="Steps")
+            self.steps = gr.Slider(1, 100, Drawing.num_inference_steps, step=1, label="Steps")
             self.guidance_scale = gr.Slider(
-                1.0, 15.0, DEFAULT_GUIDANCE_SCALE, step=0.5, label="Guidance scale"
+                1.0, 15.0, Drawing.guidance_scale, step=0.5, label="Guidance scale"
             )
             self.negative_prompt = gr.Textbox("", label="Negative prompt", max_length=2000)
             self.scheduler = gr.Dropdown(list(SCHEDULERS), value="euler", label="Scheduler")

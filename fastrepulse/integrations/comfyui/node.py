@@ -1,4 +1,4 @@
-"""The node: MODEL in, MODEL out, whose batch repels itself at every step."""
+"""The node: MODEL in, MODEL out; the images of a batch repel each other at every step."""
 
 from typing import Any
 
@@ -10,26 +10,27 @@ from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.schedule import HIGHEST_LEVEL
 
 HIGHEST = 10_000.0
-"""A noise level above those of all models."""
+"""A noise level above the schedule of any model."""
 
 
 class RepulsionNode:
-    """Makes the pictures of one batch different from each other.
+    """Makes the images of one batch different from each other.
 
     The predicted clean latents, after guidance, are corrected by the repulsion of the whole batch:
-    x0 + sigma (strength * r_i + spread * d_i) (see `Repulsion`). Models of every parametrisation
-    say how they add noise, x = alpha x0 + sigma noise, by their `noise_scaling`; the noise level of
-    the window is sigma / alpha, so that of flow models (SD 3, Flux) goes beyond 1 too.
+    x0 + sigma strength * r_i (see `Repulsion`). There is only the push: guidance is the sampler's,
+    and there is no restart. A model's `noise_scaling` gives alpha and sigma of
+    x = alpha x0 + sigma noise for every parametrisation. The window's noise level is sigma / alpha,
+    which exceeds 1 for flow models (SD 3, Flux) too.
     """
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
     CATEGORY = "model_patches/fastrepulse"
-    DESCRIPTION = "Makes the pictures of one batch different from each other."
+    DESCRIPTION = "Makes the images of one batch different from each other."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Returns what the node shows and takes."""
+        """Returns the inputs of the node."""
 
         def number(default: float, least: float, most: float, step: float, tooltip: str) -> Any:
             limits = {"default": default, "min": least, "max": most, "step": step}
@@ -40,25 +41,26 @@ class RepulsionNode:
             "required": {
                 "model": ("MODEL",),
                 "strength": number(
-                    default.strength, -10, 10, 0.1, "How strongly pictures repel; 0 for nothing."
+                    default.strength,
+                    -10,
+                    10,
+                    0.1,
+                    "Length of the push; 0 for no push.",
                 ),
                 "embedding": (
                     list(embeddings.names()),
                     {
                         "default": default.embedding,
-                        "tooltip": "In what the pictures shall be different.",
+                        "tooltip": "The property in which the images will differ.",
                     },
                 ),
                 "window_from": number(
-                    default.window[0], 0, HIGHEST, 0.1, "The noise level from which on they repel."
+                    default.window[0], 0, HIGHEST, 0.1, "Highest noise level of the push."
                 ),
                 "window_to": number(
-                    default.window[1], 0, HIGHEST, 0.1, "The noise level down to which they do."
+                    default.window[1], 0, HIGHEST, 0.1, "Lowest noise level of the push."
                 ),
-                "spread": number(
-                    default.spread, 0, 10, 0.01, "How strongly noise parts them, at all levels."
-                ),
-                # Not "seed": ComfyUI draws a number of that name anew each time
+                # Not "seed", which ComfyUI randomises
                 "embedding_seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1}),
             }
         }
@@ -70,35 +72,32 @@ class RepulsionNode:
         embedding: str,
         window_from: float,
         window_to: float,
-        spread: float,
         embedding_seed: int,
     ) -> tuple[Any]:
         """Returns a copy of the model that repels.
 
         Args:
             model: A `ModelPatcher` of ComfyUI.
-            strength: Length of the push over that of the predicted noise; 0 for nothing.
+            strength: Length of the push relative to the predicted noise; 0 for no push.
             embedding: The name of an embedding.
-            window_from: The noise level from which on particles repel.
-            window_to: The noise level, below `window_from`, down to which they do.
-            spread: Length of the push in the noisy latents, at all noise levels.
-            embedding_seed: From which an embedding draws what is random in it.
+            window_from: Highest noise level of the push.
+            window_to: Lowest noise level of the push, below `window_from`.
+            embedding_seed: Seed of random embeddings.
 
         Raises:
             ValueError: If a value is out of its range; when sampling, if the latents are not
                 [B, C, H, W] (video).
         """
-        repulsion = Repulsion(
-            embedding, strength, "denoised", (window_from, window_to), spread=spread
-        )
+        window = (window_from, window_to)
+        repulsion = Repulsion(embedding, strength, window=window, pause=None, restart=None)
 
         def repel(args: dict[str, Any]) -> Tensor:
             denoised, noisy = args["denoised"], args["input"]
             alpha, sigma = signal_and_noise(args["model"].model_sampling, args["sigma"])
             level = sigma / alpha
-            if not repulsion.watches(level):
+            if not repulsion.needs_step_at(level):
                 return denoised
-            # A sampler does not say which step it takes; the noise level does as well
+            # A sampler does not give the number of its step; the noise level serves as well
             step = round(1000 * level)
             return corrected_denoised(
                 denoised,
@@ -116,7 +115,7 @@ class RepulsionNode:
 
 
 def next_level(args: dict[str, Any]) -> float | None:
-    """Returns the noise level that ComfyUI's step ends at, None where it does not say."""
+    """Returns the noise level that ComfyUI's step ends at; None if it is unknown."""
     sigmas = args["model_options"].get("transformer_options", {}).get("sample_sigmas")
     if sigmas is None:
         return None

@@ -1,4 +1,4 @@
-"""What a loop needs to go on from where it is: tensors, and a record that JSON can hold."""
+"""The state of a loop for a checkpoint: tensors, and a record for JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,26 +11,25 @@ from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.results import StepDiagnostics
 
 METHOD, SCHEDULER = "method.", "scheduler."
-"""Before the names of what belongs to them."""
+"""Prefixes of the tensors of the method and the scheduler."""
 
 
 def state_of(loop: DenoiseLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns everything that the steps to come depend on, beside the settings of the run.
+    """Returns everything that the remaining steps depend on, except the run's settings.
 
-    It is that of all processes, where several share the run, and the same on each of them.
-    What is random is drawn anew from the seed and the number of the step, and has no state.
+    The state is that of all ranks, and equal on each rank. Random numbers depend on the seed and
+    the step alone, so they need no state.
     """
-    remembered, about_method = ({}, {}) if loop.method is None else loop.method.state()
+    remembered, about_method = loop.method.state()
     outputs, about_scheduler = scheduler_state(loop.schedulers, loop.scheduler)
-    gather = loop.share.gather
+    gather = loop.partition.all_gather
     tensors = {
         "x": gather(loop.x),
         **{METHOD + name: tensor for name, tensor in remembered.items()},
         **{SCHEDULER + name: gather(kept) if kept.ndim else kept for name, kept in outputs.items()},
     }
     record = {
-        "start": loop.start,
-        "taken": loop.taken,
+        "done": loop.done,
         "diagnostics": [asdict(step) for step in loop.diagnostics],
         "scheduler": about_scheduler,
         "method": about_method,
@@ -39,38 +38,38 @@ def state_of(loop: DenoiseLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(loop: DenoiseLoop, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """Takes a loop that has just been made to where another was, whose `state_of` this is."""
+    """Restores a new loop from what `state_of` returned."""
 
     def of(owner: str) -> dict[str, Tensor]:
         own = (name for name in tensors if name.startswith(owner))
         return {name.removeprefix(owner): tensors[name] for name in own}
 
-    loop.x.copy_(loop.share.own(tensors["x"]))
-    loop.taken = record["taken"]
+    loop.x.copy_(loop.partition.local(tensors["x"]))
+    loop.done = record["done"]
     loop.diagnostics = [StepDiagnostics(**step) for step in record["diagnostics"]]
     outputs = {
-        name: loop.share.own(kept) if kept.ndim else kept for name, kept in of(SCHEDULER).items()
+        name: loop.partition.local(kept) if kept.ndim else kept
+        for name, kept in of(SCHEDULER).items()
     }
     for part, scheduler in zip(loop.parts, loop.schedulers, strict=True):
         own = {name: kept[part] if kept.ndim else kept for name, kept in outputs.items()}
         on_device = {name: kept.to(loop.denoise.device) for name, kept in own.items()}
         restore_scheduler(scheduler, on_device, record["scheduler"])
-    if loop.method is not None:
-        loop.method.restore(of(METHOD), record["method"])
+    loop.method.restore(of(METHOD), record["method"])
 
 
 def scheduler_state(
     schedulers: Sequence[Any], untouched: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns what schedulers have that one of theirs without a step has not.
+    """Returns the attributes in which schedulers differ from one that has taken no step.
 
     Args:
-        schedulers: One for each micro-batch, all at the same step.
-        untouched: One that has taken no step.
+        schedulers: The scheduler of each micro-batch, all at the same step.
+        untouched: A scheduler that has taken no step.
 
     Returns:
-        Tensors by name: what they keep of each particle, [prompts * N, ...], and what has no
-        dimension and is the same for all; numbered where they are in a list. And what is no tensor.
+        Tensors by name, numbered if they are in a list: [prompts * N, ...] for what is kept per
+        particle, scalars for what all particles share. And all other attributes.
     """
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
@@ -94,7 +93,7 @@ def scheduler_state(
 
 
 def restore_scheduler(scheduler: Any, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Gives a scheduler what `scheduler_state` found, of the particles of its micro-batch."""
+    """Sets the attributes that `scheduler_state` returned, for the particles of one micro-batch."""
     for name, value in values.items():
         setattr(scheduler, name, list(value) if isinstance(value, list) else value)
     for key, kept in tensors.items():
@@ -106,7 +105,7 @@ def restore_scheduler(scheduler: Any, tensors: dict[str, Tensor], values: dict[s
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Says whether two values of an attribute are the same."""
+    """Whether two values of an attribute are equal."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     if isinstance(one, list) and isinstance(other, list):
