@@ -1,8 +1,10 @@
 """Hostile arguments: each is accepted for a reason, or refused by name before any work."""
 
 import collections
+import inspect
 import math
 import re
+from dataclasses import fields
 from numbers import Real
 from pathlib import Path
 
@@ -11,10 +13,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fastrepulse
 from fastrepulse import Bank, Correction, Repulsion, embeddings
 from fastrepulse.kernels import rbf_repulsion
+from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
-from fastrepulse.sampling.request import Request
+from fastrepulse.models import SCHEDULERS
+from fastrepulse.sampling.corrections import KINDS
+from fastrepulse.sampling.request import LONG_PROMPTS, Computing, Drawing, Output
 
 REFUSED = collections.Counter()
 EXAMPLES = 60
@@ -76,17 +82,15 @@ SAMPLE = {
     "num_inference_steps": is_count,
     "guidance_scale": is_number,
     "negative_prompt": is_text,
-    "scheduler": lambda v: v in ("euler", "ddim", "dpm++"),
+    "scheduler": lambda v: v in SCHEDULERS,
     "seed": or_none(lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63),
     "generator": or_none(lambda v: isinstance(v, torch.Generator)),
     "latents": or_none(lambda v: isinstance(v, torch.Tensor)),
-    "guidance_window": is_window,
     "corrections": lambda v: isinstance(v, (list, tuple)) and not v,
-    "shared_until": or_none(lambda v: is_number(v) and v > 0),
     "micro_batch_size": or_none(is_count),
     "compile": lambda v: isinstance(v, bool) or v == "auto",
-    "attention": lambda v: v in ("auto", "sdpa", "xformers", "math"),
-    "long_prompts": lambda v: v in ("cut", "chunks"),
+    "attention": lambda v: v in ATTENTIONS,
+    "long_prompts": lambda v: v in LONG_PROMPTS,
     "checkpoint_every": or_none(lambda v: is_number(v) and v >= 0),
     "out": or_none(lambda v: isinstance(v, str)),
     "progress": lambda v: isinstance(v, bool),
@@ -98,46 +102,15 @@ REPULSION = {
     "window": is_window,
     "pause": or_none(is_window),
     "restart": or_none(is_window),
-    "spread": lambda v: is_number(v) and v >= 0,
     "bandwidth": lambda v: v == "median" or (is_number(v) and v > 0),
     "bank": or_none(lambda v: isinstance(v, Bank)),
     "subset": or_none(lambda v: isinstance(v, int) and v >= 2),
 }
 CORRECTION = {
-    "kind": lambda v: v in ("score", "langevin", "random", "repulsive"),
+    "kind": lambda v: v in KINDS,
     "steps": is_count,
     "step_size": or_none(lambda v: is_number(v) and v > 0),
     "window": is_window,
-}
-DEFAULTS = {
-    "prompt": "a planet",
-    "num_particles": 2,
-    "model": None,
-    "repulsion": Repulsion(),
-    "num_inference_steps": 4,
-    "guidance_scale": 5.0,
-    "negative_prompt": "",
-    "height": None,
-    "width": None,
-    "scheduler": "euler",
-    "seed": 0,
-    "generator": None,
-    "latents": None,
-    "guidance_window": (math.inf, 0.0),
-    "corrections": (),
-    "shared_until": None,
-    "micro_batch_size": None,
-    "compile": "auto",
-    "attention": "auto",
-    "long_prompts": "cut",
-    "checkpoint_every": 60.0,
-    "callback_on_step_end": None,
-    "group": None,
-    "memory": None,
-    "out": None,
-    "device": None,
-    "dtype": None,
-    "progress": False,
 }
 
 
@@ -160,10 +133,23 @@ def accepted_or_refused(make, name, value, accepts):
         assert safely(accepts, value), f"{name}={value!r} was accepted"
 
 
+def drawing(**arguments):
+    return Drawing(**{"prompt": "a planet", "num_particles": 2, **arguments})
+
+
+def output(**arguments):
+    Output(**arguments).check_new()
+
+
 def cases():
+    owners = {field.name: drawing for field in fields(Drawing)}
+    owners |= {field.name: Computing for field in fields(Computing)}
+    owners |= {field.name: output for field in fields(Output)}
+    assert set(owners) == set(inspect.signature(fastrepulse.sample).parameters)
     for name, accepts in SAMPLE.items():
+        make = owners[name]
         yield pytest.param(
-            lambda v, name=name: Request(**DEFAULTS | {name: v}), name, accepts, id=f"sample-{name}"
+            lambda v, make=make, name=name: make(**{name: v}), name, accepts, id=f"sample-{name}"
         )
     for kind, arguments in ((Repulsion, REPULSION), (Correction, CORRECTION)):
         for name, accepts in arguments.items():

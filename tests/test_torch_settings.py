@@ -14,7 +14,7 @@ import fastrepulse
 from fastrepulse import Repulsion, models
 from fastrepulse.integrations import RepulsiveScheduler, corrected_denoised
 from fastrepulse.layers import accelerated
-from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.diagnostics import mean_distance
 from helpers.small_pipelines import noise, scheduler_of
 from helpers.tolerances import SAME_COMPUTATION
 

@@ -46,6 +46,11 @@ def separate_duplicates(
     return torch.cat([jittered(rows, is_duplicate) for rows, is_duplicate in blocks])
 
 
+def is_at_hand(tensor: Tensor) -> bool:
+    """Whether the host can read a tensor without waiting for another device."""
+    return tensor.device.type == "cpu"
+
+
 @lru_cache(maxsize=64)
 def odd_numbers(count: int) -> np.ndarray:
     """Returns random odd integers of 63 bits, always the same."""
@@ -64,7 +69,7 @@ def find_duplicates(rows: Tensor) -> Tensor | None:
     bits = ((part + 0.0).contiguous().view(kind).to(torch.int64) for part in rows.split(ROWS))
     hashes, order = torch.cat([(part * odd).sum(dim=1) for part in bits]).sort()
     none, same = hashes.new_zeros(1, dtype=torch.bool), hashes[1:] == hashes[:-1]
-    if same.device.type == "cpu" and not same.any():
+    if is_at_hand(same) and not same.any():
         return None
     duplicate = torch.cat([none, same]) | torch.cat([same, none])
     return torch.empty_like(duplicate).scatter_(0, order, duplicate)

@@ -17,7 +17,7 @@ import torch
 import fastrepulse
 from fastrepulse import Bank, Correction, Repulsion, methods
 from fastrepulse.embeddings import KernelSum
-from fastrepulse.methods import force
+from fastrepulse.methods import repulsion
 from fastrepulse.methods.base import Particles
 from fastrepulse.sampling import decode as decoding
 from fastrepulse.sampling.loop import DenoiseLoop
@@ -30,7 +30,7 @@ RUNS = {
     "many": {"num_particles": 33, "num_inference_steps": 1, "guidance_scale": 1.0},
     "corrections": {"corrections": [Correction(step_size=0.1, window=(9.0, 1.0))]},
     "one-prompt": {"prompt": "a planet", "num_particles": 3, "negative_prompt": "blue"},
-    "branch": {"shared_until": 2.0},
+    "interval": {"repulsion": methods.IntervalGuidance((9.0, 0.5))},
     "text": {"repulsion": methods.CADS()},
     "guidance": {"repulsion": methods.ParticleGuidance(), "guidance_scale": 1.0},
     "vendi": {"repulsion": methods.VendiGuidance(), "guidance_scale": 1.0},
@@ -43,7 +43,6 @@ RUNS = {
 
 ROUNDED = {
     "micro-batches": {"micro_batch_size": 3},
-    "spread": {"repulsion": Repulsion("pooled", spread=0.1)},
     "rows": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
     "rows-of-kernels": {
         "repulsion": Repulsion(
@@ -70,7 +69,7 @@ def unlike_others(name, rank):
         if name == "slow-process" and rank == 1:
             patch.setattr(DenoiseLoop, "_advance", advance)
         if name.startswith("rows"):
-            patch.setattr(force, "SHARED_FROM", 2)
+            patch.setattr(repulsion, "DISTRIBUTED_FROM", 2)
         yield
 
 
@@ -130,7 +129,7 @@ def killed(folder, group):
     real = DenoiseLoop._advance
 
     def advance(self, *given):
-        if os.environ["RANK"] == "1" and self.taken == 1:
+        if os.environ["RANK"] == "1" and self.done == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         real(self, *given)
 

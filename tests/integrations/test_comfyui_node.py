@@ -16,7 +16,7 @@ import torch
 
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, integrations
-from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.diagnostics import mean_distance
 from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import NoiseSchedule
 from helpers.tolerances import SAME_COMPUTATION
@@ -112,7 +112,7 @@ def test_it_draws_what_sample_draws(node):
     ours = fastrepulse.sample(
         "a potted plant",
         4,
-        repulsion=Repulsion("thirds", 2.0, window=(10_000.0, 2.0), pause=None, spread=0.1),
+        repulsion=Repulsion("thirds", 2.0, window=(10_000.0, 2.0), pause=None),
         scheduler="euler",
         num_inference_steps=STEPS,
         guidance_scale=1.0,
@@ -130,7 +130,7 @@ def test_flow_models_are_corrected_at_their_noise_level(node, sigma):
     (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0.1, 0)
     corrected = repelling.after_guidance(x0, torch.tensor([sigma]), x, Flow())
     level = sigma / max(1 - sigma, 2**-12)
-    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1), spread=0.1)
+    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
     expected = integrations.corrected_denoised(x0, x / max(1 - sigma, 2**-12), level, repulsion)
     torch.testing.assert_close(corrected, expected, rtol=1e-4, atol=1e-4 * level)
     # As long as the noise, in units of the clean latents
@@ -142,7 +142,7 @@ def test_a_flows_next_level_bounds_the_push(node):
     x0, sigmas = 0.3 * initial_noise(0, 5, (16, 8, 8)), torch.tensor([0.9, 0.5, 0.0])
     (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0.1, 0)
     corrected = repelling.after_guidance(x0, sigmas[:1], x0, Flow(), sigmas)
-    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1), spread=0.1)
+    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
     expected = integrations.corrected_denoised(x0, x0, 9.0, repulsion, next_sigma=1.0)
     torch.testing.assert_close(corrected, expected, rtol=1e-3, atol=1e-4)
     last = repelling.after_guidance(x0, sigmas[1:2], x0, Flow(), sigmas)

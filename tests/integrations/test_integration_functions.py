@@ -12,14 +12,14 @@ import torch
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import corrected_denoised, corrected_epsilon, repulsive_force
-from fastrepulse.methods.force import mean_distance
-from fastrepulse.methods.lengths import MAX_MOVE
+from fastrepulse.methods.diagnostics import mean_distance
+from fastrepulse.methods.step_length import MAX_MOVE
 from fastrepulse.noise import initial_noise
 from helpers.tolerances import AGAINST_FLOAT64
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SNIPPETS = re.findall(r"```python\n(.*?)```", (DOCS / "integrations.md").read_text(), re.DOTALL)
-REPULSION = Repulsion("pooled", 2.0, spread=0.0)
+REPULSION = Repulsion("pooled", 2.0)
 
 
 def documented(name):
@@ -33,7 +33,7 @@ def documented(name):
 def test_force_by_hand_for_two_particles():
     latents = torch.zeros(2, 1, 2, 2)
     latents[1] = 1.0
-    repulsion = Repulsion("channel_mean", 3.0, on="noisy", spread=0.0)
+    repulsion = Repulsion("channel_mean", 3.0, on="noisy")
     force = repulsive_force(latents, latents, 5.0, repulsion)
     # Straight apart, 3 times as long as the noise, of which the score is 1 / 5
     torch.testing.assert_close(force[1], torch.full((1, 2, 2), 3.0 / 5.0))

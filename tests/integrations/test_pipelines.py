@@ -11,7 +11,7 @@ from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.integrations import RepulsiveScheduler
-from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.diagnostics import mean_distance
 from fastrepulse.schedule import HIGHEST_LEVEL
 from helpers import small_pipelines as small
 from helpers.small_pipelines import (

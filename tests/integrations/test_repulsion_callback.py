@@ -9,7 +9,7 @@ import torch
 
 from fastrepulse import Bank, Repulsion, embeddings, models
 from fastrepulse.integrations import RepulsionCallback, RepulsiveScheduler
-from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.diagnostics import mean_distance
 from fastrepulse.noise import initial_noise
 from helpers import small_pipelines as small
 from helpers.small_pipelines import COUNT, made, noise, scheduler_of, signal_and_noise
@@ -41,7 +41,7 @@ def test_it_is_the_score_correction_one_step_on(short):
     scheduler.set_timesteps(STEPS)
     alpha, sigma = signal_and_noise(scheduler, 1)
     window = (1.01 * sigma / alpha, 0.0)
-    after_the_first = Repulsion("pooled", 0.3, on="noisy", window=window, spread=0.0)
+    after_the_first = Repulsion("pooled", 0.3, on="noisy", window=window)
     by_callback = loop(scheduler, RepulsionCallback(after_the_first))
     by_score = loop(RepulsiveScheduler(scheduler, after_the_first))
     alone = loop(scheduler)
@@ -90,7 +90,7 @@ def test_on_the_shipped_model_it_comes_near_the_score_correction():
     )
     pipeline.set_progress_bar_config(disable=True)
     plain = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    repulsion = Repulsion("thirds", 0.3, on="noisy", window=(math.inf, 2.0), spread=0.1)
+    repulsion = Repulsion("thirds", 0.3, on="noisy", window=(math.inf, 2.0))
     drawn = []
     for scheduler, callback in (
         (plain, None),

@@ -16,7 +16,7 @@ WEAK = 1e-6
 
 def change_of(repulsion, latents, **state):
     particles = particles_of(latents, **{"sigma": 2.0, "last": True, **state})
-    return repulsion.push(particles).change(slice(0, len(latents)))
+    return torch.cat(list(repulsion.push(particles).changes))
 
 
 def draw(n, seed=0):
@@ -27,12 +27,12 @@ def draw(n, seed=0):
 def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
     latents = draw(9)
     bank = Bank()
-    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0, bank=bank)
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
     change_of(repulsion, latents[:5])
     assert len(bank) == 5
     second = change_of(repulsion, latents[5:], seed=7)
     assert len(bank) == 9
-    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0), latents)
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
     torch.testing.assert_close(second, joint[5:])
 
 
@@ -40,12 +40,12 @@ def test_a_second_batch_feels_the_first_as_in_one_joint_batch(name):
 def test_single_particles_repel_from_those_before(name):
     latents = draw(4)
     bank = Bank()
-    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0, bank=bank)
+    repulsion = Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, bank=bank)
     assert not change_of(repulsion, latents[:1]).any()
     for own in latents[1:3].split(1):
         change_of(repulsion, own)
     last = change_of(repulsion, latents[3:])
-    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE, spread=0.0), latents)
+    joint = change_of(Repulsion(name, WEAK, on="noisy", window=EVERYWHERE), latents)
     torch.testing.assert_close(last, joint[3:])
 
 
@@ -229,8 +229,8 @@ def test_bad_banks_are_named(tmp_path):
 def test_what_is_only_measured_is_remembered():
     bank = Bank()
     measured = Repulsion("pooled", 0, window=EVERYWHERE, bank=bank)
-    assert measured.push(particles_of(draw(4), sigma=2.0, last=True)).change is None
+    assert measured.push(particles_of(draw(4), sigma=2.0, last=True)).changes is None
     assert len(bank) == 4
-    repelled = Repulsion("pooled", window=EVERYWHERE, spread=0.0)
+    repelled = Repulsion("pooled", window=EVERYWHERE)
     alone, after = (change_of(replace(repelled, bank=b), draw(3, seed=1)) for b in (None, bank))
     assert not torch.allclose(alone, after)

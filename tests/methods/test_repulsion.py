@@ -6,9 +6,9 @@ import torch
 
 from fastrepulse import Repulsion, embeddings
 from fastrepulse.kernels import median_bandwidth
-from fastrepulse.methods import force as forces
-from fastrepulse.methods.force import mean_distance
-from fastrepulse.methods.lengths import MAX_MOVE, away_from_mean
+from fastrepulse.methods import pull_back
+from fastrepulse.methods.diagnostics import mean_distance
+from fastrepulse.methods.step_length import MAX_MOVE
 from helpers.drawn import particles_of
 
 WIDTHS = {
@@ -30,13 +30,12 @@ def draw(n=6, side=16, seed=0, dtype=torch.float32):
 
 
 def push_of(repulsion, latents, **state):
-    """r_i of every particle, and what is said of their prompt."""
-    # So weak that nothing is cut short
-    weak = replace(repulsion, strength=1e-3, window=(math.inf, 0.0), spread=0.0)
+    """r_i of every particle, and the diagnostics of the first prompt."""
+    # So weak that no push reaches the bound
+    weak = replace(repulsion, strength=1e-3, window=(math.inf, 0.0))
     particles = particles_of(latents, **state)
     push = weak.push(particles)
-    parts = [slice(i, min(i + 3, len(latents))) for i in range(0, len(latents), 3)]
-    return torch.cat([push.change(part) for part in parts]) * 1e3 * particles.sigma, push.prompts[0]
+    return torch.cat(list(push.changes)) * 1e3 * particles.sigma, push.prompts[0]
 
 
 @pytest.mark.parametrize("side", [8, 16, 17, 20])
@@ -123,8 +122,8 @@ def test_a_bandwidth_of_the_users_own_counts_for_its_size_alone():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_every_push_is_as_long_as_the_strength_says(name, scale):
     embed = embeddings.build(name)
-    scaled = Repulsion(lambda z: embed(z) * scale, 0.2, window=(math.inf, 0.0), spread=0.0)
-    change = scaled.push(particles_of(draw(), sigma=4.0, next_sigma=3.9)).change(slice(0, 6))
+    scaled = Repulsion(lambda z: embed(z) * scale, 0.2, window=(math.inf, 0.0))
+    change = torch.cat(list(scaled.push(particles_of(draw(), sigma=4.0, next_sigma=3.9)).changes))
     length = change.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(length, torch.full((6,), 0.2 / 4.0))
 
@@ -135,9 +134,9 @@ def test_a_push_is_no_longer_than_the_noise_that_is_left(strength):
     weak, _ = push_of(Repulsion("pooled"), latents, sigma=sigma)
 
     def moved(following):
-        repulsion = Repulsion("pooled", strength, window=(math.inf, 0.0), spread=0.0)
+        repulsion = Repulsion("pooled", strength, window=(math.inf, 0.0))
         push = repulsion.push(particles_of(latents, sigma=sigma, next_sigma=following))
-        return sigma * (sigma - following) * push.change(slice(0, 6))
+        return sigma * (sigma - following) * torch.cat(list(push.changes))
 
     far = moved(following)
     length = far.square().mean(dim=(1, 2, 3)).sqrt()
@@ -145,46 +144,6 @@ def test_a_push_is_no_longer_than_the_noise_that_is_left(strength):
     cosine = torch.cosine_similarity(far.flatten(1), weak.flatten(1))
     torch.testing.assert_close(cosine, torch.full((6,), math.copysign(1, strength)))
     assert not moved(0.0).any()
-
-
-def test_spread_by_hand_is_away_from_the_mean_of_each_prompt():
-    z = torch.zeros(6, 1, 2, 2)
-    z[1:3], z[3] = 3.0, 9.0  # of two prompts; the first has a mean of 2, the second of 3
-    particles = particles_of(z, sigma=5.0, next_sigma=4.9, num_particles=3)
-    repulsion = Repulsion("pooled", 1e-9, spread=0.1)
-    change = torch.cat([repulsion.push(particles).change(slice(i, i + 2)) for i in (0, 2, 4)])
-    signs = torch.tensor([-1.0, 1, 1, 1, -1, -1])
-    torch.testing.assert_close(change, (0.1 / 5 * signs)[:, None, None, None].expand(z.shape))
-
-
-def test_spread_is_what_an_rbf_repulsion_of_many_dimensions_comes_to():
-    latents = draw(n=16)
-    latent, _ = push_of(Repulsion("latent", on="noisy"), latents)
-    away = away_from_mean(particles_of(latents))(slice(0, 16))
-    assert torch.cosine_similarity(latent.flatten(1), away.flatten(1)).min() > 0.99
-
-
-def test_spread_acts_outside_the_window_and_not_without_strength():
-    latents = draw()
-
-    def change(strength, spread, window=(math.inf, 0.0)):
-        repulsion = Repulsion("pooled", strength, window=window, spread=spread)
-        assert repulsion.watches(1.0) == (repulsion.acts_at(1.0) or repulsion.spreads)
-        push = repulsion.push(particles_of(latents))
-        return None if push.change is None else push.change(slice(0, 6))
-
-    outside = change(0.3, 0.1, window=(math.inf, 2.0))
-    torch.testing.assert_close(outside, change(0.3, 0.1) - change(0.3, 0.0))
-    assert change(0.3, 0.0, window=(math.inf, 2.0)) is None
-    assert change(0.0, 0.1) is None
-    assert torch.equal(change(-0.3, 0.1), change(-0.3, 0.0))
-
-
-def test_both_pushes_together_are_no_longer_than_the_noise_that_is_left():
-    repulsion = Repulsion("pooled", 30.0, window=(math.inf, 0.0), spread=20.0)
-    change = repulsion.push(particles_of(draw(), sigma=4.0, next_sigma=3.0)).change(slice(0, 6))
-    length = 4.0 * (4.0 - 3.0) * change.square().mean(dim=(1, 2, 3)).sqrt()
-    assert (length <= MAX_MOVE * 3.0).all() and (length > 0.2 * 3.0).all()
 
 
 @pytest.mark.parametrize("name", ["pooled", "random_cnn"])
@@ -247,8 +206,8 @@ def test_graphs_that_are_kept_or_made_again_give_the_same(name, on, monkeypatch)
         calls.append(len(x))
         return built(x)
 
-    for most, passes in [(forces.KEPT, [3, 3, 2]), (1, [3, 3, 2] * 2)]:
-        monkeypatch.setattr(forces, "KEPT", most)
+    for most, passes in [(pull_back.MAX_GRAPH_BYTES, [3, 3, 2]), (1, [3, 3, 2] * 2)]:
+        monkeypatch.setattr(pull_back, "MAX_GRAPH_BYTES", most)
         calls.clear()
         built.prepare(0, 0, 0.0)
         again, _ = push_of(Repulsion(embed, strength=built.strength, on=on), latents)
@@ -307,8 +266,6 @@ def test_a_function_is_an_embedding_and_must_return_rows():
         ({"window": (1.0, -1.0)}, ValueError, "-1.0"),
         ({"window": (1.0,)}, ValueError, r"\(1.0,\)"),
         ({"window": None}, TypeError, "None"),
-        ({"spread": -0.1}, ValueError, "-0.1"),
-        ({"spread": math.nan}, ValueError, "nan"),
         ({"bandwidth": 0.0}, ValueError, "0.0"),
         ({"bandwidth": "mean"}, TypeError, "'mean'"),
     ],
@@ -318,7 +275,7 @@ def test_bad_arguments_are_named(arguments, error, named):
         Repulsion(**arguments)
 
 
-def test_window_is_closed_and_strength_zero_never_acts():
+def test_window_is_closed_and_strength_zero_is_never_active():
     repulsion = Repulsion(window=(5.0, 1.0), strength=1.0)
-    assert [repulsion.acts_at(s) for s in (5.1, 5.0, 3.0, 1.0, 0.9)] == [0, 1, 1, 1, 0]
-    assert not Repulsion(strength=0.0).acts_at(1.0)
+    assert [repulsion.active_at(s) for s in (5.1, 5.0, 3.0, 1.0, 0.9)] == [0, 1, 1, 1, 0]
+    assert not Repulsion(strength=0.0).active_at(1.0)

@@ -8,7 +8,7 @@ import torch
 
 import fastrepulse
 from fastrepulse import models
-from fastrepulse.methods.base import Share
+from fastrepulse.methods.base import Partition
 from fastrepulse.metrics import to_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.decode import decode
@@ -131,7 +131,7 @@ def test_a_decoder_that_overflows_in_half_precision_runs_in_float32(pipe):
         model.vae.half()
         result = SampleResult([], initial_noise(0, 1, (4, 8, 12)), [], {})
         budget = Budget(model, 1, (4, 8, 12), None)
-        (picture,) = decode(model, result, Share.whole(1), None, budget, False).images
+        (picture,) = decode(model, result, Partition(range(1), 1), None, budget, False).images
     assert model.vae.dtype == torch.float16
     torch.testing.assert_close(to_pictures([picture]), expected, rtol=0, atol=1e-2)
 

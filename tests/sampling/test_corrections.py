@@ -5,7 +5,7 @@ import torch
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings
-from fastrepulse.methods.force import mean_distance
+from fastrepulse.methods.diagnostics import mean_distance
 from fastrepulse.sampling.denoiser import Denoiser
 from helpers.tolerances import SAME_COMPUTATION
 
@@ -31,7 +31,6 @@ def ones(value):
         (Correction("langevin"), 10 + 4 * 1 + 4 * 2 + math.sqrt(8) * 3),
         (Correction("random"), 10 + math.sqrt(8) * 3),
         (Correction("repulsive"), 10 + 4 * 2),
-        (Correction("repulsive", noise=True), 10 + 4 * 2 + math.sqrt(8) * 3),
         (Correction("score", step_size=0.5), 10 + 8 * 1),
     ],
     ids=lambda value: value.kind if isinstance(value, Correction) else None,
@@ -93,26 +92,6 @@ def test_repulsive_steps_move_apart():
     assert spread([once]) > 1.01 * spread([])
 
 
-@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
-def test_particles_that_were_one_stay_alike(scheduler):
-    def spread(shared_until):
-        how = {"scheduler": scheduler, "shared_until": shared_until, "height": 64, "width": 64}
-        latents = draw(5, **how).latents
-        return torch.pdist(latents.flatten(1)).mean()
-
-    # The earlier they part, the more they differ
-    assert spread(1.0) < 0.7 * spread(None)
-    assert spread(1.0) < spread(5.0) < 1.1 * spread(None)
-
-
-def test_a_single_particle_that_was_shared_is_as_it_would_be():
-    """Its picture with its own noise again is what it was."""
-    latents = draw(1, shared_until=100.0).latents
-    assert torch.isfinite(latents).all()
-    first = draw(1).latents
-    assert torch.cosine_similarity(latents.flatten(), first.flatten(), dim=0) > 0.5
-
-
 @pytest.mark.parametrize("kind", ["score", "random", "langevin", "repulsive"])
 def test_particles_are_embedded_only_where_that_moves_them(kind):
     calls = []
@@ -127,21 +106,8 @@ def test_particles_are_embedded_only_where_that_moves_them(kind):
     assert len(calls) == steps
 
 
-def test_a_shared_particle_costs_the_model_one():
-    seen = []
-    unet = fastrepulse.load_model().unet
-    hook = unet.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    try:
-        draw(4, shared_until=0.1)
-    finally:
-        hook.remove()
-    # With and without the prompt
-    assert min(seen) == 2 and max(seen) == 8
-
-
 def test_settings_are_kept():
-    result = draw(2, corrections=[Correction("random", 2, 0.1)], shared_until=3.0)
-    assert result.settings["shared_until"] == 3.0
+    result = draw(2, corrections=[Correction("random", 2, 0.1)])
     (kept,) = result.settings["corrections"]
     assert kept["kind"] == "random" and kept["steps"] == 2 and kept["step_size"] == 0.1
 
@@ -153,11 +119,8 @@ def test_settings_are_kept():
         (lambda: Correction(steps=0), ValueError, "got 0"),
         (lambda: Correction(steps=1.5), TypeError, "got 1.5"),
         (lambda: Correction(step_size=0.0), ValueError, "got 0.0"),
-        (lambda: Correction("score", noise=True), ValueError, "kind='score'"),
         (lambda: Correction(window=(1.0, 2.0)), ValueError, "window"),
         (lambda: draw(corrections=["langevin"]), TypeError, "langevin"),
-        (lambda: draw(shared_until=-1.0), ValueError, "got -1.0"),
-        (lambda: draw(shared_until=1e-9), ValueError, "shared_until must be at least"),
     ],
 )
 def test_bad_arguments_are_named(make, error, named):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastrepulse import Repulsion, models
-from fastrepulse.methods import force
+from fastrepulse.methods import IntervalGuidance, duplicates
 from fastrepulse.methods import repulsion as repulsion_module
 from fastrepulse.methods.base import Particles
 from fastrepulse.models.text import Text
@@ -72,12 +72,12 @@ def test_short_runs_are_not_compiled():
     assert not repays_compiling(16, 25, 16, "cuda") and repays_compiling(1000, 25, 32, "cuda")
 
 
-def test_outside_the_guidance_window_there_is_no_guidance():
+def test_interval_guidance_is_off_outside_its_window():
     rtol, atol = SAME_COMPUTATION
-    never = draw(repulsion=None, guidance_window=(1e9, 1e8)).latents
+    never = draw(repulsion=IntervalGuidance((1e9, 1e8))).latents
     unguided = draw(repulsion=None, guidance_scale=1.0).latents
     torch.testing.assert_close(never, unguided, rtol=rtol, atol=10 * atol)
-    late = draw(repulsion=None, guidance_window=(3.0, 0.0)).latents
+    late = draw(repulsion=IntervalGuidance((3.0, 0.0))).latents
     assert not torch.allclose(late, never)
     assert not torch.allclose(late, draw(repulsion=None).latents)
 
@@ -94,25 +94,30 @@ def test_guidance_pauses_where_the_repulsion_says_so():
     torch.testing.assert_close(paused, unguided, rtol=rtol, atol=10 * atol)
     assert not torch.allclose(paused, plain)
     # Nothing pauses where there is no push, or one that attracts
-    assert all(Repulsion(strength=s).guides(5.0, False) for s in (0.0, -1.0))
+    assert all(Repulsion(strength=s).uses_guidance_at(5.0, False) for s in (0.0, -1.0))
     levels = (5.0, 11.0, 0.2)
-    assert [Repulsion().guides(sigma, first=False) for sigma in levels] == [False, True, True]
+    assert [Repulsion().uses_guidance_at(sigma, first=False) for sigma in levels] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_first_of_few_steps_is_left_to_guidance(monkeypatch):
     told, pushed = [], []
-    guides, bounded = Repulsion.guides, repulsion_module.bounded
+    uses_guidance_at = Repulsion.uses_guidance_at
+    with_step_length = repulsion_module.with_step_length
 
     def noting(self, sigma, first):
-        told.append((sigma, guides(self, sigma, first)))
+        told.append((sigma, uses_guidance_at(self, sigma, first)))
         return told[-1][1]
 
-    def noting_push(pushes, particles):
+    def noting_push(directions, strength, particles):
         pushed.append(particles.sigma)
-        return bounded(pushes, particles)
+        return with_step_length(directions, strength, particles)
 
-    monkeypatch.setattr(Repulsion, "guides", noting)
-    monkeypatch.setattr(repulsion_module, "bounded", noting_push)
+    monkeypatch.setattr(Repulsion, "uses_guidance_at", noting)
+    monkeypatch.setattr(repulsion_module, "with_step_length", noting_push)
     draw(repulsion=Repulsion(restart=None), num_inference_steps=8)
     levels = [sigma for sigma, _ in told]
     assert levels[0] < 9.0
@@ -208,7 +213,7 @@ def test_the_host_reads_once_a_step(name, monkeypatch):
 
     monkeypatch.setattr(DenoiseLoop, "run", watched_run)
     # As on a GPU
-    monkeypatch.setattr(force, "is_at_hand", lambda tensor: False)
+    monkeypatch.setattr(duplicates, "is_at_hand", lambda tensor: False)
     draw(repulsion=Repulsion(name), micro_batch_size=2, attention="sdpa")
     assert len(steps) > 6 and steps == [["tolist"]] * len(steps)
 
@@ -231,7 +236,7 @@ def test_operator_calls_do_not_grow_with_particles():
         )
         with Count() as count:
             push = Repulsion("random_cnn").push(particles)
-            push.change(slice(0, n))
+            torch.cat(list(push.changes))
         calls.append(count.calls)
     assert calls[0] == calls[1]
 

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import fastrepulse
+from fastrepulse.sampling.distributed import Ranks
 from fastrepulse.sampling.output import CHECKPOINTS
-from fastrepulse.sampling.ranks import Ranks
 from helpers import shared_runs
 
 JOB = Path(shared_runs.__file__)

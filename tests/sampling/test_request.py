@@ -38,7 +38,7 @@ def test_a_full_disk_is_reported_before_the_first_step(tmp_path, monkeypatch, ca
 
 def test_settings_of_any_kind_of_number_are_plain_ones(tmp_path):
     method = ParticleGuidance(np.float32(30), window=(torch.tensor(9.0).item(), np.float64(1)))
-    result = draw(repulsion=method, shared_until=np.float32(5), out=tmp_path / "out")
+    result = draw(repulsion=method, guidance_scale=np.float32(5), out=tmp_path / "out")
     assert result.settings["repulsion"]["strength"] == 30
     assert json.loads((tmp_path / "out" / "sample.json").read_text())["settings"] == result.settings
 
@@ -94,7 +94,6 @@ def test_pictures_of_another_run_are_not_written_over(tmp_path):
         ({"height": "64"}, TypeError, "height must be an int or None, got '64'"),
         ({"height": 30}, ValueError, "height must be a positive multiple of 4, got 30"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, ValueError, r"latents must be \[6, 4, 16, 16\]"),
-        ({"guidance_window": (1, 2)}, ValueError, "guidance_window must be two noise levels"),
         ({"compile": "maybe"}, ValueError, "compile must be 'auto', True or False, got 'maybe'"),
         ({"attention": "flash"}, ValueError, "attention must be one of auto, .* got 'flash'"),
         ({"attention": "xformers"}, ValueError, "attention must be available, got 'xformers'"),

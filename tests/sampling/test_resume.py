@@ -40,7 +40,7 @@ def stop_after(monkeypatch, steps, folder, **arguments):
 
     def write(self, loop, folder):
         real(self, loop, folder)
-        if loop.taken == steps:
+        if loop.steps()[0] == steps:
             raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -65,9 +65,8 @@ RUNS = {
         "scheduler": "dpm++",
         "repulsion": Repulsion("pooled", window=(math.inf, 5.0), restart=(5.0, 1.0)),
     },
-    "independent": {"repulsion": None, "guidance_window": (5.0, 0.5)},
+    "independent": {"repulsion": methods.IntervalGuidance((5.0, 0.5))},
     "corrections": {"corrections": [Correction(steps=2, step_size=0.1), Correction("random")]},
-    "branch": {"shared_until": 4.0},
     "subset": {"repulsion": Repulsion("halves", subset=2, window=(math.inf, 0.0))},
     "text": {"repulsion": methods.CADS()},
     "one": {"n": 1, "negative_prompt": ["blue", "red"], "long_prompts": "chunks"},
@@ -222,7 +221,9 @@ def test_a_full_disk_on_the_way_stops_nothing(monkeypatch, tmp_path, caplog):
 def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
     now, written = [0.0], []
     monkeypatch.setattr("fastrepulse.sampling.checkpoint.time.monotonic", lambda: now[0])
-    monkeypatch.setattr(Checkpoints, "_write", lambda self, loop, _: written.append(loop.taken))
+    monkeypatch.setattr(
+        Checkpoints, "_write", lambda self, loop, _: written.append(loop.steps()[0])
+    )
     real = DenoiseLoop._advance
 
     def advance(self, *given):
@@ -249,7 +250,7 @@ def test_a_wrong_time_is_refused(every, error):
     [
         Repulsion(),
         Repulsion("halves", 0.7, on="noisy", pause=None, window=(math.inf, 0.1)),
-        Repulsion(bank=Bank(), bandwidth=2.0, restart=None, spread=0.2, subset=7),
+        Repulsion(bank=Bank(), bandwidth=2.0, restart=None, subset=7),
         *(getattr(methods, name)() for name in methods.__all__),
         methods.CADS(0.1, start=0.2, rescale=0.5),
     ],
