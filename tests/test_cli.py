@@ -45,7 +45,7 @@ def test_sample_writes_pictures_and_says_where(tmp_path):
     assert (tmp_path / "shown" / "00001.png").exists()
     settings = json.loads((tmp_path / "shown" / "sample.json").read_text())["settings"]
     assert settings["repulsion"]["embedding"] == "thirds"
-    assert settings["repulsion"]["window"] == [9.0, 1.0]
+    assert settings["repulsion"]["window"] == {"high": 9.0, "low": 1.0}
 
 
 def test_sample_without_repulsion(tmp_path, here):
@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path, here):
     assert code == 2 and "fastrepulse resume killed" in errors
     code, output, errors = here("resume", "killed", "--bank", "b", *config)
     assert code == 0, errors
-    assert "8 pictures" in output
+    assert "8 images" in output
     assert len(fastrepulse.Bank.load(tmp_path / "b")) == 8
     code, _, errors = here("resume", "killed")
     assert code == 2 and "no checkpoint" in errors

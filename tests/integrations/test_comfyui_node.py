@@ -98,17 +98,17 @@ def euler(patcher, count=4):
 def test_strength_zero_is_bit_identical_and_strength_moves_apart(node):
     alone = euler(Patcher())
     model = Patcher()
-    (nothing,) = node.patch(model, 0.0, "thirds", 10_000.0, 2.0, 0.1, 0)
+    (nothing,) = node.patch(model, 0.0, "thirds", 10_000.0, 2.0, 0)
     assert torch.equal(euler(nothing), alone)
     for embedding in ("thirds", "random_cnn"):
-        (repelling,) = node.patch(model, 8.0, embedding, 10_000.0, 2.0, 0.1, 0)
+        (repelling,) = node.patch(model, 8.0, embedding, 10_000.0, 2.0, 0)
         embed = embeddings.build(embedding)
         assert mean_distance(embed(euler(repelling))) > 1.02 * mean_distance(embed(alone))
     assert model.functions == []
 
 
 def test_it_draws_what_sample_draws(node):
-    (repelling,) = node.patch(Patcher(), 2.0, "thirds", 10_000.0, 2.0, 0.1, 0)
+    (repelling,) = node.patch(Patcher(), 2.0, "thirds", 10_000.0, 2.0, 0)
     ours = fastrepulse.sample(
         "a potted plant",
         4,
@@ -127,7 +127,7 @@ def test_it_draws_what_sample_draws(node):
 def test_flow_models_are_corrected_at_their_noise_level(node, sigma):
     x0, noise = 0.3 * initial_noise(0, 5, (16, 8, 8)), initial_noise(1, 5, (16, 8, 8))
     x = sigma * noise + (1 - sigma) * x0
-    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0.1, 0)
+    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0)
     corrected = repelling.after_guidance(x0, torch.tensor([sigma]), x, Flow())
     level = sigma / max(1 - sigma, 2**-12)
     repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
@@ -140,7 +140,7 @@ def test_flow_models_are_corrected_at_their_noise_level(node, sigma):
 
 def test_a_flows_next_level_bounds_the_push(node):
     x0, sigmas = 0.3 * initial_noise(0, 5, (16, 8, 8)), torch.tensor([0.9, 0.5, 0.0])
-    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0.1, 0)
+    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0)
     corrected = repelling.after_guidance(x0, sigmas[:1], x0, Flow(), sigmas)
     repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
     expected = integrations.corrected_denoised(x0, x0, 9.0, repulsion, next_sigma=1.0)
@@ -150,7 +150,7 @@ def test_a_flows_next_level_bounds_the_push(node):
 
 
 def test_video_latents_are_refused(node):
-    (repelling,) = node.patch(Patcher(), 8.0, "pooled", 10_000.0, 0.1, 0.1, 0)
+    (repelling,) = node.patch(Patcher(), 8.0, "pooled", 10_000.0, 0.1, 0)
     video = torch.zeros(2, 16, 5, 8, 8)
     with pytest.raises(ValueError, match=r"denoised must be .*, got \[2, 16, 5, 8, 8\]"):
         repelling.after_guidance(video, torch.tensor([5.0]), video, Exploding())
@@ -158,7 +158,7 @@ def test_video_latents_are_refused(node):
 
 def test_a_window_upside_down_is_refused(node):
     with pytest.raises(ValueError, match="from > to"):
-        node.patch(Patcher(), 8.0, "pooled", 1.0, 2.0, 0.1, 0)
+        node.patch(Patcher(), 8.0, "pooled", 1.0, 2.0, 0)
 
 
 def test_the_example_workflow_fits_the_node(package, node):

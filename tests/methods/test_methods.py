@@ -29,7 +29,7 @@ def draw(n=5, seed=0, side=4):
 
 def change_of(method, noisy, denoised=None, **state):
     push = method.push(particles_of(noisy, denoised, **{"sigma": SIGMA, **state}))
-    return torch.cat([torch.cat(list(push.changes)) for i in range(len(noisy))])
+    return torch.cat(list(push.changes))
 
 
 def kernel_of(x, h):
