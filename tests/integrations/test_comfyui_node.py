@@ -157,7 +157,7 @@ def test_video_latents_are_refused(node):
 
 
 def test_a_window_upside_down_is_refused(node):
-    with pytest.raises(ValueError, match="from > to"):
+    with pytest.raises(ValueError, match="high > low"):
         node.patch(Patcher(), 8.0, "pooled", 1.0, 2.0, 0)
 
 

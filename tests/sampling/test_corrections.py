@@ -36,7 +36,7 @@ def ones(value):
     ids=lambda value: value.kind if isinstance(value, Correction) else None,
 )
 def test_a_step_by_hand(correction, expected):
-    noise = ones(3) if correction.noisy() else None
+    noise = ones(3) if correction.uses_noise else None
     moved = correction.move(ones(10), ones(1), ones(2), noise, 4.0, 3.0)
     torch.testing.assert_close(moved, ones(expected))
 
