@@ -129,7 +129,7 @@ class ToyShrink(Method):
         return True
 
     def push(self, particles: Particles) -> Push:
-        return Push(lambda part: -self.strength * particles.denoised[part])
+        return Push.of(-self.strength * particles.denoised, particles)
 
     def settings(self) -> dict[str, Any]:
         return settings_of(self)
