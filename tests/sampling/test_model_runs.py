@@ -203,11 +203,11 @@ def test_the_host_reads_once_a_step(name, monkeypatch):
 
     run = DenoiseLoop.run
 
-    def watched_run(loop, **arguments):
+    def watched_run(loop, *_):
         for way in ("tolist", "cpu", "numpy"):
             monkeypatch.setattr(torch.Tensor, way, counted(getattr(torch.Tensor, way)))
         with Watching():
-            happened = run(loop, **arguments | {"after_step": after_step})
+            happened = run(loop, after_step)
         monkeypatch.undo()
         return happened
 
