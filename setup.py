@@ -1,7 +1,7 @@
 """Builds the native library; everything else about the package is in pyproject.toml.
 
-It is built against PyTorch's stable ABI, so that one library serves every torch from 2.11 on,
-with CUDA or without, and every Python from 3.10 on.
+The library uses PyTorch's stable ABI. So one build works with every torch from 2.11 on, with or
+without CUDA, and with every Python from 3.10 on.
 """
 
 import atexit
@@ -42,8 +42,8 @@ CUDA_ARCHITECTURES = ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 def find_nvcc() -> str | None:
     """Returns the nvcc to build with, or None for a build without CUDA.
 
-    FASTREPULSE_CUDA is 0 (never), 1 (an error without nvcc) or auto (if there is one, the default).
-    Neither a GPU nor a CUDA build of PyTorch is needed, then or later.
+    FASTREPULSE_CUDA is 0 (never), 1 (an error without nvcc) or auto (if nvcc exists, the default).
+    The build needs neither a GPU nor a CUDA build of PyTorch.
     """
     wanted = os.environ.get("FASTREPULSE_CUDA", "auto")
     if wanted not in ("auto", "0", "1"):
@@ -60,14 +60,14 @@ def find_nvcc() -> str | None:
 def architecture_flags(nvcc: str) -> list[str]:
     """Translates TORCH_CUDA_ARCH_LIST, such as "8.0;9.0 12.0+PTX", for nvcc.
 
-    Without it nvcc compiles for all of CUDA_ARCHITECTURES that it knows, and older ones know fewer.
+    Without that variable nvcc compiles for all CUDA_ARCHITECTURES that it supports.
     """
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if not architectures:
         listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
         known = set(re.findall(r"compute_(\d+)", listed.stdout))
         numbers = [name for name in CUDA_ARCHITECTURES if name.replace(".", "") in known]
-        # The newest also as PTX, which later GPUs compile for themselves
+        # The newest also as PTX, which newer GPUs compile at run time
         architectures = " ".join(numbers or CUDA_ARCHITECTURES) + "+PTX"
     flags = []
     for name in architectures.replace(";", " ").split():
@@ -81,7 +81,7 @@ def architecture_flags(nvcc: str) -> list[str]:
 
 
 class BuildNative(build_ext):
-    """Compiles the tiles once for each instruction set, and CUDA's kernels where there is nvcc."""
+    """Compiles the tiles for each instruction set, and the CUDA kernels if nvcc exists."""
 
     failure: Exception | None = None
 
@@ -140,7 +140,7 @@ class BuildNative(build_ext):
         if nvcc:
             cuda = str(temporary / "cuda_ops.o")
             try:
-                # nvcc spells it with an equals sign
+                # nvcc requires an equals sign
                 headers = [f"-isystem={path}" for path in include_paths()]
                 flags = [*CUDA_FLAGS, *architecture_flags(nvcc), STABLE_ABI]
                 self.spawn([nvcc, *flags, *headers, "csrc/cuda/ops.cu", "-c", "-o", cuda])
@@ -152,7 +152,7 @@ class BuildNative(build_ext):
                 nvcc = None
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
-        # nvcc knows where its static runtime lies. No run path: torch is there when this is loaded
+        # nvcc finds its static runtime. No run path is needed: torch is loaded before the library.
         linker = [nvcc, "-cudart=static"] if nvcc else compiler
         torch_library = [f"-L{library_paths()[0]}", "-ltorch_cpu"]
         self.spawn([*linker, "-shared", *objects, *torch_library, "-o", str(library)])

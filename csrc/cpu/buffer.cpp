@@ -15,7 +15,7 @@ constexpr std::align_val_t kAlignment{64};
 constexpr size_t kLarge = size_t{1} << 20;
 constexpr size_t kMostKept = size_t{32} << 20;
 
-// Asks for huge pages where memory is large enough for some: there are as many fewer faults.
+// Asks for huge pages in large memory, which causes fewer page faults.
 void prefer_huge_pages(void* data, size_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kHuge = uintptr_t{2} << 20;
@@ -32,10 +32,10 @@ struct Piece {
   size_t bytes;
 };
 
-// Pieces of memory that nobody uses, the one given back last at the end.
+// Unused pieces of memory; the last one was returned last.
 class Kept {
  public:
-  // Returns null if there is no piece of that size.
+  // Returns null if no piece has that size.
   void* take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (size_t i = pieces_.size(); i-- > 0;) {
@@ -66,7 +66,7 @@ class Kept {
   size_t total_ = 0;
 };
 
-// Never destroyed: a thread may still compute when the process ends.
+// Never destroyed, since a thread may still compute when the process ends.
 Kept& kept() {
   static Kept& pieces = *new Kept;
   return pieces;

@@ -7,12 +7,12 @@
 
 namespace fastrepulse {
 
-// Large pieces are kept for the next call, up to 32 MiB in all: on fresh pages a fault would take
-// up to a quarter of the time of what is computed there.
+// Large pieces are kept for the next call, up to 32 MiB in total. Page faults on fresh memory would
+// take up to a quarter of the computing time.
 void* take_memory(size_t bytes);
 void give_memory(void* data, size_t bytes);
 
-// Memory that is not cleared.
+// An uninitialised array.
 template <class T>
 class Buffer {
  public:

@@ -1,4 +1,4 @@
-// What the kernels share: how work is divided among blocks, and what threads of a block share.
+// Helpers of all kernels: division of work among blocks, shared memory, sums over a block.
 #pragma once
 
 #include <algorithm>
@@ -7,13 +7,14 @@
 
 namespace fastrepulse::gpu {
 
-// Enough thread blocks to fill any GPU; fixed, so that every GPU sums in the same order
+// Enough thread blocks to fill any GPU. The number is fixed, so that every GPU sums in the same
+// order.
 constexpr int64_t kTargetBlocks = 512;
 
 __host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Splits a sum over `total` terms, which `blocks` blocks would compute, until kTargetBlocks do or
-// the parts become as short as `shortest`.
+// Splits a sum over `total` terms that `blocks` blocks would compute. The parts give kTargetBlocks
+// blocks in total, unless they would be shorter than `shortest`.
 struct Split {
   int64_t length;  // of every part but the last; a multiple of `multiple`
   int64_t parts;
@@ -33,7 +34,7 @@ __device__ Layout& shared_as() {
   return *reinterpret_cast<Layout*>(shared_memory);
 }
 
-// The sum of a block's values, always in the same order.
+// The sum of the values of a block's threads, always in the same order.
 template <unsigned kThreads>
 __device__ float block_sum(float value, float (&sums)[kThreads]) {
   sums[threadIdx.x] = value;

@@ -1,8 +1,8 @@
 // Median bandwidth, force and similarity of few particles in one cooperative launch.
 //
 // Every block owns a slice of d. The block sums the squared distances over its slice and waits for
-// the other blocks. Then it adds up the sums of all slices, finds the median, and computes the force
-// on its own slice.
+// the other blocks. Then it adds up the sums of all slices, finds the median, and computes the
+// force on its own slice.
 #pragma once
 
 #include <cooperative_groups.h>
@@ -37,7 +37,7 @@ __host__ __device__ constexpr size_t median_shared_size(int n) {
   return offsetof(MedianShared, distances) + sizeof(float) * n * median_stride(n);
 }
 
-static_assert(median_shared_size(kMaxMedianParticles) <= 99 * 1024, "more than a block of sm_86 can have");
+static_assert(median_shared_size(kMaxMedianParticles) <= 99 * 1024, "the limit of a block on sm_86");
 
 // Partial squared distances of a 4 x 4 tile of pairs. The lanes of a warp lie side by side along d.
 template <typename T>

@@ -1,8 +1,8 @@
-// The exact rank-th smallest of |x_i - x_j|^2 over i < j, a digit of its bits a pass.
+// The exact rank-th smallest of |x_i - x_j|^2 over i < j, one digit of its bits per pass.
 //
-// Every pass computes the tiles of pairs anew, to the same bits, and stores no distance. Where few
-// particles have wide rows there are too few tiles to fill a GPU: there the distances are computed
-// once, split over d, and kept.
+// Every pass recomputes the tiles of pairs, with the same bits, and stores no distance. Few
+// particles with wide rows give too few tiles to fill a GPU. Their distances are computed once,
+// split over d, and stored.
 #pragma once
 
 #include "radix_select.cuh"
@@ -37,7 +37,7 @@ __device__ inline DigitCounter start_counting(Histogram& histogram, int digit,
   return {histogram, digit, workspace->selection.prefix};
 }
 
-// Adds a block's counts to those of all blocks.
+// Adds a block's counts to the total counts.
 __device__ inline void publish(const Histogram& histogram, unsigned long long* total) {
   __syncthreads();
   for (int bin = threadIdx.x; bin < kBins; bin += kTileThreads)
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kTileThreads)
     histogram_sq_distance(const T* x, int64_t n, int64_t d, int digit, MedianWorkspace* workspace) {
   auto& shared = shared_as<HistogramShared>();
   DigitCounter counter = start_counting(shared.histogram, digit, workspace);
-  // The upper triangle of tiles, folded into a rectangle of half as many rows: the lower half's
-  // rows, turned round, fill what the upper half's leave free
+  // The upper triangle of tiles, folded into a rectangle with half as many rows: the reversed rows
+  // of the lower half fill the free places of the upper half
   const int64_t tiles = ceil_div(n, 2 * kTile) * 2, width = tiles + 1;
   for (int64_t t = blockIdx.x; t < tiles / 2 * width; t += gridDim.x) {
     const int64_t fold_row = t / width, fold_column = t % width;
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kTileThreads)
   publish(shared.histogram, workspace->histograms[digit]);
 }
 
-// The same from distances in parts that are yet to be added up.
+// The same, from stored distances in parts that are added up here.
 static __global__ void __launch_bounds__(kTileThreads)
     histogram_parts(const float* parts,  // [splits, N, N]
                     int64_t n, int64_t splits, int digit, MedianWorkspace* workspace) {
@@ -88,11 +88,11 @@ static __global__ void __launch_bounds__(kTileThreads)
     find_digit(int digit, MedianWorkspace* workspace, float* value) {
   auto& chunks = shared_as<uint64_t[kChunks]>();
   select_digit(workspace->histograms[digit], digit, chunks, workspace->selection);
-  // After the last digit it is the whole value
+  // After the last digit the prefix is the whole value
   if (threadIdx.x == 0) *value = __uint_as_float(workspace->selection.prefix);
 }
 
-// Finds one value; pointers are to device memory.
+// Finds one value. Pointers are to device memory.
 template <typename T>
 struct MedianSqDistance {
   const T* x;  // [N, d]
@@ -100,7 +100,7 @@ struct MedianSqDistance {
 
   bool kept() const { return d > kTile && n <= 2048; }
 
-  // In bytes, at most 17 MB; what is kept lies behind the MedianWorkspace.
+  // In bytes, at most 17 MB. Stored distances lie behind the MedianWorkspace.
   int64_t workspace_size() const {
     const int64_t parts = kept() ? split().parts * n * n : 0;
     return sizeof(MedianWorkspace) + sizeof(float) * parts;
@@ -110,7 +110,7 @@ struct MedianSqDistance {
   void run(Launch& launch, int64_t rank, MedianWorkspace* workspace, float* value) const {
     float* parts = reinterpret_cast<float*>(workspace + 1);
     const int64_t side = ceil_div(n, kTile), tiles = side * (side + 1) / 2;
-    // So few tiles a block that its 32-bit counts cannot overflow
+    // Few enough tiles per block that 32-bit counts cannot overflow
     const int64_t blocks = std::max(std::min(tiles, 4 * kTargetBlocks), ceil_div(tiles, 1 << 19));
     launch(start_selection, dim3(1), kTileThreads, 0, rank, workspace);
     if (kept())

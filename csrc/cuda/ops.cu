@@ -1,8 +1,8 @@
 // The CUDA side of the operators that ops.cpp declares, on PyTorch's stable ABI.
 //
-// No symbol here is of PyTorch's CUDA libraries, so the library loads under a CPU build of PyTorch
-// too: the device guard is of the device-independent interface, and the stream is asked for by
-// name.
+// No symbol of PyTorch's CUDA libraries is used, so the library also loads under a CPU build of
+// PyTorch. The device guard belongs to the device-independent interface, and the stream function is
+// looked up by name.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -30,7 +30,8 @@ void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
 }
 
-// The current stream of a device, by PyTorch's C interface: nativeHandle() is there from 2.13 on.
+// The current stream of a device, by PyTorch's C interface. nativeHandle() exists only from 2.13
+// on.
 cudaStream_t current_stream(int32_t device) {
   using Get = int32_t (*)(int32_t, void**);
   static const Get get = [] {
@@ -70,8 +71,9 @@ class Launch {
         values);
   }
 
-  // How many blocks of a kernel the device holds at once; lets them have that shared memory. The
-  // limit is always the device's own: another thread may be about to launch with more.
+  // The number of blocks that the device holds at once. Also raises the kernel's limit of shared
+  // memory, always to the device's maximum, since another thread may launch with more than this
+  // one.
   template <typename... Parameters>
   int64_t capacity(void (*kernel)(Parameters...), unsigned threads, size_t shared_size) {
     int device, processors, blocks, most;
@@ -89,7 +91,7 @@ class Launch {
   cudaStream_t stream_;
 };
 
-// Calls with the data of a tensor, by the type that its dtype has on the device.
+// Calls `call` with a pointer of the device type that matches the dtype.
 template <typename Call>
 void with_dtype(const Tensor& x, Call call) {
   switch (x.scalar_type()) {

@@ -1,5 +1,6 @@
-// The RBF kernel matrix of wide rows, a panel at a time in a bounded workspace: squared distances,
-// split over d; weights and their row sums; the product with y, split over the columns.
+// The RBF kernel matrix of wide rows, one panel at a time in a bounded workspace. The steps are:
+// the squared distances, split over d; the weights and their row sums; the product with y, split
+// over the columns.
 #pragma once
 
 #include "rbf_kernel.cuh"
@@ -10,7 +11,7 @@ namespace fastrepulse::gpu {
 constexpr int kRowSumThreads = 256;
 using RowSums = float[kRowSumThreads];
 
-// Turns the distances of a panel into w_j k_ij, in the place of the first part, a row a block.
+// Turns the distances of a panel into w_j k_ij, stored over the first part. A block has one row.
 static __global__ void __launch_bounds__(kRowSumThreads)
     panel_weights(const float* weights, const float* bandwidth, int64_t rows, int64_t columns,
                   int64_t splits, bool add,
@@ -28,7 +29,7 @@ static __global__ void __launch_bounds__(kRowSumThreads)
   if (threadIdx.x == 0) similarity[blockIdx.x] = (add ? similarity[blockIdx.x] : 0.0f) + sum;
 }
 
-// The panel times y, over one part of the columns a blockIdx.z.
+// The panel times y. blockIdx.z is the part of the columns.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads)
     panel_attraction(const float* panel,  // [rows, columns]
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(kTileThreads)
     }
 }
 
-// How rows of d > 64 are worked through.
+// Sizes of panels and splits for rows of d > 64.
 struct WidePlan {
   int64_t rows, columns;  // of a panel
   Split depth;            // of the distances over d

@@ -1,9 +1,9 @@
 // Force and similarity of the RBF kernel, in memory linear in N:
 //   similarity_i = sum_j w_j k_ij,   force_i = (2 / h) (similarity_i x_i - sum_j w_j k_ij y_j).
 //
-// Rows of d <= 64 stay in registers, a thread a row, and no pair is ever stored; wider ones go
-// through panels of the kernel matrix. Parts of a sum are added in a fixed order, so the result is
-// the same bits every time.
+// Rows of d <= 64 stay in registers, one row per thread, and no pair is stored. Wider rows go
+// through panels of the kernel matrix. Parts of a sum are added in a fixed order, so the result
+// always has the same bits.
 #pragma once
 
 #include "rbf_panels.cuh"
@@ -21,7 +21,7 @@ struct NarrowColumns {
   float weight[kCount];
 };
 
-// D is d rounded up; the padding is 0 in x and y alike, so it adds nothing to a distance.
+// D is d rounded up. The padding is 0 in x and in y, so it adds nothing to a distance.
 template <typename T, int D>
 __global__ void __launch_bounds__(kRowThreads)
     narrow_repulsion(const T* x, const T* y, const float* weights, const float* bandwidth,
@@ -105,7 +105,7 @@ struct RbfRepulsion {
   // Of the kernel matrix in the workspace when d > 64; tests take fewer
   int64_t panel_columns = 8192;
 
-  // What `run` needs beyond inputs and outputs, in floats; below 2^24, which is 64 MB.
+  // Workspace of `run` in floats, below 2^24, which is 64 MB.
   int64_t workspace_size() const {
     if (d > kNarrow) return WidePlan(n, m, d, panel_columns).workspace_size(d);
     const Split split = narrow_split();
@@ -155,7 +155,7 @@ struct RbfRepulsion {
         const int64_t rows = std::min(plan.rows, n - i), columns = std::min(plan.columns, m - j);
         const int64_t row_tiles = ceil_div(rows, kTile);
         const int64_t splits = ceil_div(columns, plan.sums.length);
-        // Whole sums, and those of later panels, go straight into the output
+        // Sums that are not split go straight into the output
         const bool whole = plan.sums.parts == 1, add = j > 0;
         launch(sq_distance_parts<T>, dim3(ceil_div(columns, kTile), row_tiles, plan.depth.parts),
                kTileThreads, sizeof(TilePair), x + i * d, y + j * d, rows, columns, d,

@@ -1,5 +1,5 @@
-// A matrix of squared distances between wide rows, in parts: a part a stretch of d, so that a small
-// matrix still has blocks enough to fill a GPU.
+// A matrix of squared distances between wide rows, in parts that each sum over a stretch of d. So a
+// small matrix still has enough blocks to fill a GPU.
 #pragma once
 
 #include "tile.cuh"

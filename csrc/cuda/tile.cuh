@@ -14,8 +14,8 @@ struct alignas(16) Float4 {
   float at[4];
 };
 
-// A slab of one operand, k first, so that a thread reads its four rows at once. The padding keeps
-// them aligned and spreads the transposed stores over the banks.
+// A slab of one operand with k as the first index, so that a thread reads its four rows at once.
+// The padding keeps rows aligned and spreads the transposed stores over the banks.
 using TileOperand = float[kTileDepth][kTile + 4];
 
 struct TilePair {

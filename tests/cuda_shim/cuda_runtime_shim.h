@@ -1,4 +1,5 @@
-// Runs CUDA C++ kernels on the CPU: a fibre a thread, switched at barriers, in a shuffled order.
+// Runs CUDA C++ kernels on the CPU. Each thread is a fibre; fibres switch at barriers, in a shuffled
+// order.
 #pragma once
 
 #include <ucontext.h>
@@ -75,7 +76,7 @@ struct Fibre {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   At at;
-  unsigned thread, block;  // the block by its place among those alive
+  unsigned thread, block;  // the index of the block among the blocks alive
 };
 
 struct Machine {
@@ -103,7 +104,7 @@ inline void start_fibre() {
   wait(At::kDone);
 }
 
-// Lets go on all who wait at a barrier together; who has left the kernel can no longer arrive.
+// Releases groups in which every thread waits at the barrier. A thread that left cannot arrive.
 inline bool release(At barrier, size_t group) {
   bool released = false;
   auto& fibres = machine.fibres;
@@ -121,9 +122,9 @@ inline bool release(At barrier, size_t group) {
   return released;
 }
 
-// Runs some blocks to their end, all alive at once.
+// Runs some blocks to their end, all of them alive at once.
 inline void run_blocks(const std::vector<dim3>& blocks, unsigned threads, size_t shared_size) {
-  // Shared memory starts as NaNs, and a write past its end shows
+  // Shared memory starts as NaNs, and a write past its end is detected
   std::vector<std::vector<unsigned char>> shared(blocks.size());
   for (auto& memory : shared) {
     memory.assign(kSharedCapacity, 0xa5);
@@ -170,7 +171,7 @@ inline void run_blocks(const std::vector<dim3>& blocks, unsigned threads, size_t
       if (memory[byte] != 0xa5) fail("a write past the end of shared memory");
 }
 
-// Takes the place of <<<>>> and of a cooperative launch.
+// Replaces <<<>>> and cooperative launches.
 struct Launch {
   template <typename... Parameters, typename... Args>
   void operator()(void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t shared_size,

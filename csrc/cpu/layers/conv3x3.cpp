@@ -11,11 +11,11 @@
 namespace fastrepulse {
 namespace {
 
-// What a thread multiplies at a time: tiles, and channels in (at most) and out
+// Tiles, input channels (at most) and output channels that a thread multiplies at once
 constexpr int64_t kTiles = 128;
 constexpr int64_t kDepth = 320;
 constexpr int64_t kColumns = 32;
-// What all transformed inputs may take, if that is enough for `kTiles`
+// The most memory for transformed inputs, unless `kTiles` tiles need more
 constexpr int64_t kInputBytes = 64 << 20;
 
 constexpr int kOutputs = kOutputSide * kOutputSide;
@@ -68,8 +68,8 @@ class Convolution {
   }
 
  private:
-  // Between what belongs to one point and to the next: all of them in one set of a cache would
-  // evict each other
+  // Padding between consecutive points. Without it they would share one set of the cache and evict
+  // each other.
   static constexpr int64_t kApart = kTileStep;
 
   struct Products {
@@ -87,10 +87,10 @@ class Convolution {
     Buffer<float> outside;  // [kColumns]
   };
 
-  // Sets the addresses of the pixels [side, side] of a tile, which begins `margin` before its
-  // outputs do; those beyond the picture are at `outside`.
+  // Sets the addresses of the pixels [side, side] of a tile. The tile begins `margin` pixels before
+  // its outputs. Pixels beyond the image get the address `outside`.
   template <class T>
-  void locate(T* pictures, int64_t channels, int64_t tile, int side, int margin, T* outside,
+  void locate(T* images, int64_t channels, int64_t tile, int side, int margin, T* outside,
               T** pixels) const {
     const int64_t n = (first + tile) / across / down;
     const int64_t top = (first + tile) / across % down * kOutputSide - margin;
@@ -99,7 +99,7 @@ class Convolution {
       for (int64_t x = left; x < left + side; ++x) {
         const bool inside = y >= 0 && y < shape.height && x >= 0 && x < shape.width;
         const int64_t pixel = (n * shape.height + y) * shape.width + x;
-        *pixels++ = inside ? pictures + pixel * channels : outside;
+        *pixels++ = inside ? images + pixel * channels : outside;
       }
     }
   }
@@ -121,7 +121,7 @@ class Convolution {
       winograd.filters(weight + column * kTaps * ins + channel, kTaps * ins, ins,
                        to.filters.data(), kColumns, to.filter_step, present, cols);
       for (int point = 0; point < kPoints; ++point) {
-        // Rows beyond the last tile hold anything and go nowhere
+        // Rows beyond the last tile are arbitrary and their products are not used
         ops.multiply(inputs_of(chunk, tile) + point * input_step, depth, 1,
                      to.filters.data() + point * to.filter_step, kColumns,
                      to.sums.data() + point * to.sum_step, kColumns, round_up(rows, kRowStep),
@@ -147,7 +147,7 @@ class Convolution {
   float* out;
   const ConvShape shape;
   const int64_t ins, outs;
-  const int64_t down, across, tiles;  // tiles of a picture [down, across], and of all pictures
+  const int64_t down, across, tiles;  // tiles of an image [down, across], and of all images
   const int64_t depth, chunks;
   const Buffer<float> zeros;
   const float* bias;

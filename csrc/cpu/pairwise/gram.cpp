@@ -35,7 +35,7 @@ Gram<T>::Gram(const Embeddings& x)
         ops.centre(rows.data(), kGramDepth, means.data() + chunk * kGramDepth,
                    static_cast<int>(x.count), kGramDepth);
         ops.transpose(rows.data(), kGramDepth, columns.data(), size, size, kGramDepth);
-        // The upper triangle, in steps that leave next to nothing of the lower one
+        // The upper triangle, in steps that compute little of the lower triangle
         for (int i = 0; i < size; i += kTileStep) {
           ops.multiply(rows.data() + i * kGramDepth, kGramDepth, 1, columns.data() + i, size,
                        part_dots.data() + part * area + static_cast<int64_t>(i) * size + i, size,

@@ -1,21 +1,21 @@
-// All dot products of few particles, kept, and shared out over dimensions.
+// All dot products of few particles. Threads divide the dimensions among themselves.
 #pragma once
 
 #include "cpu/pairwise/panel.h"
 
 namespace fastrepulse {
 
-// Dimensions that are read at once.
+// Dimensions of a chunk.
 constexpr int kGramDepth = 128;
 
-// Whether all dot products are kept: where there are next to none, or too few tiles for the threads
-// and dimensions enough to share out instead.
+// Whether all dot products are stored: for very few particles, or where tiles are too few for the
+// threads and dimensions are many.
 inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
 }
 
-// Reads a chunk of the dimensions of all embeddings, less `offset` where given, to
-// [rows, kGramDepth], zero elsewhere; returns how many there are.
+// Reads a chunk of the dimensions of all embeddings to [rows, kGramDepth], zero elsewhere.
+// Subtracts `offset` unless it is null. Returns the number of dimensions in the chunk.
 template <class T>
 int64_t read_chunk(const Embeddings& x, int64_t chunk, const T* offset, int rows, T* to);
 
@@ -23,10 +23,10 @@ template <class T>
 struct Gram {
   explicit Gram(const Embeddings& x);
 
-  int size;         // the number of particles, rounded up; those missing are infinitely far away
+  int size;         // the number of particles, rounded up by particles at infinite distance
   Buffer<T> dots;   // [size, size]
   Buffer<T> norms;  // [size]
-  Buffer<T> means;  // [dim, rounded up to whole chunks], of which the particles are taken
+  Buffer<T> means;  // [dim, rounded up to whole chunks]
 };
 
 }  // namespace fastrepulse

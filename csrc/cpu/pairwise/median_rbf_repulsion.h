@@ -5,9 +5,9 @@
 
 namespace fastrepulse {
 
-// `rbf_repulsion` at h = median |x_i - x_j|^2 / log N, which is at least `kBandwidthFloor` of the
-// variance, and 1 where all are the same. Few particles have their dot products taken once for
-// both.
+// `rbf_repulsion` at h = median |x_i - x_j|^2 / log N. The bandwidth is at least `kBandwidthFloor`
+// times the variance, and 1 if all particles are equal. For few particles the median and the force
+// share the dot products.
 template <class T>
 void median_rbf_repulsion(const Embeddings& x, T* force, T* similarity, T* bandwidth);
 

@@ -18,7 +18,7 @@ float half_to_float(uint16_t half) {
   if (magnitude >= 0x7c00u) {
     bits = 0x7f800000u | (magnitude & 0x3ffu) << 13;
   } else {
-    // The exponent is 15 in half and 127 in single; the product also makes subnormals right
+    // The exponent bias is 15 in float16 and 127 in float32. The product also handles subnormals.
     bits = magnitude << 13;
     std::memcpy(&value, &bits, sizeof value);
     value *= 0x1p112f;
@@ -102,7 +102,7 @@ Buffer<T> mean_embedding(const Embeddings& x) {
   Buffer<T> mean(x.dim);
   parallel_for(0, x.dim, grain_of(x.count), [&](int64_t begin, int64_t end) {
     const int64_t cols = end - begin;
-    // From the first on: what rounds is as small as the embeddings are close
+    // Differences from the first embedding keep rounding small for embeddings close together
     const Buffer<T> pivot(x.dim), row(cols), sum(cols);
     read_rows<T>(x, 0, 1, begin, end, nullptr, pivot.data() + begin, 0);
     std::fill_n(sum.data(), cols, T{0});

@@ -1,4 +1,4 @@
-// A run of particles in the layouts that the tiles are computed from.
+// Consecutive particles in the layouts from which tiles are computed.
 #pragma once
 
 #include <algorithm>
@@ -23,32 +23,31 @@ struct Embeddings {
   int64_t dim;
 };
 
-// Reads dimensions [begin, end) of the embeddings [first, first + rows), less `offset` where given,
-// which holds all dimensions.
+// Reads dimensions [begin, end) of the embeddings [first, first + rows). Subtracts `offset`, which
+// holds all dimensions, unless it is null.
 template <class T>
 void read_rows(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                const T* offset, T* to, int64_t to_row);
 
-// Reads those to [block_rows, block_cols], zero elsewhere.
+// The same, to a block [block_rows, block_cols] that is zero elsewhere.
 template <class T>
 void read_block(const Embeddings& x, int64_t first, int64_t rows, int64_t begin, int64_t end,
                 const T* offset, T* to, int64_t block_rows, int64_t block_cols);
 
-// The mean embedding, to the last bit as `centre` takes that of few. Distances are taken between
-// centred embeddings, whose norms cancel less.
+// The mean embedding, with the same bits as from `centre`. Distances are computed between centred
+// embeddings, because their smaller norms lose fewer digits by cancellation.
 template <class T>
 Buffer<T> mean_embedding(const Embeddings& x);
 
-// A block of particles meets another block at once.
+// Particles in a block. A tile is the product of two blocks.
 constexpr int kBlock = 64;
 
-// Particles [first, first + count) of some embeddings, cut into blocks, in the layouts that their
-// products are computed from: nothing that is read in turn lies far apart. What is missing in the
-// last block lies infinitely far away, so that its weights are zero.
+// Particles [first, first + count), cut into blocks, in layouts that products read sequentially.
+// The last block is filled with particles at infinite distance, so that their weights are zero.
 template <class T>
 class Panel {
  public:
-  // Without `with_rows` it has columns and norms alone.
+  // Without `with_rows` the panel has only columns and norms.
   Panel(int64_t capacity, int64_t dim, bool with_rows);
 
   void pack(const Embeddings& x, const T* offset, int64_t first, int64_t count);
@@ -104,15 +103,14 @@ void meet_panels(const Embeddings& x, const T* offset, int64_t rows, bool with_r
   }
 }
 
-// How many tiles the blocks of two panels make. Within one panel those below the diagonal are left
-// out.
+// The number of tiles of two panels. Within one panel tiles below the diagonal are left out.
 template <class T>
 int64_t count_tiles(const Panel<T>& left, const Panel<T>& right) {
   const int64_t n = left.blocks();
   return &left == &right ? n * (n + 1) / 2 : n * right.blocks();
 }
 
-// Calls visit(a, b) for the tiles [begin, end) of those. Within one panel the longest row is
+// Calls visit(a, b) for the tiles [begin, end) of two panels. Within one panel the longest row is
 // followed by the shortest, the second longest by the second shortest: each two are n + 1 tiles.
 template <class T, class Visit>
 void visit_tiles(const Panel<T>& left, const Panel<T>& right, int64_t begin, int64_t end,

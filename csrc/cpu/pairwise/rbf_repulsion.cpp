@@ -13,19 +13,19 @@ using torch::stable::parallel_for;
 template <class T>
 T exponent_scale(T bandwidth) {
   constexpr double kLog2E = 1.4426950408889634;
-  // Finite even for the smallest bandwidth: a distance of zero must keep the weight one
+  // Finite even for the smallest bandwidth, so that the weight at distance zero is one
   return static_cast<T>(std::max(-kLog2E / bandwidth,
                                  static_cast<double>(std::numeric_limits<T>::lowest())));
 }
 
-// Rows of a panel whose weights are kept at once: as many as leave them in the cache.
+// The most rows of a panel, so that the weights between two panels stay in the cache.
 constexpr int64_t kMostRows = 1024;
 
-// Dimensions whose sums are taken at once.
+// Dimensions that one task sums.
 constexpr int kColumns = 64;
 
-// The weights between the blocks of two panels, and what they add up to in each row and column of
-// a tile. Within one panel the blocks below the diagonal are left out: every pair is visited once.
+// The weights between the blocks of two panels, and their sums over each row and column of a tile.
+// Within one panel the blocks below the diagonal are left out, so every pair is visited once.
 template <class T>
 class Weights {
  public:
@@ -48,7 +48,7 @@ class Weights {
   Buffer<T> col_sums;  // [blocks, blocks, kBlock]
 };
 
-// Computes the weights between two panels, or within one. Every tile is a task of its own.
+// Computes the weights between two panels, or within one. Every tile is a task.
 template <class T>
 void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights) {
   const TileOps<T>& ops = tile_ops<T>();
@@ -68,10 +68,10 @@ void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T
   });
 }
 
-// Adds what the weights make of `from` to the results of block `a` of `to`: to `force`, which still
-// holds the sum of weight times embedding, in `cols` dimensions from `column` on, and to the
-// similarity with the first of them. From block `upright` on the weights' rows are those of `to`,
-// before it their columns.
+// Adds the weighted sums over the particles of `from` to block `a` of `to`. `force` holds the sum
+// of weight times embedding; `cols` of its dimensions are computed, from `column` on. The
+// similarity is added along with column 0. The rows of the weights belong to `to` from block
+// `upright` on; before that block, the columns do.
 template <class T>
 void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright,
             const Weights<T>& weights, int64_t column, int64_t cols, T* sums, T* force,
@@ -91,7 +91,7 @@ void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright
                     static_cast<int>(std::min(cols, to.dim - column)));
 }
 
-// Every particle of one panel meets every one of another, or all of one panel each other.
+// Computes all pairs between two panels, or within one panel.
 template <class T>
 void meet(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights, T* force,
           T* similarity) {
@@ -190,7 +190,7 @@ void rbf_repulsion(const Embeddings& x, const Embeddings& y, const T* weights, T
   std::fill_n(similarity, x.count, T{0});
   for (int64_t first = 0; first < x.count; first += x_rows) {
     queries.pack(x, offset.data(), first, std::min(x_rows, x.count - first));
-    // Few queries leave threads idle, so that several share the keys of one block of queries
+    // With few queries, several threads share the keys of one block of queries
     const int64_t blocks = queries.blocks();
     const int64_t splits = divide_up(torch::stable::get_num_threads(), blocks);
     const Buffer<T> sums(splits * blocks * n), weighted(splits * blocks * n * padded);

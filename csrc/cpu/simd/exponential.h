@@ -6,8 +6,8 @@
 namespace fastrepulse {
 namespace {
 
-// Taylor coefficients of 2^r = exp(r ln 2), highest first. For |r| <= 1/2 the error of the series is
-// below one rounding.
+// Taylor coefficients of 2^r = exp(r ln 2), highest first. For |r| <= 1/2 the error of the series
+// is below one rounding.
 constexpr float kExp2Float32[] = {1.5252734e-5f, 1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f,
                                  5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f};
 constexpr double kExp2Float64[] = {

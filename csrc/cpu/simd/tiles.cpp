@@ -1,6 +1,6 @@
-// Compiled once for each instruction set: FASTREPULSE_ISA names it, and compiler flags select it. No
-// header here may define inline functions of external linkage, since the linker could keep the copy
-// for an instruction set that the processor lacks.
+// Compiled once for each instruction set: FASTREPULSE_ISA names it, and compiler flags select it.
+// No header here may define inline functions of external linkage, since the linker could keep the
+// copy for an instruction set that the processor lacks.
 #include "cpu/simd/exponential.h"
 #include "cpu/simd/tile_ops.h"
 #include "cpu/simd/transpose.h"
