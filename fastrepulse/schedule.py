@@ -1,9 +1,9 @@
-"""Noise levels, and every conversion between what models predict and what the repulsion needs.
+"""Noise levels, and conversions between model outputs and the clean prediction.
 
-Everything here is in the variance-exploding convention z = x0 + sigma * noise (Karras et al.
-2022, arXiv:2206.00364, table 1). A scheduler holds x = signal * z: the signal is 1 for one of the
-variance-exploding kind, 1 / sqrt(1 + sigma^2) where variance is preserved, and 1 / (1 + sigma) for
-flow matching, whose x = (1 - s) x0 + s noise.
+All functions use the variance-exploding convention z = x0 + sigma * noise (Karras et al.
+2022, arXiv:2206.00364, table 1). A scheduler holds x = signal * z: the signal is 1 for
+variance-exploding schedulers, 1 / sqrt(1 + sigma^2) for variance-preserving ones, and
+1 / (1 + sigma) for flow matching, where x = (1 - s) x0 + s noise.
 """
 
 import copy
@@ -15,7 +15,7 @@ from torch import Tensor
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 HIGHEST_LEVEL = 2.0**12
-"""What a noise level is taken to be where there is no signal, so that it stays finite."""
+"""The noise level of pure noise, which would be infinite."""
 
 REFUSED = {
     "asks the model between its noise levels": ("KDPM2", "DPMSolverSDE"),
@@ -23,11 +23,11 @@ REFUSED = {
     "goes from pictures to noise": ("Inverse",),
     "takes steps up, or other arguments": ("RePaint", "UnCLIP", "KarrasVe", "ScoreSde"),
 }
-"""Parts of the names of schedulers that do not work here, by the reason why."""
+"""Refused schedulers: the reason, and parts of their class names."""
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Raises unless a scheduler's noise levels and prediction type are known here."""
+    """Raises unless a scheduler's noise levels and prediction type are supported."""
     name = type(scheduler).__name__
     if not hasattr(scheduler, "step") or not hasattr(scheduler, "config"):
         raise TypeError(f"scheduler must be a scheduler of diffusers, got {name}")
@@ -54,17 +54,17 @@ def prediction_type(scheduler: Any) -> str:
 
 
 def is_variance_exploding(scheduler: Any) -> bool:
-    """Says whether a scheduler, its timesteps set, holds z itself: then it scales model inputs."""
+    """Whether a scheduler with its timesteps set holds z itself and scales model inputs."""
     if _is_flow(scheduler) or not hasattr(scheduler, "scale_model_input"):
         return False
     ones = torch.ones(1, dtype=torch.float32, device=scheduler.timesteps.device)
-    # On a copy: schedulers note at which step they were asked
+    # On a copy, since schedulers record the step of a call
     scaled = copy.copy(scheduler).scale_model_input(ones, scheduler.timesteps[0])
     return not torch.equal(scaled, ones)
 
 
 def step_number(scheduler: Any, timestep: Any) -> int:
-    """Returns which step a scheduler is about to take."""
+    """Returns the number of the step that a scheduler will take at a timestep."""
     if not hasattr(scheduler, "_init_step_index"):
         return int((scheduler.timesteps == timestep).nonzero()[0])
     if scheduler.step_index is None:
@@ -86,7 +86,7 @@ def noise_level(scheduler: Any, step: int) -> float:
 
 
 def signal_at(scheduler: Any, sigma: float) -> float:
-    """Returns the signal of x = signal * z, which a scheduler holds at a noise level."""
+    """Returns the signal of a scheduler's x = signal * z at a noise level."""
     if _is_flow(scheduler):
         return 1 / (1 + sigma)
     return 1.0 if is_variance_exploding(scheduler) else (1 + sigma**2) ** -0.5
@@ -95,14 +95,14 @@ def signal_at(scheduler: Any, sigma: float) -> float:
 def next_level(scheduler: Any, step: int, sigma: float) -> float:
     """Returns the noise level that a step from a level ends at, 0 after the last.
 
-    Schedulers of the second order visit a level two times.
+    Second-order schedulers visit each level twice.
     """
     later = (noise_level(scheduler, i) for i in range(step + 1, len(scheduler.timesteps)))
     return next((level for level in later if level < sigma), 0.0)
 
 
 def denoised(z: Tensor, model_output: Tensor, sigma: float, kind: str) -> Tensor:
-    """Returns the clean x0 that a model output of a prediction type means at z."""
+    """Returns the clean x0 that a model output of a prediction type implies at z."""
     if kind == "epsilon":
         return z - sigma * model_output
     if kind == "v_prediction":
@@ -118,7 +118,7 @@ def score(z: Tensor, x0: Tensor, sigma: float) -> Tensor:
 
 
 def output_change(change: Tensor, sigma: float, kind: str) -> Tensor:
-    """Returns what to add to a model output so that it means `score + change` at the same z.
+    """Returns what to add to a model output so that its score grows by `change` at the same z.
 
     The predicted noise becomes noise - sigma * change, the clean x0 + sigma^2 * change.
     """
@@ -133,7 +133,7 @@ def output_change(change: Tensor, sigma: float, kind: str) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise levels of one run and how its scheduler scales what it holds.
+    """The noise levels of one run and the signal of its scheduler.
 
     Args:
         sigmas: Noise level of each step and the one that the last step ends at, T + 1 values,
@@ -157,12 +157,12 @@ class NoiseSchedule:
         return cls(tuple(sigmas), signals, prediction_type(scheduler))
 
     def noisy(self, sample: Tensor, step: int) -> Tensor:
-        """Returns z = x0 + sigma * noise from what the scheduler holds."""
+        """Returns z = x0 + sigma * noise from the scheduler's x."""
         signal = self.signals[step]
         return sample if signal == 1 else sample / signal
 
     def scheduler_sample(self, z: Tensor, step: int) -> Tensor:
-        """Returns what the scheduler holds for z."""
+        """Returns the scheduler's x for z."""
         signal = self.signals[step]
         return z if signal == 1 else z * signal
 
@@ -175,7 +175,7 @@ class NoiseSchedule:
         return score(z, x0, self.sigmas[step])
 
     def add_to_score(self, model_output: Tensor, change: Tensor, step: int) -> Tensor:
-        """Returns the model output that means `score + change` at the same z."""
+        """Returns the model output whose score is larger by `change` at the same z."""
         added = output_change(change, self.sigmas[step], self.prediction_type)
         return (model_output + added).to(model_output.dtype)
 

@@ -163,7 +163,7 @@ def test_each_run_has_a_folder_of_its_own(tmp_path, here):
         assert code == 0 and folder in output, errors
         assert (tmp_path / folder / "00000.png").exists()
     code, _, errors = here(*FEW, "-n", "1", "--out", "out")
-    assert code == 2 and "pictures of another run" in errors
+    assert code == 2 and "images of another run" in errors
 
 
 def test_info_names_versions_and_embeddings(here):

@@ -14,8 +14,8 @@ __all__ = ["app", "drawing", "exploring", "main", "measuring"]
 
 
 def main() -> None:
-    """Runs the command line; what goes wrong is one line and an exit code, not a traceback."""
-    # Large tensors on huge pages: page faults are a fifth of the time on the CPU
+    """Runs the command line; an error prints one line and sets the exit code."""
+    # Huge pages for large tensors: page faults take a fifth of the time on a CPU
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)

@@ -15,15 +15,15 @@ from fastrepulse.sampling.output import check_writable
 @app.command()
 def ui(
     model: ModelName = None,
-    prompt: Annotated[str, typer.Option(help="What stands in the field at first.")] = "a robot",
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("explored"),
+    prompt: Annotated[str, typer.Option(help="First prompt of the page.")] = "a robot",
+    out: Annotated[Path, typer.Option(help="Folder of the images.")] = Path("explored"),
     port: Annotated[
-        int | None, typer.Option(help="Where to listen; left out: the first free one from 7860.")
+        int | None, typer.Option(help="Port; default: the first free one from 7860.")
     ] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     device: Device = None,
 ) -> None:
-    """Opens a page to draw, compare and point at pictures; it listens on this machine alone."""
+    """Opens a page to draw, compare and choose images; it listens on this machine only."""
     if find_spec("gradio") is None:
         raise ValueError("fastrepulse ui needs Gradio: pip install 'fastrepulse[ui]'")
     check_writable(out)

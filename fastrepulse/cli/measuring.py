@@ -22,13 +22,17 @@ REPULSION = fastrepulse.Repulsion()
 
 @app.command()
 def demo(
-    prompt: Annotated[str, typer.Option(help="One of the shipped model's.")] = "a robot",
-    num_particles: Annotated[int, typer.Option("-n", "--num-particles")] = 16,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
-    seed: Annotated[int, typer.Option()] = 0,
-    guidance_scale: Annotated[float, typer.Option(help="Of both.")] = Drawing.guidance_scale,
+    prompt: Annotated[str, typer.Option(help="One of the shipped model's prompts.")] = "a robot",
+    num_particles: Annotated[
+        int, typer.Option("-n", "--num-particles", help="Number of images.")
+    ] = 16,
+    out: Annotated[Path, typer.Option(help="Folder of the images.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Guidance scale of both.")
+    ] = Drawing.guidance_scale,
     strength: Annotated[
-        float, typer.Option(help="Of the repulsion.")
+        float, typer.Option(help="Length of the push.")
     ] = fastrepulse.Repulsion().strength,
 ) -> None:
     """Samples one prompt independently and repelled, and measures both."""
@@ -38,16 +42,16 @@ def demo(
     comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength)
     path = main_job.save(comparison, out)
     console.print(_compared(prompt, *comparison.figures))
-    console.print(f"The pictures, side by side: {escape(str(path))}", soft_wrap=True)
+    console.print(f"The images, side by side: {escape(str(path))}", soft_wrap=True)
 
 
 def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
-    """Returns the figures side by side, with an arrow for better or worse."""
+    """Returns a table of both figures, with an arrow for better or worse."""
     rows = (
-        ("different pictures (attribute Vendi)", "attribute_vendi", ".2f", 1),
+        ("different images (attribute Vendi)", "attribute_vendi", ".2f", 1),
         ("attribute values that appear", "coverage", ".0%", 1),
         ("most common value", "most_common", ".0%", -1),
-        ("pictures of the subject", "accuracy", ".0%", 1),
+        ("images of the subject", "accuracy", ".0%", 1),
         ("distance off data (1: rendered)", "off_data", ".2f", -1),
     )
     table = Table("", "independent", "repelled", "", title=prompt)
@@ -62,26 +66,30 @@ def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for runs, tables, plots and the report.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, tables, plots and the report.")],
     quick: Annotated[
         bool, typer.Option("--quick", help="Few settings and one seed, in five minutes.")
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(help="How many; left out: 10, or 1 with --quick.")
+        int | None, typer.Option(help="Number of seeds; default: 10, or 1 with --quick.")
     ] = None,
-    num_particles: Annotated[int, typer.Option("-n", "--num-particles", help="Per prompt.")] = 16,
-    guidance_scale: Annotated[float, typer.Option(help="Of every run.")] = Drawing.guidance_scale,
+    num_particles: Annotated[
+        int, typer.Option("-n", "--num-particles", help="Images per prompt.")
+    ] = 16,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Guidance scale of every run.")
+    ] = Drawing.guidance_scale,
     cleanliness: Annotated[
-        float, typer.Option(help="Times full captions' distance off data that is allowed.")
+        float, typer.Option(help="Largest distance off data, relative to that of full captions.")
     ] = 1.05,
     methods: Annotated[
-        str | None, typer.Option(help="Names of the table, with commas; left out: all.")
+        str | None, typer.Option(help="Methods, separated by commas; default: all.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Rendered pictures; left out: those that ship.")
+        Path | None, typer.Option(help="File of rendered pictures; default: the shipped one.")
     ] = None,
 ) -> None:
-    """Compares repulsion with other methods on the shipped model; goes on where it stopped."""
+    """Compares repulsion with other methods on the shipped model; a stopped run continues."""
     from fastrepulse import evaluation
 
     compared = evaluation.QUICK if quick else evaluation.ALL
@@ -103,7 +111,7 @@ def evaluate(
 
 @app.command()
 def info() -> None:
-    """Says what is installed and what it would run on."""
+    """Shows installed versions, devices and kernels."""
     import torch
 
     table = Table(show_header=False)

@@ -1,4 +1,4 @@
-"""How much fits: the micro-batch that a device can take, and where all latents lie."""
+"""Memory: the micro-batch size that fits on a device, and the device of the latents."""
 
 import math
 import re
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 MARGIN = 1.5
-"""What a pass may take over what it is reckoned at, where somebody relies on it."""
+"""Safety factor on a pass's estimated memory when the user sets a limit."""
 OUTPUTS_KEPT = {"dpm++": 2, "unipc": 3}
-"""How many past outputs and samples a scheduler remembers, of those that do."""
+"""Number of past outputs and samples that a multistep scheduler keeps."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 1024**i for i, unit in enumerate("kmgt", start=1)}
 
 
 def bytes_of(memory: int | str) -> int:
-    """Returns the bytes of a number, or of a text such as "6GB", "1.5 GiB" or "500M".
+    """Returns the bytes that a number or a text such as "6GB", "1.5 GiB" or "500M" means.
 
     Raises:
-        ValueError: If it is no such text, or not above 0.
-        TypeError: If it is neither.
+        ValueError: If the text is malformed or the number is not above 0.
+        TypeError: If `memory` is neither a number nor a text.
     """
     if isinstance(memory, bool) or not isinstance(memory, (int, str)):
         raise TypeError(f"memory must be None, bytes or a text such as '6GB', got {memory!r}")
@@ -32,18 +32,18 @@ def bytes_of(memory: int | str) -> int:
 
 
 class Budget:
-    """What a run may take of a device's memory: what it is given, or a part of what is free.
+    """The memory budget of a run: a limit from the user, or a share of the free memory.
 
     Args:
-        model: The model of the run, whose weights count.
-        count: How many latents there are.
-        latent_shape: [C, H, W] of one.
-        memory: Bytes that weights, latents and passes take together at most; None for a quarter of
-            what is free for the passes, and latents in host memory if they crowd a GPU.
+        model: The model of the run; its weights count towards a limit.
+        count: Number of latents.
+        latent_shape: Shape [C, H, W] of one latent.
+        memory: Limit in bytes on weights, latents and passes together. With None the passes get a
+            quarter of the free memory, and latents move to host memory if a GPU lacks room.
         scheduler: One of `models.SCHEDULERS`.
 
     Raises:
-        ValueError: If not even one particle would go through the model.
+        ValueError: If the limit is too small for a single particle.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Budget:
     ):
         self.device = model.device
         self.memory = memory
-        # The loop holds four sets of them at most, in up to four bytes a number
+        # The loop holds at most four sets of latents, with at most four bytes per entry
         set_of_latents = 4 * count * math.prod(latent_shape)
         latents = 4 * set_of_latents
         crowded = latents > (free_memory(self.device) if memory is None else memory) // 4
         on_host = self.device.type == "cuda" and crowded
         self.storage = "cpu" if on_host else str(self.device)
         self._taken = weights_of(model) + (0 if on_host else latents)
-        # Schedulers keep them where they take their steps, on the device
+        # Multistep schedulers keep past outputs on the device
         self._taken += OUTPUTS_KEPT.get(scheduler, 0) * set_of_latents
         self._unet, self._vae, self._shape = model.unet, model.vae, latent_shape
         needed = self._taken + MARGIN * max(self._particle(), self._picture())
@@ -74,34 +74,28 @@ class Budget:
             )
 
     def micro_batch_size(self) -> int:
-        """Returns how many particles go through the UNet at once."""
+        """Returns the number of particles that go through the UNet at once."""
         return self._fitting(self._particle())
 
     def decode_batch_size(self) -> int:
-        """Returns how many latents are decoded at once."""
+        """Returns the number of latents that are decoded at once."""
         return self._fitting(self._picture())
 
     def _particle(self) -> int:
-        """Returns the bytes of a guided particle in the UNet.
-
-        It is reckoned at 60 times the activations of the first layer.
-        """
+        """Returns the estimated bytes of a guided particle, 60 times the first activations."""
         _, height, width = self._shape
         activations = height * width * self._unet.config.block_out_channels[0]
         return 60 * activations * torch.finfo(self._unet.dtype).bits // 8
 
     def _picture(self) -> int:
-        """Returns the bytes of a picture in the decoder.
-
-        It is reckoned at 8 times the activations of the last layers.
-        """
+        """Returns the estimated bytes of a decoded image: 8 times the last layers' activations."""
         _, height, width = self._shape
         channels = self._vae.config.block_out_channels
         activations = height * width * 4 ** (len(channels) - 1) * channels[0]
         return 8 * activations * torch.finfo(self._vae.dtype).bits // 8
 
     def _fitting(self, size: int) -> int:
-        """Returns how many of a size fit: 1, 2, 4, ... 32."""
+        """Returns how many items of a size in bytes fit: 1, 2, 4, ... 32."""
         room = free_memory(self.device) / 4
         if self.memory is not None:
             room = (self.memory - self._taken) / MARGIN
@@ -120,9 +114,9 @@ def weights_of(model: Any) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Returns the bytes that are free on a GPU, or on the host, what is only cached included.
+    """Returns the free bytes of a GPU or of the host, caches included.
 
-    Where a host does not say, which Linux alone does, it is taken to have 4 GB.
+    Only Linux reports the free memory of the host; elsewhere 4 GB are assumed.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""Pictures on disk: PNGs with their settings inside, grids, and folders that are fit for them."""
+"""Images on disk: PNGs that hold their settings, grids, and checks of their folder."""
 
 import json
 import math
@@ -14,14 +14,14 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 GRID_PIXELS = 2**26
-"""The most pixels of pictures on a grid that is written: what viewers open without complaint."""
+"""Largest number of pixels of a written grid, which image viewers can open."""
 
 CHECKPOINTS = "checkpoint-*.safetensors"
-"""What a run in a folder goes on from."""
+"""Pattern of checkpoint files."""
 
 
 class SavedImages(Sequence[Image.Image]):
-    """Pictures that lie in a folder, each opened when it is asked for."""
+    """Images in a folder, each opened on access."""
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
@@ -41,14 +41,14 @@ class SavedImages(Sequence[Image.Image]):
 
 
 def picture_path(folder: Path, i: int) -> Path:
-    """Returns where picture `i` of a call lies."""
+    """Returns the path of image `i` of a call."""
     return folder / f"{i:05d}.png"
 
 
 def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, Any]) -> Path:
-    """Writes picture `i` of a call with what it depends on inside; returns its path.
+    """Writes image `i` of a call with its settings inside; returns its path.
 
-    Of several prompts it carries its own. A picture is there whole or not at all.
+    The settings hold only the image's own prompt. The file appears whole or not at all.
     """
     count = settings["num_particles"]
     prompt = settings["prompts"][i // count]
@@ -71,15 +71,15 @@ def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, A
 
 
 def check_writable(folder: Path, name: str = "out") -> None:
-    """Raises before any work if nothing could be written into a folder, made if need be.
+    """Raises if a folder, which may not exist yet, cannot be written.
 
     Args:
         folder: The folder.
-        name: The argument that it is of.
+        name: Name of the argument, for the message.
 
     Raises:
-        NotADirectoryError: If it, or what it would lie in, is a file.
-        PermissionError: If nothing may be written there.
+        NotADirectoryError: If the folder or one of its parents is a file.
+        PermissionError: If the folder is not writable.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -91,31 +91,31 @@ def check_writable(folder: Path, name: str = "out") -> None:
 
 
 def check_unused(folder: Path) -> None:
-    """Raises before any work if a folder holds the pictures of another run, or what they need."""
+    """Raises if a folder holds the images or the checkpoint of another run."""
     if any(folder.glob(CHECKPOINTS)):
         raise FileExistsError(
-            f"out must be a new folder, got {str(folder)!r} of a run that was stopped: "
-            f"`fastrepulse resume {folder}` goes on with it"
+            f"out must be a new folder, got {str(folder)!r} of a stopped run: "
+            f"`fastrepulse resume {folder}` continues it"
         )
     if (folder / "sample.json").exists() or (folder / "00000.png").exists():
         raise FileExistsError(
-            f"out must be a new folder, or one without pictures of another run, got {str(folder)!r}"
+            f"out must be a new folder, or one without images of another run, got {str(folder)!r}"
         )
 
 
 def check_space(folder: Path, size: int) -> None:
-    """Raises before any work if a folder's disk has less free space than that many bytes."""
+    """Raises if the disk of a folder has fewer than `size` free bytes."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < size:
         raise OSError(
-            f"out must have room for {size / 1e6:.0f} MB of pictures, "
+            f"out must have room for {size / 1e6:.0f} MB of images, "
             f"{str(folder)!r} has {free / 1e6:.0f} MB"
         )
 
 
 def to_pil(pictures: Tensor) -> list[Image.Image]:
-    """Turns pictures [N, 3, H, W] in [0, 1] into PIL images."""
+    """Returns PIL images of pixels [N, 3, H, W] in [0, 1]."""
     array = (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in array]
 
@@ -123,7 +123,7 @@ def to_pil(pictures: Tensor) -> list[Image.Image]:
 def image_grid(
     images: Sequence[Image.Image], columns: int | None = None, gap: int = 2, scale: float = 1.0
 ) -> Image.Image:
-    """Lays pictures of one size out on a white sheet, row by row, each scaled down."""
+    """Returns a white sheet with images of one size, row by row, each scaled by `scale`."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     size = [max(1, int(scale * side)) for side in images[0].size]
@@ -141,13 +141,13 @@ def save_summary(
     settings: dict[str, Any],
     diagnostics: Sequence[Any],
 ) -> None:
-    """Writes `sample.json`, and the grid, smaller if it had more than `GRID_PIXELS`.
+    """Writes `sample.json` and the grid, scaled down to `GRID_PIXELS` if it is larger.
 
     Args:
-        folder: Where to.
-        images: All pictures.
-        settings: Everything that they depend on.
-        diagnostics: A dataclass for each step.
+        folder: The folder.
+        images: All images.
+        settings: Everything that the images depend on.
+        diagnostics: One dataclass per step.
     """
     steps = [
         {key: None if math.isnan(value) else value for key, value in asdict(step).items()}

@@ -85,7 +85,7 @@ def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch
     monkeypatch.setattr(decoding, "save_picture", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
         fastrepulse.sample("a potted plant", 6, out=tmp_path, num_inference_steps=1, progress=False)
-    assert "5 of 6 pictures drawn" in caplog.text
+    assert "5 of 6 images written" in caplog.text
     drawn = [f"{i:05d}.png" for i in (0, 1, 3, 4, 5)]
     assert sorted(f.name for f in tmp_path.iterdir()) == [*drawn, "checkpoint-000001.safetensors"]
 
@@ -115,7 +115,7 @@ def test_batches_that_do_not_fit_are_halved(error, monkeypatch, caplog):
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
     for a, b in zip(result.images, expected.images, strict=True):
         assert a.tobytes() == b.tobytes()
-    assert "5 pictures are decoded at once now" in caplog.text
+    assert "now decoding 5 images at once" in caplog.text
 
 
 def test_where_not_one_picture_fits_the_error_is_the_users(monkeypatch):
