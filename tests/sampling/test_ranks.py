@@ -93,7 +93,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(name, process, own, s
         error, seconds = json.loads(path.read_text("utf-8"))[name]
         there = path.stem == f"errors-{process}"
         assert error == (
-            own if there else f"OtherProcessFailed: process {process} has stopped: {own}"
+            own if there else f"OtherRankFailed: rank {process} has stopped: {own}"
         )
         assert seconds < 15
 
@@ -101,10 +101,10 @@ def test_an_error_in_one_process_ends_all_with_its_message(name, process, own, s
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("needs-all-latents", "needs the latents of no other process, got SVGD"),
-        ("no-folder", "out must be a folder that all processes reach, got None"),
+        ("needs-all-latents", "needs no latents of other ranks, got SVGD"),
+        ("no-folder", "out must be a folder that all ranks reach, got None"),
         ("too-few", "num_particles must be at least one for each of"),
-        ("other-settings", "all processes must ask for the same"),
+        ("other-settings", "all ranks must have the same settings"),
     ],
 )
 def test_what_processes_cannot_share_is_refused(name, message, shared):
@@ -132,7 +132,7 @@ def test_a_process_that_is_killed_is_named_and_the_run_goes_on(tmp_path):
     assert codes[1] == -signal.SIGKILL
     assert time.monotonic() - start < 60
     for rank in (0, 2):
-        assert "process 1 is gone" in (tmp_path / f"message-{rank}").read_text("utf-8")
+        assert "rank 1 does not answer" in (tmp_path / f"message-{rank}").read_text("utf-8")
     assert list((tmp_path / "killed").glob(CHECKPOINTS))
     # On another number of processes
     done = torchrun(2, str(JOB), str(tmp_path), "resume")
@@ -148,7 +148,7 @@ def test_torchrun_starts_the_command_line(tmp_path):
     alone = fastrepulse.sample("a planet", 3, num_inference_steps=1, seed=1, progress=False)
     assert len(alone.images) == len(list((tmp_path / "drawn").glob("[0-9]*.png"))) == 3
     refused = torchrun(2, *command, cwd=tmp_path)
-    assert refused.returncode != 0 and "out must be a folder that all processes" in refused.stderr
+    assert refused.returncode != 0 and "out must be a folder that all ranks" in refused.stderr
 
 
 def test_a_group_is_one_of_torch():
