@@ -120,7 +120,7 @@ def test_an_embedding_of_ones_own_has_to_be_given(monkeypatch, tmp_path):
     own = Repulsion(own_embedding)
     whole = draw(repulsion=own).latents
     stop_after(monkeypatch, 2, tmp_path, repulsion=own)
-    with pytest.raises(ValueError, match="repulsion must be given to go on with this run"):
+    with pytest.raises(ValueError, match="repulsion must be given to resume this run"):
         fastrepulse.resume(tmp_path)
     with pytest.raises(ValueError, match="repulsion was"):
         fastrepulse.resume(tmp_path, repulsion=Repulsion("pooled"))
@@ -184,12 +184,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, monkeypatch, t
             assert f"a checkpoint is damaged: file {str(newest)!r}" in caplog.text
             assert pictures_in(folder) == pictures_in(tmp_path / "whole")
             earlier.write_bytes(kept)
-    with pytest.raises(ValueError, match="has no checkpoint that can be used"):
+    with pytest.raises(ValueError, match="has only damaged checkpoints"):
         fastrepulse.resume(folder)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint of a run to go on from"):
+    with pytest.raises(FileNotFoundError, match="has no checkpoint of a stopped run"):
         fastrepulse.resume(tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         fastrepulse.resume(tmp_path / "missing")
@@ -197,7 +197,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_a_stopped_run_is_not_drawn_over(monkeypatch, tmp_path):
     stop_after(monkeypatch, 1, tmp_path)
-    with pytest.raises(FileExistsError, match=f"`fastrepulse resume {tmp_path}` goes on with it"):
+    with pytest.raises(FileExistsError, match=f"`fastrepulse resume {tmp_path}` continues it"):
         draw(tmp_path)
 
 
