@@ -40,7 +40,7 @@ def in_batches(
         on_halving: Receives the new batch size, to log it or to keep it for the next call.
 
     Raises:
-        Exception: What the function raises, if memory did not run out or the batch is a single row.
+        Exception: What the function raises, if memory did not run out or the size is 1.
     """
     done = 0
     while done < len(rows[0]):
@@ -48,7 +48,7 @@ def in_batches(
         try:
             output, fits = function(*batch), True
         except Exception as error:
-            if not ran_out(error) or len(batch[0]) == 1:
+            if not ran_out(error) or size == 1:
                 raise
             fits = False
         if fits:
@@ -58,5 +58,5 @@ def in_batches(
         else:
             # Outside the except block: the error's traceback keeps the failed call's tensors alive
             torch.cuda.empty_cache()
-            size = len(batch[0]) // 2
+            size //= 2
             on_halving(size)

@@ -21,6 +21,6 @@ def method_from_settings(settings: Mapping[str, Any]) -> Method:
         arguments = {name: value for name, value in settings.items() if name != "method"}
         if arguments.get("bank") is not None:
             arguments["bank"] = Bank()
-        return kinds[settings["method"]](**arguments)
+        return kinds[settings.get("method", "Repulsion")](**arguments)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"these settings do not make a method: {error}") from None

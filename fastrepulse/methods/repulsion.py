@@ -258,4 +258,8 @@ class Repulsion(Method):
             self.bank.restore(tensors, record)
 
     def settings(self) -> dict[str, Any]:
-        return settings_of(self) | {"bank": None if self.bank is None else len(self.bank)}
+        """Returns the arguments in a form that JSON can store; a bank is its length."""
+        settings = settings_of(self) | {"bank": None if self.bank is None else len(self.bank)}
+        # The arguments alone, so that Repulsion(**settings) is the same again
+        del settings["method"]
+        return settings

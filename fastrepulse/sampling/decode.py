@@ -97,7 +97,8 @@ def _images(
     def on_halving(size: int) -> None:
         log.warning("out of memory: now decoding %d images at once", size)
 
-    rows, size = torch.arange(len(latents)), budget.decode_batch_size()
+    rows = torch.arange(len(latents))
+    size = min(budget.decode_batch_size(), len(latents))
     with (
         accelerated(sd.vae),
         _dtype_kept(sd.vae),

@@ -92,9 +92,7 @@ def test_an_error_in_one_process_ends_all_with_its_message(name, process, own, s
     for path in sorted(shared.glob("errors-*.json")):
         error, seconds = json.loads(path.read_text("utf-8"))[name]
         there = path.stem == f"errors-{process}"
-        assert error == (
-            own if there else f"OtherRankFailed: rank {process} has stopped: {own}"
-        )
+        assert error == (own if there else f"OtherRankFailed: rank {process} has stopped: {own}")
         assert seconds < 15
 
 

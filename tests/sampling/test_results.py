@@ -39,12 +39,10 @@ def test_saved_pictures_carry_what_they_depend_on(result, tmp_path):
 
 def test_saved_settings_make_the_same_pictures_again(result):
     settings = result.settings
-    repulsion = dict(settings["repulsion"])
-    repulsion["window"] = [float("inf") if w is None else w for w in repulsion["window"]]
     again = fastrepulse.sample(
         settings["prompts"],
         settings["num_particles"],
-        repulsion=fastrepulse.Repulsion(**repulsion),
+        repulsion=fastrepulse.Repulsion(**settings["repulsion"]),
         num_inference_steps=settings["num_inference_steps"],
         guidance_scale=settings["guidance_scale"],
         seed=settings["seed"],
