@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,25 @@ def test_nothing_outside_the_window_nor_for_a_batch_of_one():
     assert not repulsive_force(latents, latents, 1.4, REPULSION).any()
     with pytest.warns(UserWarning, match="batch of one has nothing to repel from"):
         assert not repulsive_force(latents[:1], latents[:1], 5.0, REPULSION).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, r"pause=\(9.0, 0.3\) and restart=\(3.0, 1.0\) of the repulsion cannot be obeyed"),
+        ({"pause": None}, r"^restart=\(3.0, 1.0\) of the repulsion cannot be obeyed"),
+        ({"restart": None}, r"^pause=\(9.0, 0.3\) of the repulsion cannot be obeyed"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_named_in_a_warning(settings, named):
+    x0, z = (initial_noise(seed, 3, (4, 8, 8)) for seed in (0, 1))
+    with pytest.warns(UserWarning, match=named):
+        warned = repulsive_force(x0, z, 5.0, Repulsion("pooled", **settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        silent = repulsive_force(x0, z, 5.0, Repulsion("pooled", pause=None, restart=None))
+        by_name = repulsive_force(x0, z, 5.0, "pooled")
+    assert torch.equal(warned, silent) and torch.equal(by_name, silent)
 
 
 def test_latents_of_inference_mode_and_of_a_graph_are_taken():

@@ -28,7 +28,7 @@ from helpers.tolerances import SAME_COMPUTATION
 # diffusers' own, thousands of them
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 STEPS = 4
-REPULSION = Repulsion("pooled", 0.5, window=(math.inf, 0.1))
+REPULSION = Repulsion("pooled", 0.5, window=(math.inf, 0.1), pause=None, restart=None)
 
 
 def draw(pipeline, call):
