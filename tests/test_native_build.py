@@ -8,7 +8,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from fastrepulse import native
-from fastrepulse.cli import app
+from fastrepulse.cli.app import app, console
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,5 +34,6 @@ def test_a_failed_build_gives_its_reason_at_the_end_and_in_info(tmp_path, monkey
     reason = native.why_unavailable.__wrapped__()
     assert "not built" in reason and "false' failed" in reason
     monkeypatch.setattr(native, "why_unavailable", lambda: reason)
-    monkeypatch.setenv("COLUMNS", "400")
+    # The console took its width from the environment when it was imported
+    monkeypatch.setattr(console, "width", 400)
     assert reason in CliRunner().invoke(app, ["info"]).output
