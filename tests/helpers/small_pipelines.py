@@ -92,6 +92,13 @@ def text(seed, prompts, width=16):
     }
 
 
+def pooled_text(prompts):
+    return {
+        "pooled_prompt_embeds": noise(3, prompts, 12),
+        "negative_pooled_prompt_embeds": noise(4, prompts, 12),
+    }
+
+
 def stable_diffusion(
     prompts, kind="StableDiffusionPipeline", in_channels=4, unet=None, **components
 ):
@@ -170,11 +177,7 @@ def stable_diffusion_xl(prompts):
         scheduler=scheduler_of("euler"),
         add_watermarker=False,
     )
-    pooled = {
-        "pooled_prompt_embeds": noise(3, prompts, 12),
-        "negative_pooled_prompt_embeds": noise(4, prompts, 12),
-    }
-    return pipeline, {**text(1, prompts), **pooled, "height": 16, "width": 16}
+    return pipeline, {**text(1, prompts), **pooled_text(prompts), "height": 16, "width": 16}
 
 
 def small_text_encoder(kind, tokenizer, seed, width=8, **more):
@@ -235,12 +238,8 @@ def stable_diffusion_3(prompts):
         text_encoder_3=None,
         tokenizer_3=None,
     )
-    pooled = {
-        "pooled_prompt_embeds": noise(3, prompts, 12),
-        "negative_pooled_prompt_embeds": noise(4, prompts, 12),
-    }
     # This pipeline does not repeat the given embeddings for each image
-    embeds = {**text(1, prompts), **pooled}
+    embeds = {**text(1, prompts), **pooled_text(prompts)}
     repeated = {name: given.repeat_interleave(COUNT, dim=0) for name, given in embeds.items()}
     return pipeline, {**repeated, "num_images_per_prompt": 1, "height": 16, "width": 16}
 
