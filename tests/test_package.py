@@ -10,7 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from diffusers import UNet2DConditionModel
 
+import fastrepulse
+from fastrepulse.kernels import dispatch
+from fastrepulse.sampling.loop import DenoiseLoop
 from helpers.compilers import failing_nvcc
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,6 +180,36 @@ def test_triton_kernels_import_torch_triton_and_each_other(file):
     for name in imported(ast.parse(file.read_text())):
         allowed = ("torch", "triton", "functools", "dataclasses")
         assert name.split(".")[0] in allowed or name.startswith("fastrepulse.triton_kernels."), name
+
+
+def test_a_default_step_crosses_at_most_eight_functions():
+    """Counts functions of ours from the loop down to the UNet and to the kernel."""
+    root = str(PACKAGE)
+    model = fastrepulse.load_model()
+    depths = {"UNet": [], "kernel": []}
+
+    def record(frame, event, argument):
+        code = frame.f_code
+        if event != "call" or code not in ends:
+            return
+        names = []
+        while frame.f_code is not DenoiseLoop.run.__code__:
+            if frame.f_code.co_filename.startswith(root) and frame.f_code.co_name != "<listcomp>":
+                names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        depths[ends[code]].append(len(names) + 1)
+
+    ends = {
+        UNet2DConditionModel.forward.__code__: "UNet",
+        dispatch.median_rbf_repulsion.__code__: "kernel",
+    }
+    sys.setprofile(record)
+    try:
+        fastrepulse.sample("a robot", 3, model=model, num_inference_steps=8, progress=False)
+    finally:
+        sys.setprofile(None)
+    assert depths["UNet"] and depths["kernel"]
+    assert max(depths["UNet"]) <= 8 and max(depths["kernel"]) <= 8
 
 
 def test_nothing_is_unpickled():

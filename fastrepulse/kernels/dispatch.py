@@ -137,14 +137,12 @@ def median_rbf_repulsion(backend: str, x: Tensor) -> tuple[Tensor, Tensor, Tenso
     The native library does this in one call on the CPU and, for few particles, in one launch on a
     GPU. "auto" prefers that call to any other backend.
     """
-    if backend in ("auto", "native") and _fits_one_call(x):
+    one_call = backend in ("auto", "native") and (
+        x.device.type == "cpu" or len(x) <= MAX_SINGLE_LAUNCH
+    )
+    if one_call and why_not("native", x.device.type, x.dtype) is None:
         return torch.ops.fastrepulse.median_rbf_repulsion_kernel(x.contiguous())
     backend = choose(x, backend)
     median = median_sq_distance(backend, x, median_rank(len(x)))
     bandwidth = bandwidth_from_median(x, median)
     return (*rbf_repulsion(backend, x, bandwidth, None, None), bandwidth)
-
-
-def _fits_one_call(x: Tensor) -> bool:
-    available = why_not("native", x.device.type, x.dtype) is None
-    return available and (x.device.type == "cpu" or x.shape[0] <= MAX_SINGLE_LAUNCH)

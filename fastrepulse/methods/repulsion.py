@@ -207,33 +207,35 @@ class Repulsion(Method):
         partition: Partition | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns F_i of some rows, [n, d], and the mean bandwidth of the embedding's kernels."""
-        kernels = [
-            self._kernel_force(part, rows, weights, particles, partition)
-            for part in embedding.split(everyone)
-        ]
-        force = torch.cat([force for force, _ in kernels], dim=1)
-        return force, torch.stack([h for _, h in kernels]).mean()
+        known = None if self.bandwidth == "median" else self.bandwidth
+        drawn = self.subset is not None and self.subset < len(everyone)
+        everyone_at_median = known is None and partition is None and rows == slice(len(everyone))
+        forces, bandwidths = [], []
+        for part in embedding.split(everyone):
+            distinct = separate_duplicates(part, particles.seed, known)
+            if everyone_at_median and not drawn:
+                force, _, h = median_rbf_repulsion(distinct)
+            else:
+                force, h = self._force_on_some(distinct, rows, weights, particles, partition)
+            forces.append(force)
+            bandwidths.append(h)
+        return torch.cat(forces, dim=1), torch.stack(bandwidths).mean()
 
-    def _kernel_force(
+    def _force_on_some(
         self,
-        everyone: Tensor,  # [M, d]
+        distinct: Tensor,  # [M, d]
         rows: slice,
         weights: Tensor | None,  # [M]
         particles: Particles,
         partition: Partition | None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns F_i of one kernel, [n, d], and its bandwidth."""
-        known = None if self.bandwidth == "median" else self.bandwidth
-        distinct = separate_duplicates(everyone, particles.seed, known)
+        """Returns F_i of some rows, [n, d], from all particles or a subset, and the bandwidth."""
         others = distinct
-        if self.subset is not None and self.subset < len(everyone):
+        if self.subset is not None and self.subset < len(distinct):
             generator = step_generator(particles.seed, particles.step)
-            drawn = torch.randperm(len(everyone), generator=generator)[: self.subset]
-            drawn = drawn.to(everyone.device)
+            drawn = torch.randperm(len(distinct), generator=generator)[: self.subset]
+            drawn = drawn.to(distinct.device)
             others, weights = distinct[drawn], None if weights is None else weights[drawn]
-        elif rows == slice(len(everyone)) and known is None and partition is None:
-            force, _, h = median_rbf_repulsion(distinct)
-            return force, h
         h = self._bandwidth(others, len(distinct), partition)
         force, _ = rbf_repulsion(distinct[rows], h, others, weights)
         # Scaled up to the number of particles that the subset represents

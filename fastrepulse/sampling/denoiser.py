@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,51 +87,46 @@ class Denoiser:
             guided: Whether to use guidance, if there is a negative prompt.
         """
 
-        def forward(latents: Tensor, text: Tensor, prompts: Tensor) -> Tensor:
-            output = self._with_fallback(latents, timestep, text, prompts, guided)
-            # A copy, since the next run of a CUDA graph overwrites this output
-            return output[: len(latents)].clone()
-
+        forward = partial(self._forward, timestep, guided)
         rows = (model_input, text, prompts)
-        outputs = list(in_batches(forward, rows, self.micro_batch_size, self._halve))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _halve(self, size: int) -> None:
-        """Sets the micro-batch size after an out-of-memory error."""
-        self.micro_batch_size = size
-        log.warning("out of memory: micro-batches of %d particles now", size)
-
-    def _with_fallback(self, *arguments: Any) -> Tensor:
-        """Returns the output of one pass, uncompiled if torch cannot compile the UNet."""
         try:
-            return self._forward(*arguments)
+            return torch.cat(list(in_batches(forward, rows, self.micro_batch_size, self._halve)))
         except Exception as error:
             if not self.compiled or ran_out(error) or not _cannot_compile(error):
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         self.compiled = False
         log.warning("torch cannot compile the UNet, which runs uncompiled: %s", reason)
-        return self._forward(*arguments)
+        return self(model_input, timestep, text, prompts, guided)
+
+    def _halve(self, size: int) -> None:
+        """Sets the micro-batch size after an out-of-memory error."""
+        self.micro_batch_size = size
+        log.warning("out of memory: micro-batches of %d particles now", size)
 
     def _forward(
-        self, model_input: Tensor, timestep: Tensor, text: Tensor, prompts: Tensor, guided: bool
+        self, timestep: Tensor, guided: bool, latents: Tensor, text: Tensor, prompts: Tensor
     ) -> Tensor:
         """Returns the output of one pass, padded to the micro-batch size if it is compiled."""
-        padding = self.micro_batch_size - len(model_input) if self.compiled else 0
+        count = len(latents)
+        padding = self.micro_batch_size - count if self.compiled else 0
         pooled = None if self.text.pooled is None else self.text.pooled[prompts]
         given = [_padded(text, padding), _padded(pooled, padding)]
-        latents = _padded(model_input, padding)
+        latents = _padded(latents, padding)
         if self.compiled not in self._forwards:
             self._forwards[self.compiled] = _forwards_of(self._unet, self.compiled)
         plain, with_guidance = self._forwards[self.compiled]
         if self.negative is None or not guided:
-            return plain(latents, timestep, *given, self.guidance_scale, self.size_ids)
-        negative = self.negative.of(prompts)
-        both = [
-            None if own is None else torch.cat([_padded(other, padding), own])
-            for own, other in zip(given, (negative.tokens, negative.pooled), strict=True)
-        ]
-        return with_guidance(latents, timestep, *both, self.guidance_scale, self.size_ids)
+            output = plain(latents, timestep, *given, self.guidance_scale, self.size_ids)
+        else:
+            negative = self.negative.of(prompts)
+            both = [
+                None if own is None else torch.cat([_padded(other, padding), own])
+                for own, other in zip(given, (negative.tokens, negative.pooled), strict=True)
+            ]
+            output = with_guidance(latents, timestep, *both, self.guidance_scale, self.size_ids)
+        # A copy, since the next run of a CUDA graph overwrites this output
+        return output[:count].clone()
 
 
 def repays_compiling(
