@@ -18,7 +18,7 @@ from rich.table import Table
 import fastrepulse
 from bench.common import environment
 from fastrepulse.default_model.captions import Subject
-from fastrepulse.default_model.judge import judge, prompt_accuracy
+from fastrepulse.default_model.judge import judge
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.training.autoencoder import evaluate
 from fastrepulse.default_model.training.pictures import load_pictures
@@ -58,7 +58,8 @@ def main() -> None:
             for name, word in named.items():
                 hits.append(judged is subject and drawn[name] == word)
                 values[subject.name, name, word].append(hits[-1])
-        rows.append((subject.prompt, prompt_accuracy(sparse, subject), sum(hits) / len(hits)))
+        accuracy = sum(judged is subject for judged, _ in judge(sparse)) / len(sparse)
+        rows.append((subject.prompt, accuracy, sum(hits) / len(hits)))
         shown += sparse[:12] + full[:4]
     table = Table("prompt", "samples that show the subject", "attributes of full captions shown")
     for prompt, accuracy, attributes in rows:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.metrics.diversity import vendi_score_of_kernel
-from fastrepulse.metrics.spaces import Backbone, to_pictures
+from fastrepulse.metrics.spaces import SPACES, to_pictures
 from fastrepulse.torch_settings import undisturbed
 
 WEIGHTS = Path(__file__).parent / "classifier.safetensors"
@@ -59,7 +59,6 @@ class Classifier(nn.Module):
 @cache
 @undisturbed()
 def load_classifier() -> Classifier:
-    """Returns the shipped judge."""
     classifier = Classifier().eval().float()
     classifier.load_state_dict({k: v.float() for k, v in load_file(WEIGHTS).items()})
     return classifier
@@ -70,16 +69,17 @@ def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     return 2 * to_pictures(images) - 1
 
 
-@cache
-def judge_backbone() -> Backbone:
-    """Returns the judge as a backbone for the metrics.
-
-    The content has 128 dimensions, the location 256 (a map of 16 x 16), the style 64 channels, and
-    their Gram matrix 2,080. The style has the same size as the thesis's style with Inception.
-    """
-    return Backbone(
-        "judge", load_classifier(), content="features", location="body.14", style="body.8", size=64
-    )
+@torch.no_grad()
+def spaces_of(images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    """Returns the judge's features of images in each space: [N, 128], [N, 256] and [N, 64]."""
+    classifier, parts = load_classifier(), []
+    for chunk in to_tensor(images).split(64):
+        # The feature maps of the third and the fifth convolution
+        style = classifier.body[:9](chunk)
+        location = classifier.body[9:15](style)
+        content = classifier.features(classifier.body[15:](location))
+        parts.append((content, location.mean(dim=1).flatten(1), style.mean(dim=(2, 3))))
+    return dict(zip(SPACES, map(torch.cat, zip(*parts, strict=True)), strict=True))
 
 
 @torch.no_grad()
@@ -108,23 +108,13 @@ def judge(images: Sequence[Image.Image]) -> list[tuple[Subject, dict[str, str]]]
     return verdicts
 
 
-def prompt_accuracy(images: Sequence[Image.Image], subject: Subject) -> float:
-    """Returns the share of images that show the subject, in [0, 1]."""
-    return sum(judged is subject for judged, _ in judge(images)) / len(images)
-
-
 def attribute_vendi(shown: Sequence[Mapping[str, str]]) -> float:
     """Returns the effective number of different images by their attributes.
 
     This is the Vendi score (Friedman & Dieng 2023, arXiv:2210.02410) of the kernel k_ij = share of
     attributes with the same value in images i and j. Artefacts such as mottle or confetti are not
-    attributes and cannot raise it.
-
-    Args:
-        shown: The attributes of each image; all images show one subject.
-
-    Returns:
-        The score, in [1, N]; 0 without images.
+    attributes and cannot raise it. `shown` has the attributes of each image of one subject; without
+    images the score is 0.
     """
     if not shown:
         return 0.0
@@ -136,12 +126,7 @@ def attribute_coverage(shown: Sequence[Mapping[str, str]], subject: Subject, cou
     """Returns the share of values that appear, averaged over attributes, in [0, 1].
 
     For each attribute, this is the number of values that appear, over the smaller of the number of
-    all values and the number of images.
-
-    Args:
-        shown: The attributes of the images of the subject.
-        subject: The subject.
-        count: Number of all images, including images of other subjects.
+    all values and the number of images. `count` includes images of other subjects.
     """
     shares = [
         len({attributes[a.name] for attributes in shown}) / min(len(a.values), count)

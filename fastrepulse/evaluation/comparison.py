@@ -10,7 +10,7 @@ import torch
 from fastrepulse.checks import check_number
 from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.default_model.rendered import rendered_features
-from fastrepulse.evaluation.measure import Row, measure, rendered_vendi
+from fastrepulse.evaluation.measure import Row, measure
 from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_panels
 from fastrepulse.evaluation.report import write_report
 from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
@@ -93,8 +93,7 @@ def evaluate(
     runs = run_all(log, model, settings, range(num_seeds), compile, progress)
 
     rows = measure(runs, rendered, progress)
-    ceiling = rendered_vendi(rendered, num_particles)
-    notes = _notes(num_seeds, protocol, ceiling, rule)
+    notes = _notes(num_seeds, protocol, rule)
     write_tables(folder, notes, rows)
     (folder / "search.json").write_text(json.dumps(tried, indent=2) + "\n", "utf-8")
     diverse = compared(rows)
@@ -106,7 +105,7 @@ def evaluate(
     return rows
 
 
-def _notes(num_seeds: int, protocol: Protocol, rendered: float, rule: Rule) -> list[str]:
+def _notes(num_seeds: int, protocol: Protocol, rule: Rule) -> list[str]:
     """Explains how the figures were measured."""
     num_particles, steps = protocol.num_particles, protocol.num_inference_steps
     guidance = f"guidance {protocol.guidance_scale:g}"
@@ -132,8 +131,7 @@ def _notes(num_seeds: int, protocol: Protocol, rendered: float, rule: Rule) -> l
         "(`search.json`).",
         "Fréchet distance, kernel distance, recall and the covered share of rendered pictures "
         f"compare all {images:,} images of a setting with rendered pictures, in which all values "
-        f"are equally common. For {num_particles} rendered pictures of a subject, the Vendi score "
-        f"of features is {rendered:.2f}.",
+        "are equally common.",
     ]
     if images <= 256:
         notes.append(

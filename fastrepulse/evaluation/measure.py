@@ -17,8 +17,7 @@ from fastrepulse.metrics import (
     distances,
     frechet_distance,
     kernel_distance,
-    neighbourhood,
-    vendi_score,
+    recall_and_coverage,
 )
 
 PER_PROMPT = [
@@ -48,9 +47,6 @@ class Estimate:
         """Estimates a mean by the percentile bootstrap (Efron 1979) with a fixed seed.
 
         The bootstrap assumes no distribution, and intervals of shares stay within [0, 1].
-
-        Args:
-            values: At least one value, such as one for each pair of a prompt and a seed.
         """
         array = np.asarray(values)
         drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
@@ -60,16 +56,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one setting. For the first six, see `Figures`.
+    """The figures of one setting. For those from `attribute_vendi` to `vendi`, see `Figures`.
 
     Args:
-        setting: The setting.
-        attribute_vendi: Effective number of different images of a prompt by their attributes.
-        coverage: Share of the attributes' values that appear.
-        most_common: Share of an attribute's most common value.
-        accuracy: Share of images that show the subject.
-        off_data: Distance to rendered pictures.
-        vendi: Vendi score of the judge's features.
         similarity: Mean cosine similarity over pairs of images.
         gain: Attribute Vendi score minus the score of independent samples of the same noise.
         cleanliness: `off_data` divided by its value for independent samples.
@@ -113,11 +102,8 @@ def measure(
 ) -> list[Row]:
     """Returns a row for each setting, in the order of the runs.
 
-    Args:
-        runs: Runs of the same seeds by the setting's title, including independent samples and full
-            captions.
-        rendered: The judge's features of rendered pictures.
-        progress: Whether to show a progress bar.
+    The runs of all settings have the same seeds. Independent samples and full captions are among
+    the settings. `rendered` has the judge's features of rendered pictures.
     """
     reference = rendered.flatten(0, 1)
     diverse = [run.features() for run in runs[FULL_CAPTIONS.title]]
@@ -134,7 +120,7 @@ def measure(
         figures = [figures for run in own for figures in run.figures]
         estimates = {name: Estimate.of([f[name] for f in figures]) for name in PER_PROMPT}
         pairs = [f["attribute_vendi"] for f in figures]
-        near = neighbourhood(features["content"], reference)
+        recall, covered = recall_and_coverage(features["content"], reference)
         to_diverse: dict[str, Distance] = {}
         nearer: dict[str, Estimate] = {}
         with warnings.catch_warnings():
@@ -156,8 +142,8 @@ def measure(
                 cleanliness=estimates["off_data"].mean / base_off,
                 frechet=frechet,
                 kernel=kernel_distance(features["content"], reference),
-                recall=near.recall,
-                covered=near.coverage,
+                recall=recall,
+                covered=covered,
                 to_diverse=to_diverse,
                 nearer=nearer,
                 pairs=pairs,
@@ -166,37 +152,17 @@ def measure(
     return rows
 
 
-def rendered_vendi(
-    rendered: Tensor,  # [subjects, M, d]
-    num_particles: int,
-) -> float:
-    """Returns the mean Vendi score of N rendered pictures of one subject."""
-    sets = [
-        vendi_score(rows)
-        for subject in rendered
-        for rows in subject.split(num_particles)
-        if len(rows) == min(num_particles, len(subject))
-    ]
-    return sum(sets) / len(sets)
+def better_than(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """Returns other methods' settings that are more diverse than `row` and about as accurate.
 
-
-def better_than(row: Row, rows: Sequence[Row], tolerance: float = 0.01) -> list[Row]:
-    """Returns the other methods' settings with a higher diversity and no lower accuracy.
-
-    Args:
-        row: The setting to compare with.
-        rows: All settings.
-        tolerance: Allowed decrease of the prompt accuracy.
-
-    Returns:
-        The settings with an attribute Vendi score above `row`'s, where the interval of the paired
-        difference is above 0.
+    The interval of the paired difference of the attribute Vendi scores is above 0. The accuracy is
+    at most one percentage point lower.
     """
     return [
         other
         for other in rows
         if other.setting.method not in (*OURS, FULL_CAPTIONS.method)
-        and other.accuracy.mean >= row.accuracy.mean - tolerance
+        and other.accuracy.mean >= row.accuracy.mean - 0.01
         and other.gain_over(row).low > 0
     ]
 

@@ -23,19 +23,15 @@ except ImportError as error:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a plot.
-
-    Args:
-        title: Title of the panel.
-        value: Returns the y value of a row.
-        share: Whether the values are shares; the scale then magnifies values near 1.
-    """
+    """One panel of a plot; `value` returns the y value of a row."""
 
     title: str
     value: Callable[[Row], Estimate | float]
     share: bool = False
+    """Whether the values are shares; the scale then magnifies values near 1."""
 
 
+MARKERS = {INDEPENDENT.method: "s", FULL_CAPTIONS.method: "D", DEFAULT.method: "*"}
 QUALITY = [
     Panel("prompt accuracy", lambda row: row.accuracy, share=True),
     Panel("distance off data (1: rendered)", lambda row: row.off_data),
@@ -55,10 +51,7 @@ def space_panels(rows: Sequence[Row]) -> list[Panel]:
 def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path) -> None:
     """Plots figures against the attribute Vendi score, with one colour for each method.
 
-    Args:
-        rows: All settings. A line connects the settings of one method.
-        panels: The panels.
-        file: Output file; its suffix gives the format.
+    A line connects the settings of one method. The suffix of the file gives the format.
     """
     methods = list(dict.fromkeys(row.setting.method for row in rows))
     others = [m for m in methods if m not in (INDEPENDENT.method, FULL_CAPTIONS.method)]
@@ -83,8 +76,8 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
                     yerr=_errors([v for v in y if isinstance(v, Estimate)]),
                     color=colours.get(method, "0.35"),
                     label=method,
-                    marker={INDEPENDENT.method: "s", FULL_CAPTIONS.method: "D"}.get(method, "o"),
-                    markersize=5,
+                    marker=MARKERS.get(method, "o"),
+                    markersize=14 if ours else 5,
                     linewidth=2.4 if ours else 1.2,
                     elinewidth=0.8,
                     alpha=1 if ours else 0.8,
@@ -92,19 +85,6 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
                 )
                 for bars in drawn.lines[2]:
                     bars.set_alpha(0.35)
-            default = next((row for row in rows if row.setting == DEFAULT), None)
-            if default is not None:
-                at = panel.value(default)
-                axis.plot(
-                    default.attribute_vendi.mean,
-                    at.mean if isinstance(at, Estimate) else at,
-                    "*",
-                    markersize=16,
-                    color=colours[DEFAULT.method],
-                    markeredgecolor="white",
-                    label="the default",
-                    zorder=4,
-                )
             axis.set_xlabel("attribute Vendi score")
             axis.set_title(panel.title, fontsize=11)
             if panel.share:
@@ -136,18 +116,9 @@ def _errors(estimates: Sequence[Estimate]) -> list[list[float]] | None:
     return [down, up]
 
 
-def strength_grid(
-    runs: Sequence[Run], prompt: int, num_particles: int, columns: int = 8
-) -> Image.Image:
-    """Lays out images of one prompt: a row for each run, a column for each particle.
-
-    Args:
-        runs: The runs in the order of the rows.
-        prompt: Index of the prompt.
-        num_particles: Number of particles of the runs.
-        columns: Number of particles to show.
-    """
-    columns, label, gap = min(columns, num_particles), 90, 2
+def strength_grid(runs: Sequence[Run], prompt: int, num_particles: int) -> Image.Image:
+    """Lays out images of one prompt: a row for each run, a column for each of 8 particles."""
+    columns, label, gap = min(8, num_particles), 90, 2
     sheets = [run.sheet() for run in runs]
     side = sheets[0].width // num_particles
     size = (label + columns * (side + gap) - gap, len(runs) * (side + gap) - gap)

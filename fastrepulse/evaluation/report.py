@@ -13,66 +13,7 @@ from fastrepulse.evaluation.runs import Run
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.evaluation.tables import DIVERSITY, Column, compared, interval, space_columns
 
-STYLE = """
-body { font: 15px/1.55 system-ui, sans-serif; color: #222; margin: 0 auto; padding: 2rem;
-       max-width: 1260px; }
-h1 { font-size: 1.7rem; margin: 0 0 .4rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-p { max-width: 50rem; margin: .5rem 0; }
-.verdict { border-left: 4px solid #1f77b4; background: #f3f7fb; padding: .6rem 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th { text-align: right; font-weight: 600; border-bottom: 2px solid #999; vertical-align: bottom; }
-th, td { padding: .25rem .7rem; }
-td { text-align: right; white-space: nowrap; border-bottom: 1px solid #eee; }
-th:first-child, td:first-child { text-align: left; }
-tr.first td { border-top: 1px solid #bbb; }
-tr.default { background: #e8f1fa; font-weight: 600; }
-img { max-width: 100%; }
-details { border-top: 1px solid #ddd; padding: .5rem 0; }
-summary { cursor: pointer; font-weight: 600; }
-th button { all: unset; cursor: pointer; }
-th button:focus-visible { outline: 2px solid #d95f02; }
-th[aria-sort=ascending] button::after { content: " ▲"; }
-th[aria-sort=descending] button::after { content: " ▼"; }
-tr[data-method]:hover td, tr[data-method]:focus td { background: #fdf3ea; }
-#shown { position: fixed; right: 1rem; bottom: 1rem; max-width: 40vw; max-height: 60vh;
-         padding: .5rem; background: white; border-radius: 6px;
-         box-shadow: 0 2px 14px #0004; display: none; }
-.grids { display: flex; flex-wrap: wrap; gap: 0 1.4rem; }
-"""
-
-SCRIPT = """
-// A click on a column title sorts the table: numbers in descending order, words alphabetically
-for (const button of document.querySelectorAll("th button")) button.onclick = () => {
-  const th = button.parentElement, table = th.closest("table");
-  const column = [...th.parentElement.children].indexOf(th);
-  const cell = row => row.children[column].textContent;
-  const rows = [...table.rows].slice(1), number = row => parseFloat(cell(row));
-  const words = rows.every(row => isNaN(number(row)));
-  const down = th.ariaSort ? th.ariaSort !== "descending" : !words;
-  rows.sort((a, b) => (down ? -1 : 1) * (words ? cell(a).localeCompare(cell(b))
-    : (isNaN(number(a)) ? -1e9 : number(a)) - (isNaN(number(b)) ? -1e9 : number(b))));
-  for (const other of th.parentElement.children) other.ariaSort = null;
-  th.ariaSort = down ? "descending" : "ascending";
-  table.append(...rows);
-};
-// A row under the pointer shows the images of its method
-const shown = document.createElement("img");
-Object.assign(shown, { id: "shown", alt: "Images of the method under the pointer" });
-document.body.append(shown);
-for (const row of document.querySelectorAll("tr[data-method]")) {
-  const show = () => {
-    const grids = [...document.querySelectorAll(".grids img")];
-    const grid = grids.find(image => image.alt === row.dataset.method);
-    shown.style.display = grid ? "block" : "none";
-    if (grid) shown.src = grid.src;
-  };
-  const hide = () => { shown.style.display = "none"; };
-  Object.assign(row, { onmouseenter: show, onfocus: show, onmouseleave: hide, onblur: hide });
-}
-"""
+FOLDER = Path(__file__).parent
 
 
 def write_report(
@@ -81,8 +22,8 @@ def write_report(
     rows: Sequence[Row],
     runs: Mapping[str, Sequence[Run]],
     num_particles: int,
-) -> Path:
-    """Writes `report.html` with the plots from the folder and returns its path."""
+) -> None:
+    """Writes `report.html` with the plots from the folder."""
     diverse = compared(rows)
     grids = [
         f"<details{' open' if i == 0 else ''}><summary>{escape(prompt)}</summary>"
@@ -95,7 +36,7 @@ def write_report(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>fastrepulse: diversity and quality</title>
-<style>{STYLE}</style>
+<style>{(FOLDER / "report.css").read_text("utf-8")}</style>
 </head>
 <body>
 <h1>Diversity and quality on the shipped model</h1>
@@ -114,13 +55,11 @@ samples of the same seed, with its 95% interval; it needs several seeds.</p>
 <h2>Images</h2>
 <p>Each row is one strength. Images in one column start from the same noise.</p>
 {"".join(grids)}
-<script>{SCRIPT}</script>
+<script>{(FOLDER / "report.js").read_text("utf-8")}</script>
 </body>
 </html>
 """
-    path = folder / "report.html"
-    path.write_text(page, "utf-8")
-    return path
+    (folder / "report.html").write_text(page, "utf-8")
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:
@@ -168,18 +107,12 @@ def verdict(rows: Sequence[Row]) -> list[str]:
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     lines, before = [], None
     for row in rows:
-        kinds = [
-            name
-            for name, holds in (
-                ("first", row.setting.method != before),
-                ("default", row.setting == DEFAULT),
-            )
-            if holds
-        ]
+        kinds = "first" if row.setting.method != before else ""
+        kinds += " default" if row.setting == DEFAULT else ""
         before = row.setting.method
         cells = "".join(f"<td>{escape(cell(row))}</td>" for _, cell in columns)
         method = f'data-method="{escape(row.setting.method)}" tabindex="0"'
-        lines.append(f'<tr class="{" ".join(kinds)}" {method}>{cells}</tr>')
+        lines.append(f'<tr class="{kinds}" {method}>{cells}</tr>')
     head = "".join(f"<th><button>{escape(title)}</button></th>" for title, _ in columns)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.default_model.figures import PROMPTS, Figures
-from fastrepulse.default_model.judge import judge_backbone
+from fastrepulse.default_model.judge import spaces_of
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
-from fastrepulse.metrics import mean_pairwise_similarity, to_pictures
+from fastrepulse.metrics import mean_pairwise_similarity
 from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
@@ -27,28 +27,20 @@ from fastrepulse.sampling.request import Drawing
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import sample
 
-SPACES = ("content", "location", "style")
-"""The stored feature spaces, as in the thesis."""
-
 MICRO_BATCH_SIZE = {"cpu": 32, "cuda": 256}
 """Fixed for each kind of device, because rounding depends on the batch size."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run of one setting and seed.
-
-    Args:
-        setting: The setting.
-        seed: Seed of the noise.
-        figures: Figures of each prompt, in the order of `PROMPTS`.
-        path: Path of the run's files without suffix.
-    """
+    """A finished run of one setting and seed."""
 
     setting: Setting
     seed: int
     figures: list[dict[str, float]]
+    """The figures of each prompt, in the order of `PROMPTS`."""
     path: Path
+    """The path of the run's files without suffix."""
 
     def features(self) -> dict[str, Tensor]:
         """Returns the judge's features [prompts * N, d] of each space."""
@@ -62,14 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Settings shared by all runs of an evaluation.
-
-    Args:
-        num_particles: Images N >= 2 for each prompt and seed.
-        num_inference_steps: Denoising steps.
-        guidance_scale: Guidance scale.
-        dtype: Data type of the model's weights, such as "float32".
-    """
+    """Settings shared by all runs of an evaluation; see `evaluate`."""
 
     num_particles: int
     num_inference_steps: int
@@ -81,11 +66,7 @@ class RunLog:
     """The finished runs in a folder: one line of JSON, a feature file and a contact sheet each.
 
     The line is written after the other files, so every run in the log is complete even if the
-    process is killed.
-
-    Args:
-        folder: Folder of the log; it is created if missing.
-        protocol: Shared settings; `find` ignores runs with others.
+    process is killed. `find` ignores runs with another protocol.
     """
 
     def __init__(self, folder: Path, protocol: Protocol):
@@ -112,7 +93,7 @@ class RunLog:
     def add(self, setting: Setting, seed: int, result: SampleResult) -> None:
         """Measures the images of a run and stores figures, features and images."""
         n, images = self.protocol.num_particles, result.images
-        features = judge_backbone()(to_pictures(images))
+        features = spaces_of(images)
         figures = []
         for i, (prompt, subject) in enumerate(PROMPTS.items()):
             own = slice(i * n, (i + 1) * n)
@@ -121,7 +102,7 @@ class RunLog:
             figures.append({"prompt": prompt, "similarity": similarity, **measured})
         key = self._key(setting, seed)
         path = self.files / _file_name(setting, seed, key)
-        save_file({space: features[space].half() for space in SPACES}, _features_file(path))
+        save_file({space: rows.half() for space, rows in features.items()}, _features_file(path))
         # Without gaps, so that no JPEG block covers two images
         image_grid(images, columns=n, gap=0).save(_sheet_file(path), quality=90)
         row = {"key": key, "files": path.name, "figures": figures}

@@ -37,7 +37,6 @@ class Rule:
 
 
 def mean(figures: Figures, name: str) -> float:
-    """Returns the mean of one figure."""
     return sum(each[name] for each in figures) / len(figures)
 
 
@@ -46,13 +45,9 @@ def find_strength(
 ) -> tuple[Setting, dict[str, Any]]:
     """Finds the largest strength on the grid within the rule's limits, by bisection.
 
-    The bisection assumes that the rule holds up to some strength and fails above it.
-
-    Args:
-        family: The method.
-        figures_of: Samples and measures a setting on the calibration seeds.
-        varied: Figures of full captions.
-        rule: The rule.
+    The bisection assumes that the rule holds up to some strength and fails above it. `figures_of`
+    samples and measures a setting on the calibration seeds. `varied` has the figures of full
+    captions.
 
     Returns:
         The method at the strength found, and for JSON: whether the rule holds there (False if even
@@ -85,16 +80,10 @@ def search(
     varied: Setting,
     rule: Rule,
 ) -> tuple[list[Setting], dict[str, Any]]:
-    """Finds the strength of every family.
+    """Finds the strength of every family, and leaves settings unchanged.
 
-    Args:
-        compared: Families to search, and settings to leave unchanged.
-        figures_of: Samples and measures a setting on the calibration seeds.
-        varied: The setting of full captions.
-        rule: The rule.
-
-    Returns:
-        The settings in order, and a record of all tried strengths for JSON.
+    Returns the settings in order, and a record of all tried strengths for JSON. `varied` is the
+    setting of full captions.
     """
     settings: list[Setting] = []
     tried: dict[str, Any] = {"rule": asdict(rule), "methods": {}}

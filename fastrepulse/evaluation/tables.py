@@ -80,7 +80,6 @@ def compared(rows: Sequence[Row]) -> list[Row]:
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
-    """Returns a table in Markdown."""
     lines = [[title for title, _ in columns], ["---"] * len(columns)]
     lines += [[cell(row) for _, cell in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

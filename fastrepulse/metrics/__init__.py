@@ -6,27 +6,20 @@ from fastrepulse.metrics.diversity import (
     vendi_score_of_kernel,
 )
 from fastrepulse.metrics.patches import PatchReference
-from fastrepulse.metrics.quality import (
-    Neighbourhood,
-    frechet_distance,
-    kernel_distance,
-    neighbourhood,
-)
+from fastrepulse.metrics.quality import frechet_distance, kernel_distance, recall_and_coverage
 from fastrepulse.metrics.rows import SmallSetWarning
-from fastrepulse.metrics.spaces import SPACES, Backbone, Distance, distances, to_pictures
+from fastrepulse.metrics.spaces import SPACES, Distance, distances, to_pictures
 
 __all__ = [
     "SPACES",
-    "Backbone",
     "Distance",
-    "Neighbourhood",
     "PatchReference",
     "SmallSetWarning",
     "distances",
     "frechet_distance",
     "kernel_distance",
     "mean_pairwise_similarity",
-    "neighbourhood",
+    "recall_and_coverage",
     "to_pictures",
     "vendi_score",
     "vendi_score_of_kernel",

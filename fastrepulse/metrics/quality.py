@@ -1,7 +1,6 @@
 """How close a set of images is to a reference set: distances and nearest neighbours."""
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -106,34 +105,17 @@ def _cubic_sum(a: Tensor, b: Tensor) -> float:
     return sum(_cubic(chunk @ b.T / a.shape[1]).sum().item() for chunk in a.split(1024))
 
 
-@dataclass(frozen=True)
-class Neighbourhood:
-    """How well a set of images matches a reference set, by nearest neighbours.
-
-    Args:
-        precision: Share of the images that lie in the ball of a reference image, in [0, 1].
-        recall: Share of the reference images that lie in the ball of an image, in [0, 1].
-        density: Mean number of reference balls that an image lies in, over k: 1 on average for two
-            sets of one distribution, above 1 where images crowd together in the reference.
-        coverage: Share of the reference images with an image in their ball, in [0, 1].
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-
-
-def neighbourhood(
+def recall_and_coverage(
     features: Tensor,  # [M, d]
     reference: Tensor,  # [N, d]
     k: int = 5,
-) -> Neighbourhood:
-    """Returns precision, recall, density and coverage by k nearest neighbours.
+) -> tuple[float, float]:
+    """Returns the recall and the coverage of reference images by k nearest neighbours.
 
-    The ball of a row reaches to its k-th nearest neighbour in its own set, inclusive. Precision and
-    recall follow Kynkäänniemi et al. 2019 (arXiv:1904.06991). Density and coverage follow Naeem et
-    al. 2020 (arXiv:2002.09797); they are robust to the large ball of an outlier.
+    The ball of a row reaches to its k-th nearest neighbour in its own set, inclusive. The recall is
+    the share of reference images in the ball of an image (Kynkäänniemi et al. 2019,
+    arXiv:1904.06991). The coverage is the share of reference images with an image in their ball
+    (Naeem et al. 2020, arXiv:2002.09797); it is robust to the large ball of an outlier.
 
     Args:
         features: Features of the images, [M, d] with M > k.
@@ -141,7 +123,7 @@ def neighbourhood(
         k: Neighbour that a ball reaches to, at least 1. Default 5; Kynkäänniemi et al. use 3.
 
     Returns:
-        The four figures.
+        The two shares, in [0, 1].
 
     Raises:
         ValueError: If k is below 1, a set is not finite, has k rows or fewer, or the widths differ.
@@ -152,14 +134,9 @@ def neighbourhood(
     reference = as_rows(reference, "reference", at_least=k + 1)
     same_width(features, reference, ("features", "reference"))
     between = _distances(features, reference)  # [M, N]
-    in_reference = between <= _radii(reference, k)[None, :]
-    in_features = between <= _radii(features, k)[:, None]
-    return Neighbourhood(
-        precision=in_reference.any(dim=1).double().mean().item(),
-        recall=in_features.any(dim=0).double().mean().item(),
-        density=in_reference.sum(dim=1).double().mean().item() / k,
-        coverage=in_reference.any(dim=0).double().mean().item(),
-    )
+    recalled = (between <= _radii(features, k)[:, None]).any(dim=0)
+    covered = (between <= _radii(reference, k)[None, :]).any(dim=0)
+    return recalled.double().mean().item(), covered.double().mean().item()
 
 
 def _radii(rows: Tensor, k: int) -> Tensor:

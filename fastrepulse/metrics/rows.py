@@ -8,21 +8,11 @@ class SmallSetWarning(UserWarning):
     """A set is so small that the result depends on its size."""
 
 
-def as_rows(
-    features: Tensor,  # [N, d]
-    name: str,
-    at_least: int = 1,
-) -> Tensor:
-    """Checks features and returns them in float64, the precision of all metrics.
+def as_rows(features: Tensor, name: str, at_least: int = 1) -> Tensor:
+    """Returns features [N, d] in float64, the precision of all metrics.
 
-    Args:
-        features: One row per image, [N, d].
-        name: Name of the caller's argument, for the message.
-        at_least: Smallest N allowed.
-
-    Raises:
-        ValueError: If `features` is not [N, d] with N >= `at_least` and d >= 1, or a row is not
-            finite.
+    Raises ValueError, with the caller's name of the argument, unless N >= `at_least`, d >= 1 and
+    every value is finite.
     """
     if features.ndim != 2 or len(features) < at_least or features.shape[1] == 0:
         raise ValueError(

@@ -17,18 +17,14 @@ from PIL import Image
 
 import fastrepulse
 from fastrepulse.default_model.figures import PROMPTS, Figures
-from fastrepulse.default_model.judge import features_of, judge_backbone, load_classifier
+from fastrepulse.default_model.judge import features_of, load_classifier, spaces_of
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.evaluation import Setting, evaluate
-from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, rendered_vendi
+from fastrepulse.evaluation.measure import PER_PROMPT, Estimate
 from fastrepulse.evaluation.runs import MICRO_BATCH_SIZE, RunLog, full_captions
 from fastrepulse.evaluation.settings import DEFAULT, INDEPENDENT
-from fastrepulse.metrics import (
-    frechet_distance,
-    to_pictures,
-    vendi_score,
-)
+from fastrepulse.metrics import frechet_distance
 from helpers.evaluated import FEW, PROGRAM, PROTOCOL, SEEDS, STEPS, TINY, N
 
 
@@ -60,13 +56,6 @@ def test_rendered_pictures_from_a_folder(tmp_path):
     torch.testing.assert_close(features[:, 0], features_of(tiles))
     with pytest.raises(FileNotFoundError, match=r"heldout\.npz"):
         rendered_features(tmp_path / "nothing")
-
-
-def test_rendered_vendi_is_the_mean_over_complete_sets():
-    rendered = rendered_features()[:2]
-    sets = [rendered[s, i : i + 60] for s in range(2) for i in (0, 60, 120)]
-    expected = sum(vendi_score(rows) for rows in sets) / len(sets)
-    assert rendered_vendi(rendered, 60) == pytest.approx(expected)
 
 
 def test_figures_equal_direct_measurements(finished):
@@ -104,7 +93,7 @@ def test_figures_equal_direct_measurements(finished):
         images[title] = [image for pictures in drawn for image in pictures]
     gains = [a - b for a, b in zip(scores[DEFAULT.title], scores["independent"], strict=True)]
     assert rows[DEFAULT.title].gain == Estimate.of(gains)
-    features = judge_backbone()(to_pictures(images["independent"]))["content"]
+    features = spaces_of(images["independent"])["content"]
     expected = frechet_distance(features, rendered_features().flatten(0, 1), allow_small_sets=True)
     # Features are kept in half precision
     assert rows["independent"].frechet == pytest.approx(expected, rel=1e-3)

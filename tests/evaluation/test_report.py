@@ -58,7 +58,7 @@ def test_plots_name_all_methods(finished):
     folder, _ = finished
     for name in ("quality", "spaces"):
         text = " ".join(ElementTree.parse(folder / f"{name}.svg").getroot().itertext())
-        for method in ("independent", "default", "CADS", "the default", "attribute Vendi score"):
+        for method in ("independent", "default", "CADS", "attribute Vendi score"):
             assert method in text
         with Image.open(folder / f"{name}.png") as image:
             assert min(image.size) > 400
@@ -67,8 +67,8 @@ def test_plots_name_all_methods(finished):
 def test_a_grid_has_a_row_per_run_and_a_column_per_particle(finished):
     log = RunLog(finished[0], PROTOCOL)
     runs = [log.find(setting, 0) for setting in FEW]
-    grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N, columns=2))
-    assert grid.shape == (3 * 66 - 2, 90 + 2 * 66 - 2, 3)
+    grid = np.asarray(strength_grid(runs, prompt=2, num_particles=N))
+    assert grid.shape == (3 * 66 - 2, 90 + N * 66 - 2, 3)
     for row, run in enumerate(runs):
         sheet = np.asarray(run.sheet())
         assert sheet.shape == (64 * len(PROMPTS), 64 * N, 3)

@@ -1,4 +1,4 @@
-"""Fréchet distance, kernel distance and nearest neighbours in a reference set."""
+"""Fréchet distance, kernel distance, recall and coverage."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from fastrepulse.metrics import (
     SmallSetWarning,
     frechet_distance,
     kernel_distance,
-    neighbourhood,
+    recall_and_coverage,
 )
 
 
@@ -162,41 +162,34 @@ def test_kernel_distance_refuses_bad_sets(a, b, named):
         kernel_distance(a, b)
 
 
-def test_neighbourhood_of_points_on_a_line():
+def test_recall_and_coverage_of_points_on_a_line():
     reference = torch.tensor([[0.0], [1], [2], [3]])  # balls of radius 1
     features = torch.tensor([[0.5], [3.5], [10], [11]])  # balls of radius 3, 3, 1, 1
-    figures = neighbourhood(features, reference, k=1)
     # 0.5 lies in the balls of 0 and 1, 3.5 in the ball of 3, 10 and 11 in no ball
-    assert figures.precision == 2 / 4
-    assert figures.density == 3 / 4
-    assert figures.coverage == 3 / 4
-    assert figures.recall == 1
+    assert recall_and_coverage(features, reference, k=1) == (1, 3 / 4)
+    # 10 lies in no ball, 1 and 3 in the ball of 2
+    features = torch.tensor([[10.0], [11], [2], [2.5]])
+    assert recall_and_coverage(features, reference, k=1) == (2 / 4, 3 / 4)
 
 
 def test_balls_reach_to_the_kth_neighbour():
     reference = torch.tensor([[0.0], [1], [3], [7]])  # second neighbours at 3, 2, 3, 6
-    features = torch.tensor([[-2.5], [-10], [-20], [-30]])
-    figures = neighbourhood(features, reference, k=2)
-    assert (figures.precision, figures.coverage, figures.density) == (1 / 4, 1 / 4, 1 / 8)
+    features = torch.tensor([[-2.5], [-10], [-20], [-30]])  # at 17.5, 10, 10, 20
+    assert recall_and_coverage(features, reference, k=2) == (1, 1 / 4)
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_neighbourhood_of_identical_and_of_separated_sets(k):
+def test_recall_and_coverage_of_identical_and_of_separated_sets(k):
     rows = draw(23, 3)
-    same = neighbourhood(rows, rows, k)
-    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    # Each ball holds its centre and k neighbours
-    assert same.density == pytest.approx((k + 1) / k)
-    apart = neighbourhood(rows, rows + 1000, k)
-    assert (apart.precision, apart.recall, apart.density, apart.coverage) == (0, 0, 0, 0)
+    assert recall_and_coverage(rows, rows, k) == (1, 1)
+    assert recall_and_coverage(rows, rows + 1000, k) == (0, 0)
 
 
-def test_copies_of_one_image_have_high_precision_and_low_coverage():
+def test_copies_of_one_image_have_low_recall_and_coverage():
     reference = draw(200, 2)
-    figures = neighbourhood(reference[:1].repeat(50, 1), reference)
-    assert figures.precision == 1
-    assert figures.recall == 1 / 200
-    assert figures.coverage < 0.1
+    recall, coverage = recall_and_coverage(reference[:1].repeat(50, 1), reference)
+    assert recall == 1 / 200
+    assert 0 < coverage < 0.1
 
 
 @pytest.mark.parametrize(
@@ -208,6 +201,6 @@ def test_copies_of_one_image_have_high_precision_and_low_coverage():
         (torch.zeros(9, 3), torch.zeros(9, 3), 0, "k must"),
     ],
 )
-def test_neighbourhood_refuses_sets_without_k_neighbours(features, reference, k, named):
+def test_recall_and_coverage_refuse_sets_without_k_neighbours(features, reference, k, named):
     with pytest.raises(ValueError, match=named):
-        neighbourhood(features, reference, k)
+        recall_and_coverage(features, reference, k)

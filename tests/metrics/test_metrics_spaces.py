@@ -1,24 +1,21 @@
-"""Feature spaces of a small network and of the shipped judge."""
+"""Feature spaces of the shipped judge, and distances in them."""
 
-import dataclasses
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from torch import nn
+from PIL import Image, ImageChops
 
-from fastrepulse.default_model.judge import features_of, judge_backbone
+from fastrepulse.default_model.judge import features_of, load_classifier, spaces_of
 from fastrepulse.metrics import (
     SPACES,
-    Backbone,
     SmallSetWarning,
     distances,
     frechet_distance,
     kernel_distance,
     to_pictures,
 )
+from fastrepulse.metrics.spaces import gram
 from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
@@ -28,189 +25,69 @@ def draw(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def small(**changes):
-    """A backbone that returns the images, their 2 x 2 averages and their 4 x 4 averages."""
-    network = nn.Sequential(
-        OrderedDict(
-            early=nn.Identity(),
-            rectified=nn.ReLU(inplace=True),
-            middle=nn.AvgPool2d(2),
-            late=nn.AvgPool2d(2),
-            flat=nn.Flatten(),
-        )
-    ).eval()
-    settings = {
-        "content": "late",
-        "location": "middle",
-        "style": "early",
-        "size": 8,
-        "mean": (0.0, 0.0, 0.0),
-        "std": (1.0, 1.0, 1.0),
-    }
-    return Backbone("small", network, **{**settings, **changes})
-
-
 def heldout():
     with Image.open(Path(__file__).parents[1] / "data" / "heldout.png") as sheet:
         corners = [(x, y) for y in range(0, 512, 64) for x in range(0, 256, 64)]
         return [sheet.convert("RGB").crop((x, y, x + 64, y + 64)) for x, y in corners]
 
 
-def test_each_space_equals_its_definition():
-    pictures = draw(3, 3, 8, 8)
-    features = small()(pictures)
-    assert tuple(features) == SPACES
-    for i, picture in enumerate(pictures):
-        blocks = picture.view(3, 4, 2, 4, 2).mean(dim=(2, 4))
-        products = [
-            (picture[a] * picture[b]).mean() for a, b in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2))
-        ] + [picture[2].square().mean()]
-        torch.testing.assert_close(features["content"][i], picture.mean(dim=(1, 2)))
-        torch.testing.assert_close(features["location"][i], blocks.mean(0).flatten())
-        torch.testing.assert_close(features["style"][i], picture.mean(dim=(1, 2)))
-        torch.testing.assert_close(features["style_gram"][i], torch.stack(products))
-
-
-def test_a_later_in_place_layer_does_not_change_the_features():
-    backbone = small(mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
-    pictures = draw(2, 3, 8, 8)
-    expected = (pictures - 0.5).mean(dim=(2, 3)) / torch.tensor([0.25, 0.5, 1.0])
-    torch.testing.assert_close(backbone(pictures)["style"], expected)
-
-
-def test_the_content_layer_may_be_flat():
-    pictures = draw(2, 3, 8, 8)
-    blocks = pictures.view(2, 3, 2, 4, 2, 4).mean(dim=(3, 5))
-    torch.testing.assert_close(small(content="flat")(pictures)["content"], blocks.flatten(1))
-
-
-def test_moving_an_image_changes_location_and_not_style():
-    pictures = draw(4, 3, 8, 8)
-    features, moved = small()(pictures), small()(pictures.roll(3, dims=3))
-    torch.testing.assert_close(features["style_gram"], moved["style_gram"])
-    assert not torch.allclose(features["location"], moved["location"], atol=1e-2)
-
-
-def test_images_of_another_size_are_resized():
-    constant = torch.tensor([0.2, 0.4, 0.9]).view(1, 3, 1, 1)
-    features = small()(constant.expand(1, 3, 20, 13))
-    torch.testing.assert_close(features["content"], constant.flatten(1))
-    assert features["location"].shape == (1, 16)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
-def test_the_batch_size_does_not_change_the_features(batch_size):
-    pictures = draw(7, 3, 64, 64)
-    whole, batched = judge_backbone()(pictures), judge_backbone()(pictures, batch_size)
-    for space in SPACES:
-        torch.testing.assert_close(batched[space], whole[space], rtol=RTOL, atol=ATOL)
-
-
-def test_hooks_are_removed_from_the_network():
-    backbone = judge_backbone()
-    backbone(draw(1, 3, 64, 64))
-    assert not any(module._forward_hooks for module in backbone.network.modules())
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"content": "nothing"}, "content .*'nothing'"),
-        ({"location": "nothing"}, "location .*'nothing'"),
-        ({"style": "nothing"}, "style .*'nothing'"),
-        ({"network": nn.Sequential(nn.Identity()).eval()}, "content .*'late'"),
-    ],
-)
-def test_a_backbone_refuses_unknown_layers(changes, named):
-    with pytest.raises(ValueError, match=named):
-        dataclasses.replace(small(), **changes)
-
-
-def test_a_backbone_refuses_a_network_in_training_mode():
-    backbone = small()
-    backbone.network.train()
-    with pytest.raises(ValueError, match="evaluation mode"):
-        dataclasses.replace(backbone)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"location": "flat"}, r"location .*\[N, C, H, W\], got \(2, 12\)"),
-        ({"style": "flat"}, r"style .*\[N, C, H, W\], got \(2, 12\)"),
-    ],
-)
-def test_location_and_style_layers_must_return_maps(changes, named):
-    with pytest.raises(ValueError, match=named):
-        small(**changes)(draw(2, 3, 8, 8))
-
-
-class Skips(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.used = nn.Identity()
-        self.pair = nn.Identity()
-        self.unused = nn.Identity()
-
-    def forward(self, pictures):
-        self.pair((pictures, pictures))
-        return self.used(pictures)
-
-
-@pytest.mark.parametrize(
-    ("content", "named"),
-    [("unused", "content .*uses"), ("pair", "content .*got tuple")],
-)
-def test_layers_must_run_and_return_a_tensor(content, named):
-    backbone = Backbone("skips", Skips().eval(), content, location="used", style="used", size=8)
-    with pytest.raises(ValueError, match=named):
-        backbone(draw(2, 3, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("pictures", "named"),
-    [
-        (torch.zeros(3, 8, 8), r"images .*\(3, 8, 8\)"),
-        (torch.zeros(2, 1, 8, 8), r"images .*\(2, 1, 8, 8\)"),
-        (torch.zeros(0, 3, 8, 8), r"images .*\(0, 3, 8, 8\)"),
-        (torch.full((1, 3, 8, 8), -1.0), r"images .*\[-1, -1\]"),
-        (torch.full((1, 3, 8, 8), 255), r"images .*\[255, 255\]"),
-        (torch.full((1, 3, 8, 8), torch.nan), "images .*nan"),
-    ],
-)
-def test_a_backbone_refuses_tensors_that_are_not_images(pictures, named):
-    with pytest.raises(ValueError, match=named):
-        small()(pictures)
-
-
-def test_a_backbone_refuses_a_batch_size_of_zero():
-    with pytest.raises(ValueError, match="batch_size"):
-        small()(draw(2, 3, 8, 8), batch_size=0)
-
-
-def test_widths_of_the_judges_spaces():
+def test_the_judges_spaces_are_means_of_its_feature_maps():
     images = heldout()[:5]
-    features = judge_backbone()(to_pictures(images))
+    maps = {}
+    network = load_classifier()
+    handles = [
+        network.body[layer].register_forward_hook(
+            lambda _module, _inputs, output, layer=layer: maps.update({layer: output})
+        )
+        for layer in (8, 14)
+    ]
+    content = features_of(images)
+    for handle in handles:
+        handle.remove()
+    features = spaces_of(images)
+    assert tuple(features) == SPACES
+    expected = {
+        "content": content,
+        "location": maps[14].mean(dim=1).flatten(1),
+        "style": maps[8].mean(dim=(2, 3)),
+    }
     widths = {space: values.shape[1] for space, values in features.items()}
-    assert widths == {"content": 128, "location": 256, "style": 64, "style_gram": 2080}
-    torch.testing.assert_close(features["content"], features_of(images), rtol=RTOL, atol=ATOL)
+    assert widths == {"content": 128, "location": 256, "style": 64}
+    for space in SPACES:
+        torch.testing.assert_close(features[space], expected[space], rtol=RTOL, atol=ATOL)
+
+
+def test_the_number_of_images_does_not_change_the_features():
+    images = [*heldout(), *heldout(), *heldout()[:7]]
+    whole, alone = spaces_of(images), spaces_of(images[-1:])
+    for space in SPACES:
+        torch.testing.assert_close(alone[space], whole[space][-1:], rtol=RTOL, atol=ATOL)
 
 
 @pytest.mark.filterwarnings("ignore::fastrepulse.metrics.SmallSetWarning")
 def test_moving_images_changes_location_and_recolouring_them_changes_style():
-    backbone, pictures = judge_backbone(), to_pictures(heldout())
-    original = backbone(pictures)
-    moved = distances(backbone(pictures.roll(20, dims=3)), original)
-    recoloured = distances(backbone(pictures[:, [1, 2, 0]]), original)
+    images = heldout()
+    original = spaces_of(images)
+    moved = distances(spaces_of([ImageChops.offset(i, 20, 0) for i in images]), original)
+    turned = [Image.merge("RGB", [i.split()[c] for c in (1, 2, 0)]) for i in images]
+    recoloured = distances(spaces_of(turned), original)
     assert moved["location"].frechet > 2 * recoloured["location"].frechet
     assert moved["location"].kernel > recoloured["location"].kernel
-    for space in ("style", "style_gram"):
-        assert recoloured[space].frechet > 20 * moved[space].frechet
-        assert recoloured[space].kernel > moved[space].kernel
+    assert recoloured["style"].frechet > 20 * moved["style"].frechet
+    assert recoloured["style"].kernel > moved["style"].kernel
+
+
+def test_a_gram_matrix_is_the_mean_product_of_each_pair_of_channels():
+    maps = draw(3, 3, 8, 8)
+    for matrix, each in zip(gram(maps), maps, strict=True):
+        products = [(each[a] * each[b]).mean() for a in range(3) for b in range(a, 3)]
+        torch.testing.assert_close(matrix, torch.stack(products))
+    torch.testing.assert_close(gram(maps.roll(3, dims=3)), gram(maps))
 
 
 def test_distances_are_computed_in_every_space():
-    a, b = small()(draw(20, 3, 8, 8)), small()(draw(18, 3, 8, 8, seed=1) ** 2)
+    a = {space: draw(20, 3, seed=i) for i, space in enumerate(SPACES)}
+    b = {space: draw(18, 3, seed=i + 9) ** 2 for i, space in enumerate(SPACES)}
     found = distances(a, b)
     assert tuple(found) == SPACES
     for space, distance in found.items():
@@ -220,7 +97,7 @@ def test_distances_are_computed_in_every_space():
 
 
 def test_distances_of_small_sets_warn():
-    features = small()(draw(5, 3, 8, 8))
+    features = {"location": draw(5, 16)}
     with pytest.warns(SmallSetWarning, match="5 rows of 16"):
         found = distances(features, features)
     assert found["location"].frechet == pytest.approx(0, abs=1e-9)
