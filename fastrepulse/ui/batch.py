@@ -23,18 +23,11 @@ DIFFERS = {
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of images of a prompt.
+    """One batch of images of a prompt. For the settings not named here, see `sample`.
 
     Args:
-        prompt: The prompt.
-        num_particles: Number of images.
         differ: What should differ between the images, a key of `DIFFERS`.
         strength: Strength of the repulsion; 1 is the embedding's default strength.
-        seed: Seed of the noise.
-        num_inference_steps: Number of denoising steps.
-        guidance_scale: Guidance scale.
-        negative_prompt: Negative prompt.
-        scheduler: Name of the scheduler.
         compare: Whether to draw as many independent images from the same noise.
         unlike: Folder of images to avoid, or None.
         like: Folder of images to approach, or None.
@@ -88,11 +81,7 @@ class Batch:
         return {name: getattr(self, name) for name in f"{names} scheduler seed".split()}
 
     def as_python(self, model: str | None) -> str:
-        """Returns a Python program that draws the same images.
-
-        Args:
-            model: Folder, file or hub id of the model; None for the shipped model.
-        """
+        """Returns a Python program that draws the same images with a model given by its name."""
         lines = ["import fastrepulse", "", f"model = fastrepulse.load_model({model!r})"]
         bank = ""
         if self._has_examples:
@@ -107,11 +96,7 @@ class Batch:
         return "\n".join([*lines, 'result.save("pictures")', ""])
 
     def as_command(self, model: str | None) -> str:
-        """Returns a command line that draws the same images.
-
-        Args:
-            model: Folder, file or hub id of the model; None for the shipped model.
-        """
+        """Returns a command line that draws the same images with a model given by its name."""
         words = ["fastrepulse", "sample", self.prompt, "-n", self.num_particles]
         options: dict[str, Any] = {
             "model": model,

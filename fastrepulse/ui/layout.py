@@ -31,11 +31,7 @@ def gallery(elem_id: str, label: str, columns: int, **settings: Any) -> gr.Galle
 
 
 class Layout:
-    """The components of the page.
-
-    Args:
-        prompt: Initial prompt.
-    """
+    """The components of the page, with an initial prompt."""
 
     def __init__(self, prompt: str):
         self.tab = gr.State("")

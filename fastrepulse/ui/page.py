@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,14 +36,7 @@ Updates: TypeAlias = dict[Any, Any]
 
 
 class Page:
-    """The page and one session for each open tab.
-
-    Args:
-        model: The model.
-        model_name: Folder, file or hub id of the model; None for the shipped model.
-        folder: Folder for the images.
-        prompt: Initial prompt.
-    """
+    """The page and one session for each open tab; for its arguments see `launch`."""
 
     def __init__(self, model: Model, model_name: str | None, folder: Path, prompt: str):
         self.model, self.model_name, self.folder = model, model_name, folder
@@ -60,7 +54,7 @@ class Page:
             idle = [name for name, session in self._sessions.items() if not session.runs]
             if len(self._sessions) >= MAX_SESSIONS and idle:
                 del self._sessions[idle[0]]
-            self._sessions[tab] = Session(self.model, self.model_name, self.folder, self._worker)
+            self._sessions[tab] = Session(self.model, self.folder, self._worker)
         return self._sessions[tab]
 
     def _connect(self) -> None:
@@ -75,11 +69,9 @@ class Page:
         for kind, gallery in on.galleries.items():
             gallery.select(_chosen(kind), on.shown, [on.selected, on.chosen], **options)
         for pile in PILES:
-            on.choose[pile].click(self._pick(pile), [on.tab, on.selected], outputs, **options)
-            files = on.files
-            on.take[pile].click(
-                self._pick_files(pile), [on.tab, files], [*outputs, files], **options
-            )
+            pick, pick_files = partial(self._pick, pile), partial(self._pick_files, pile)
+            on.choose[pile].click(pick, [on.tab, on.selected], outputs, **options)
+            on.take[pile].click(pick_files, [on.tab, on.files], [*outputs, on.files], **options)
         on.forget.click(self._forget, on.tab, outputs, **options)
         on.history.select(self._show_again, on.tab, outputs, **options)
         on.map.select(self._pick_on_map, on.tab, outputs, **options)
@@ -200,28 +192,22 @@ class Page:
             updates[gallery] = gr.update(value=list(images), visible=bool(images))
         return updates
 
-    def _pick(self, pile: Pile) -> Any:
-        def pick(tab: str, selected: tuple[int, Kind, int] | None) -> Updates:
-            if selected is None:
-                raise gr.Error("click an image first")
-            session = self.session(tab)
-            batch, kind, i = selected
-            _or_show_error(lambda: session.pick(pile, session.drawn[batch].images[kind][i]))
-            return self._show_piles(session)
+    def _pick(self, pile: Pile, tab: str, selected: tuple[int, Kind, int] | None) -> Updates:
+        if selected is None:
+            raise gr.Error("click an image first")
+        session = self.session(tab)
+        batch, kind, i = selected
+        _or_show_error(lambda: session.pick(pile, session.drawn[batch].images[kind][i]))
+        return self._show_piles(session)
 
-        return pick
-
-    def _pick_files(self, pile: Pile) -> Any:
-        def pick_files(tab: str, files: Sequence[str] | None) -> Updates:
-            session = self.session(tab)
-            for file in files or []:
-                try:
-                    session.pick_file(pile, Path(file))
-                except ValueError as error:
-                    gr.Warning(str(error))
-            return self._show_piles(session) | {self.on.files: None}
-
-        return pick_files
+    def _pick_files(self, pile: Pile, tab: str, files: Sequence[str] | None) -> Updates:
+        session = self.session(tab)
+        for file in files or []:
+            try:
+                session.pick_file(pile, Path(file))
+            except ValueError as error:
+                gr.Warning(str(error))
+        return self._show_piles(session) | {self.on.files: None}
 
     def _forget(self, tab: str) -> Updates:
         session = self.session(tab)

@@ -16,14 +16,9 @@ FRAMES = ("#c8c8c8", "#d95f02")
 
 @dataclass(frozen=True)
 class PcaMap:
-    """Positions of images by the two principal components of their embeddings.
+    """Positions of images by the two principal components of their embeddings."""
 
-    Args:
-        positions: Centres of the images on the map in pixels, [M, 2].
-        images: The images.
-    """
-
-    positions: Tensor
+    positions: Tensor  # [M, 2], the centres of the images in pixels
     images: Sequence[Image.Image]
 
     @classmethod
@@ -52,6 +47,5 @@ class PcaMap:
         return sheet
 
     def nearest(self, x: float, y: float) -> Image.Image:
-        """Returns the image nearest to a point on the map."""
         distances = (self.positions - torch.tensor([x, y])).norm(dim=1)
         return self.images[int(distances.argmin())]

@@ -19,9 +19,6 @@ class Previews:
 
     The map of the shipped model is known. Other models get a map fitted to their first decoded
     images; until then the decoder draws the previews.
-
-    Args:
-        model: The model of the latents.
     """
 
     def __init__(self, model: Model):

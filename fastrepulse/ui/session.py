@@ -41,36 +41,23 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished or stopped batch.
-
-    Args:
-        batch: The settings.
-        images: The "repelled" images, and the "independent" images if `batch.compare`.
-        latents: The latents of the repelled images, [N, C, H, W].
-        measured: The diversity of each kind of images, as Markdown.
-        stopped: Whether the user stopped the batch; its last images are then predictions.
-    """
+    """A finished or stopped batch; the last images of a stopped one are predictions."""
 
     batch: Batch
     images: dict[Kind, Sequence[Image.Image]]
-    latents: Tensor
+    latents: Tensor  # [N, C, H, W], of the repelled images
     measured: dict[Kind, str]
+    """The diversity of each kind of images, as Markdown."""
     stopped: bool
 
 
 @dataclass
 class View:
-    """Progress of the current run.
-
-    Args:
-        share: Finished share of the run, in [0, 1].
-        began: Start time by `time.monotonic`; None while the run waits for other runs.
-        images: Previews and finished images.
-        changes: Number of updates so far.
-    """
+    """Progress of the current run, and its previews and finished images."""
 
     share: float = 0.0
     began: float | None = None
+    """Start time by `time.monotonic`; None while the run waits for other runs."""
     images: dict[Kind, Sequence[Image.Image]] = field(default_factory=dict)
     changes: int = 0
 
@@ -85,18 +72,12 @@ class View:
 class Session:
     """The batches of one tab, each in its own folder.
 
-    One run at a time goes on in a worker thread, whether or not the page is open.
-
-    Args:
-        model: The model.
-        model_name: Folder, file or hub id of the model, for programs and command lines; None for
-            the shipped model.
-        folder: Parent of the session's folder.
-        worker: Runs the batches; several sessions share it and take turns.
+    One run at a time continues in the worker thread, whether or not the page is open. Several
+    sessions share the worker and take turns. `folder` is the parent of the session's folder.
     """
 
-    def __init__(self, model: Model, model_name: str | None, folder: Path, worker: Executor):
-        self.model, self.model_name = model, model_name
+    def __init__(self, model: Model, folder: Path, worker: Executor):
+        self.model = model
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
         self.drawn: list[Drawn] = []
@@ -115,12 +96,7 @@ class Session:
         return self._run is not None and not self._run.done()
 
     def start(self, batch: Batch) -> None:
-        """Starts to draw a batch with the chosen examples.
-
-        Raises:
-            RuntimeError: If a run is in progress.
-            ValueError: If the settings are invalid.
-        """
+        """Starts to draw a batch with the chosen examples, unless another is being drawn."""
         if self.runs:
             raise RuntimeError("a batch is being drawn already")
         # Failed runs count too, because their folders remain
@@ -141,21 +117,13 @@ class Session:
             futures.wait([self._run], seconds)
 
     def pick(self, pile: Pile, image: Image.Image) -> None:
-        """Adds an image to the images to be like or unlike.
-
-        Raises:
-            ValueError: If there are too many images.
-        """
+        """Adds an image to be like or unlike; raises ValueError if there are too many."""
         if len(self.picked[pile]) >= MAX_PICKED:
             raise ValueError(f"{pile} must be at most {MAX_PICKED} images")
         self.picked[pile].append(image)
 
     def pick_file(self, pile: Pile, path: Path) -> None:
-        """Adds an image file, cropped to the model's size.
-
-        Raises:
-            ValueError: If the file cannot be read, or there are too many images.
-        """
+        """Adds an image file, cropped to the model's size; raises ValueError if that fails."""
         try:
             image = read_fitted(path, self.model)
         except ValueError as error:
@@ -238,7 +206,6 @@ class Session:
 
 
 def _write(images: Sequence[Image.Image], folder: Path) -> None:
-    """Writes images into a new folder."""
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
         image.save(picture_path(folder, i))

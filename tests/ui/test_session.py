@@ -28,7 +28,7 @@ def model():
 
 @pytest.fixture
 def session(model, tmp_path):
-    return Session(model, None, tmp_path, ThreadPoolExecutor(1))
+    return Session(model, tmp_path, ThreadPoolExecutor(1))
 
 
 def drawn(session, **batch):
@@ -108,7 +108,7 @@ def test_a_failed_run_reports_its_error_and_the_next_run_works(session):
 
 def test_a_session_draws_one_batch_at_a_time_and_sessions_take_turns(model, tmp_path):
     worker = ThreadPoolExecutor(1)
-    first, second = (Session(model, None, tmp_path, worker) for _ in range(2))
+    first, second = (Session(model, tmp_path, worker) for _ in range(2))
     first.start(Batch(**QUICK))
     with pytest.raises(RuntimeError, match="already"):
         first.start(Batch(**QUICK))
