@@ -76,14 +76,10 @@ def describe(backend: str, device_type: str) -> str:
 
 
 def choose(x: Tensor, backend: str) -> str:
-    """Returns the backend for a tensor; "auto" gives the fastest available one.
-
-    Raises:
-        ValueError: If the backend is unknown or unavailable for this tensor.
-    """
+    """Returns the backend for a tensor; "auto" gives the fastest available one."""
     if backend == "auto":
         # On a GPU, launches take most of the time for few particles, and the native kernels are
-        # twice as fast as Triton's (bench/results/gpu.md). Larger N has not been measured
+        # twice as fast as Triton's (bench/results/gpu.md). N above 64 has not been timed
         few = x.shape[0] <= MAX_SINGLE_LAUNCH
         order = BACKENDS if x.device.type == "cpu" or few else ("triton", "native", "reference")
         return next(b for b in order if why_not(b, x.device.type, x.dtype) is None)
