@@ -203,7 +203,6 @@ def resume(
 
 
 def _is_rank_0(group: Any) -> bool:
-    """Whether this is rank 0."""
     return group is None or group.rank() == 0
 
 

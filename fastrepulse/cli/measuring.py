@@ -17,8 +17,6 @@ from fastrepulse.kernels import dispatch
 from fastrepulse.sampling.output import check_writable
 from fastrepulse.sampling.request import Drawing
 
-REPULSION = fastrepulse.Repulsion()
-
 
 @app.command()
 def demo(

@@ -1,5 +1,7 @@
 """Words that several subjects share."""
 
+from collections.abc import Mapping
+
 from fastrepulse.default_model.captions import Attribute
 
 
@@ -19,6 +21,16 @@ DEEP = words(
 )
 
 
-def background(usual: str) -> Attribute:
-    """Returns the attribute of a deep background colour with this usual value."""
-    return Attribute("background", "backgroundColor", DEEP, usual, "on a {} background")
+def background(usual: str, colours: Mapping[str, str] = DEEP) -> Attribute:
+    """Returns the attribute of a background colour with this usual value."""
+    return Attribute("background", "backgroundColor", colours, usual, "on a {} background")
+
+
+def eyes(text: str) -> Attribute:
+    """Returns the attribute of the number of eyes."""
+    return Attribute("eyes", "eyesVariant", words(text), "two eyes", "with {}")
+
+
+def top(text: str, usual: str) -> Attribute:
+    """Returns the attribute of what is on the head."""
+    return Attribute("top", "topVariant", words(text), usual, "with {}", "with a bare head")

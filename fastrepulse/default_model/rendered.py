@@ -33,11 +33,7 @@ HELD_OUT = 16
 def rendered_pictures(data: Path | None = None) -> Tensor:
     """Returns held-out rendered pictures, uint8 [subjects, M, 3, 64, 64].
 
-    Args:
-        data: Folder with `heldout.npz` from `training/render.py`; None for the shipped pictures.
-
-    Raises:
-        FileNotFoundError: If the folder does not contain the file.
+    `data` is a folder with `heldout.npz` from `training/render.py`; None for the shipped pictures.
     """
     if data is None:
         with Image.open(SHEET) as sheet:

@@ -90,7 +90,6 @@ class StyleClassifier(nn.Module):
 @cache
 @undisturbed()
 def load_style_classifier() -> StyleClassifier:
-    """Returns the shipped classifier."""
     classifier = StyleClassifier().eval().float().requires_grad_(False)
     classifier.load_state_dict(load_file(WEIGHTS))
     return classifier

@@ -1,7 +1,7 @@
 """The subjects that the shipped model draws, their attributes, and the usual values."""
 
 from fastrepulse.default_model.captions import Attribute, Subject
-from fastrepulse.default_model.palettes import BRIGHT, background, words
+from fastrepulse.default_model.palettes import BRIGHT, background, eyes, top, words
 
 IMAGE_SIZE = 64
 
@@ -109,27 +109,15 @@ MONSTER = Subject(
             "wide",
         ),
         Attribute("colour", "bodyColor", BRIGHT, "lime"),
-        Attribute(
-            "eyes",
-            "eyesVariant",
-            words(
-                "one eye: mono monoSleepy; three eyes: trio threeRow; four eyes: four; "
-                "two eyes: round dots bigPupils sideeye inward uneven happy closedLine wink squint "
-                "wide sleepy angry close"
-            ),
-            "two eyes",
-            "with {}",
+        eyes(
+            "one eye: mono monoSleepy; three eyes: trio threeRow; four eyes: four; "
+            "two eyes: round dots bigPupils sideeye inward uneven happy closedLine wink squint "
+            "wide sleepy angry close"
         ),
-        Attribute(
-            "top",
-            "topVariant",
-            words(
-                "horns: horns hornsIn hornsSmall; ears: earsRound earsPointy earsDroop; "
-                "antennae: antenna antennae; spikes: spike spikes"
-            ),
+        top(
+            "horns: horns hornsIn hornsSmall; ears: earsRound earsPointy earsDroop; "
+            "antennae: antenna antennae; spikes: spike spikes",
             "horns",
-            "with {}",
-            absent="with a bare head",
         ),
         background("blue"),
     ),
@@ -149,22 +137,13 @@ ROBOT = Subject(
             ),
             "grey",
         ),
-        Attribute(
-            "top",
-            "topVariant",
-            words(
-                "an antenna: antenna; two antennae: twin; a dish: dish; a fin: fin; a siren: siren"
-            ),
+        top(
+            "an antenna: antenna; two antennae: twin; a dish: dish; a fin: fin; a siren: siren",
             "an antenna",
-            "with {}",
-            absent="with a bare head",
         ),
-        Attribute(
-            "background",
-            "backgroundColor",
-            words("blue: b6e3f4; purple: c0aede; lavender: d1d4f9; pink: ffd5dc; peach: ffdfbf"),
+        background(
             "blue",
-            "on a {} background",
+            words("blue: b6e3f4; purple: c0aede; lavender: d1d4f9; pink: ffd5dc; peach: ffdfbf"),
         ),
     ),
 )
@@ -224,27 +203,15 @@ CLAY = Subject(
             ),
             "green",
         ),
-        Attribute(
-            "eyes",
-            "eyesVariant",
-            words(
-                "one eye: mono; three eyes: trio; "
-                "two eyes: googly even big tiny side outward inward dots happy wink down up "
-                "pinprick"
-            ),
-            "two eyes",
-            "with {}",
+        eyes(
+            "one eye: mono; three eyes: trio; "
+            "two eyes: googly even big tiny side outward inward dots happy wink down up "
+            "pinprick"
         ),
-        Attribute(
-            "top",
-            "topVariant",
-            words(
-                "horns: horns hornsSmall; ears: ears; antennae: antenna; spikes: spikes; "
-                "a loop: loop; a curl: curl; a peak: peak"
-            ),
+        top(
+            "horns: horns hornsSmall; ears: ears; antennae: antenna; spikes: spikes; "
+            "a loop: loop; a curl: curl; a peak: peak",
             "ears",
-            "with {}",
-            absent="with a bare head",
         ),
     ),
 )

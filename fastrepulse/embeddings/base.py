@@ -71,12 +71,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_REGISTRY))
 
 
-class _Function(Embedding):
-    """A user's own function as an embedding."""
+class FunctionEmbedding(Embedding):
+    """A function from latents to embeddings, by default under its own name."""
 
-    def __init__(self, function: Embed):
+    def __init__(self, function: Embed, name: str | None = None):
         self.function = function
-        self.name = function_name(function)
+        self.name = name or function_name(function)
 
     def __call__(self, latents: Tensor) -> Tensor:
         return self.function(latents)
@@ -107,4 +107,4 @@ def build(embedding: "str | Embed") -> Embedding:
         return embedding
     if not callable(embedding):
         raise TypeError(f"embedding must be a name or a function, got {embedding!r}")
-    return _Function(embedding)
+    return FunctionEmbedding(embedding)

@@ -95,11 +95,7 @@ class KernelSum(Embedding):
 
 @torch.no_grad()
 def typical_distance(embedding: Embedding, latents: Tensor) -> float:
-    """Returns the median of ||phi_i - phi_j|| over pairs of latents [M, C, H, W].
-
-    Raises:
-        ValueError: If it is zero or not finite.
-    """
+    """Returns the median of ||phi_i - phi_j|| over pairs of latents [M, C, H, W]."""
     distance = torch.pdist(embedding(latents.float())).median().item()
     if not (math.isfinite(distance) and distance > 0):
         raise ValueError(

@@ -2,28 +2,16 @@
 
 from torch import Tensor
 
-from fastrepulse.embeddings.base import Embed, Embedding, function_name
-
-
-class Image(Embedding):
-    """An image encoder on decoded latents; the encoder sets d and what becomes different.
-
-    At each step the decoder and the encoder run forward for every particle, and once more forward
-    and backward to pull the force back. This takes three times as long as the shipped model's
-    guided step. Use it with `on="denoised"`, because noisy latents decode to noise.
-    """
-
-    def __init__(self, encoder: Embed, decode: Embed):
-        self.encoder = encoder
-        self.decode = decode
-        self.name = f"image({function_name(encoder)})"
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        return self.encoder(self.decode(latents).float())
+from fastrepulse.embeddings.base import Embed, Embedding, FunctionEmbedding, function_name
 
 
 def image(encoder: Embed, decode: Embed) -> Embedding:
     """Returns an embedding that applies an image encoder (CLIP, DINO, ...) to decoded latents.
+
+    The encoder sets d and what becomes different. At each step the decoder and the encoder run
+    forward for every particle, and once more forward and backward to pull the force back. This
+    takes three times as long as the shipped model's guided step. Use it with `on="denoised"`,
+    because noisy latents decode to noise.
 
     Args:
         encoder: A differentiable module or function from images [N, 3, H, W] in [0, 1] to features
@@ -37,7 +25,11 @@ def image(encoder: Embed, decode: Embed) -> Embedding:
     for name, function in (("encoder", encoder), ("decode", decode)):
         if not callable(function):
             raise TypeError(f"{name} must be a function or a module, got {function!r}")
-    return Image(encoder, decode)
+
+    def embed(latents: Tensor) -> Tensor:
+        return encoder(decode(latents).float())
+
+    return FunctionEmbedding(embed, f"image({function_name(encoder)})")
 
 
 def average_colour(images: Tensor) -> Tensor:

@@ -100,10 +100,7 @@ def corrected_epsilon(
 
     Args:
         epsilon: The predicted noise, after guidance, [B, C, H, W].
-        z: The noisy latents, [B, C, H, W].
-        sigma: Their noise level, above 0.
-        repulsion: A `Repulsion`, or the name of an embedding.
-        how: `next_sigma`, `group_size`, `step` and `seed`, as `repulsive_force` takes them.
+        how: `next_sigma`, `group_size`, `step` and `seed`; see `repulsive_force` for all arguments.
 
     Raises:
         ValueError: As `repulsive_force` does.
@@ -123,10 +120,7 @@ def corrected_denoised(
 
     Args:
         denoised: The predicted clean latents x0, after guidance, [B, C, H, W].
-        z: The noisy latents, [B, C, H, W].
-        sigma: Their noise level, above 0.
-        repulsion: A `Repulsion`, or the name of an embedding.
-        how: `next_sigma`, `group_size`, `step` and `seed`, as `repulsive_force` takes them.
+        how: `next_sigma`, `group_size`, `step` and `seed`; see `repulsive_force` for all arguments.
 
     Raises:
         ValueError: As `repulsive_force` does.

@@ -132,7 +132,6 @@ def _repelling_kind(kind: type) -> type:
 
 
 def _restored(kind: type, state: dict[str, Any]) -> Any:
-    """Returns the unpickled scheduler."""
     repelling: Any = object.__new__(_repelling_kind(kind))
     vars(repelling).update(state)
     return repelling

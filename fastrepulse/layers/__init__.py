@@ -17,14 +17,8 @@ _turns: "weakref.WeakKeyDictionary[Any, threading.RLock]" = weakref.WeakKeyDicti
 def accelerated(model: Any, attention: str | None = None) -> Iterator[None]:
     """Exchanges layers of a UNet or an autoencoder for faster ones within the context.
 
-    Threads that use the same model take turns.
-
-    Args:
-        model: A diffusers model.
-        attention: How to compute attention, one of `attention.ATTENTIONS`; None changes nothing.
-
-    Raises:
-        ValueError: If that attention is not available.
+    Threads that use the same model take turns. `attention` is one of `attention.ATTENTIONS`, or
+    None to change nothing; ValueError is raised if it is not available.
     """
     with ExitStack() as acceleration:
         acceleration.enter_context(_turns.setdefault(model, threading.RLock()))

@@ -10,15 +10,7 @@ ATTENTIONS = ("auto", "sdpa", "xformers", "math")
 
 @contextmanager
 def attention_of(unet: Any, attention: str) -> Iterator[None]:
-    """Exchanges the attention of a UNet within the context.
-
-    Args:
-        unet: A diffusers model.
-        attention: One of `ATTENTIONS`; "auto" keeps the choice of diffusers.
-
-    Raises:
-        ValueError: If that attention is not available.
-    """
+    """Exchanges the attention of a UNet within the context; "auto" keeps diffusers' choice."""
     if attention == "auto":
         yield
         return

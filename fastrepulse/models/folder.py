@@ -38,11 +38,7 @@ WRAPPER_HINT = (
 
 
 def check_folder(path: Path) -> None:
-    """Checks that a folder holds a supported model with safetensors weights.
-
-    Raises:
-        ValueError: If a part is missing or not supported; the message names the part.
-    """
+    """Raises ValueError if a part of a model is missing or not supported, and names the part."""
     try:
         components = components_of(path)
         index = read_json(path / "model_index.json")
@@ -73,11 +69,7 @@ def check_folder(path: Path) -> None:
 
 
 def components_of(path: Path) -> dict[str, str]:
-    """Returns the networks that a folder must hold, with their classes.
-
-    Raises:
-        OSError, ValueError: If model_index.json cannot be read.
-    """
+    """Returns the networks that a folder must hold, with their classes."""
     second = "text_encoder_2" in read_json(path / "model_index.json")
     return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
 
@@ -96,11 +88,7 @@ def choose_variant(variants: set[str], dtype: torch.dtype) -> str:
 
 
 def variants_in(path: Path, part: str) -> set[str]:
-    """Returns the complete variants of a part's weights; "" has no name.
-
-    Raises:
-        ValueError: If there are no safetensors weights, or a shard is missing.
-    """
+    """Returns the complete variants of a part's weights; "" has no name."""
     # macOS adds a file "._name" beside each file
     files = [file for file in (path / part).glob("*") if not file.name.startswith(".")]
     for file in files:
@@ -142,13 +130,10 @@ def _index_of(part: str) -> "re.Pattern[str]":
 
 
 def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> None:
-    """Checks that a UNet's inputs are noisy latents, a timestep and text embeddings only.
+    """Raises ValueError if a UNet takes more than noisy latents, a timestep and text embeddings.
 
     Stable Diffusion XL's UNet, with a second text encoder, also takes pooled text embeddings and
     the image size.
-
-    Raises:
-        ValueError: If the UNet takes other inputs.
     """
     channels = config.get("in_channels"), config.get("out_channels")
     if channels[0] != channels[1]:
@@ -170,11 +155,7 @@ def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> No
 
 
 def check_schedule(name: str, config: Mapping[str, Any]) -> None:
-    """Checks that a model was trained with a schedule of betas.
-
-    Raises:
-        ValueError: If it was trained with EDM, flow matching or consistency noise levels.
-    """
+    """Raises ValueError if a model was trained with EDM, flow matching or consistency levels."""
     kind = str(config.get("_class_name", ""))
     if kind.startswith(("EDM", "FlowMatch", "CM")):
         raise ValueError(
@@ -188,11 +169,7 @@ def read_json(file: Path) -> Any:
 
 
 def _shards(index: Path) -> list[str]:
-    """Returns the files in an index of sharded weights.
-
-    Raises:
-        ValueError: If the index cannot be read.
-    """
+    """Returns the files in an index of sharded weights."""
     try:
         return sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,10 +14,6 @@ def download(hub_id: str, dtype: torch.dtype) -> Path:
     """Downloads the best weights for a dtype, and returns the local folder.
 
     Without a connection, an earlier download is used.
-
-    Raises:
-        OSError: If the download fails and there is no earlier download.
-        ValueError: If the repository has no safetensors weights.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

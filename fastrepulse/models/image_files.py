@@ -65,11 +65,7 @@ def encode_folder(
 def read_fitted(
     path: Path, model: Model, height: int | None = None, width: int | None = None
 ) -> Image.Image:
-    """Reads an image as RGB, cropped and resized, by default to the model's native size.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
+    """Reads an image as RGB, cropped and resized; raises ValueError if it cannot be read."""
     _, rows, columns = model.latent_shape(height, width)
     try:
         image = read_image(path)
@@ -81,10 +77,7 @@ def read_fitted(
 def read_image(path: Path) -> Image.Image:
     """Reads an image as 8-bit RGB: upright, on a white background, the first frame of an animation.
 
-    Raises:
-        OSError: If the file cannot be read or is truncated.
-        ValueError: If every pixel is transparent or a pixel is not finite.
-        Warning: If Pillow warns that the image is suspiciously large.
+    A warning of Pillow that the image is suspiciously large is raised as an error.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -18,16 +18,11 @@ _models: "weakref.WeakKeyDictionary[Any, Model]" = weakref.WeakKeyDictionary()
 
 
 def is_pipeline(model: object) -> bool:
-    """Whether an object is a diffusers pipeline."""
     return hasattr(model, "components") and hasattr(model, "save_pretrained")
 
 
 def model_of_pipeline(pipe: Any) -> Model:
-    """Returns a model that shares a pipeline's parts, with their adapters and added tokens.
-
-    Raises:
-        ValueError: If the pipeline is incomplete, not supported, or offloads its parts.
-    """
+    """Returns a model that shares a pipeline's parts, with their adapters and added tokens."""
     kind = type(pipe).__name__
     second = "text_encoder_2" in pipe.components
     for part, accepted in {**COMPONENTS, **(SECOND_ENCODER if second else {})}.items():

@@ -18,16 +18,8 @@ def tokenize(
 ) -> tuple[Tensor, Tensor]:
     """Returns token ids and the attention mask; a warning names text that is cut off.
 
-    Args:
-        tokenizer: `CLIPTokenizer`.
-        encoder: `CLIPTextModel`.
-        prompts: Any number of prompts.
-        chunks: Number of chunks per prompt. Each has a start and an end token; a short prompt
-            leaves the last chunks empty.
-        warns: Whether to warn.
-
-    Returns:
-        Two tensors [len(prompts) * chunks, length of a chunk], on the encoder's device.
+    Both are [len(prompts) * chunks, length of a chunk], on the encoder's device. Each chunk has a
+    start and an end token. A short prompt leaves the last chunks empty.
     """
     room = room_in_chunk(tokenizer, encoder)
     longest = room + 2

@@ -23,21 +23,14 @@ log = logging.getLogger("fastrepulse")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of checkpoint.
-
-    Args:
-        folder: Name of the folder with its configurations.
-        prefixes: Prefixes of the names of weights, one for each text encoder.
-        pads: Padding tokens, one for each text encoder.
-        pipeline: The class of diffusers' pipeline.
-        usually_epsilon: Whether nearly all such checkpoints predict the noise.
-    """
+    """A kind of checkpoint, with a prefix of weights and a padding token for each text encoder."""
 
     folder: str
     prefixes: tuple[str, ...]
     pads: tuple[str, ...]
     pipeline: str
     usually_epsilon: bool
+    """Whether nearly all such checkpoints predict the noise."""
 
 
 SD1 = Kind("sd1", ("cond_stage_model.transformer.",), (END,), "StableDiffusionPipeline", True)
@@ -54,14 +47,7 @@ XL = Kind(
 def read_file(
     path: Path, dtype: torch.dtype, prediction_type: str | None, config: Path | None
 ) -> Any:
-    """Loads a checkpoint as a diffusers pipeline, on the CPU.
-
-    Args:
-        path: A safetensors file.
-        dtype: Of the weights.
-        prediction_type: One of `PREDICTIONS`; None for what the file states.
-        config: A folder in diffusers' layout with configurations and tokenizers; None for the
-            shipped configurations and the installed vocabulary of CLIP.
+    """Loads a checkpoint as a diffusers pipeline, on the CPU; for the arguments see `load_model`.
 
     Raises:
         ValueError: If the checkpoint is not supported, is incomplete or does not state its
@@ -86,11 +72,7 @@ def read_file(
     }
     try:
         pipe = getattr(diffusers, kind.pipeline).from_single_file(
-            str(path),
-            config=str(folder),
-            torch_dtype=dtype,
-            local_files_only=True,
-            **tokenizers,
+            str(path), config=str(folder), torch_dtype=dtype, local_files_only=True, **tokenizers
         )
     except (RuntimeError, ValueError, KeyError, OSError, TypeError) as error:
         raise ValueError(
@@ -108,11 +90,7 @@ def read_file(
 
 
 def kind_of(name: str, shapes: Mapping[str, list[int]]) -> Kind:
-    """Returns the kind of a checkpoint, from the names and shapes of its weights.
-
-    Raises:
-        ValueError: If the checkpoint is not supported.
-    """
+    """Returns the kind of a checkpoint, from the names and shapes of its weights."""
     if any(key.startswith("lora_") or ".lora_" in key for key in shapes):
         raise ValueError(
             f"checkpoint {name!r} is an adapter (LoRA): add it to a pipeline with "
@@ -142,9 +120,7 @@ def prediction_of(
     """Returns the prediction type of a checkpoint, from its metadata or the names of its weights.
 
     If neither states it, Stable Diffusion 1 and XL are taken to predict the noise, with a warning.
-
-    Raises:
-        ValueError: If a Stable Diffusion 2 checkpoint does not state it: both types are common.
+    Stable Diffusion 2 is refused then, because both types are common.
     """
     stated = metadata.get("modelspec.prediction_type", "").lower()
     architecture = metadata.get("modelspec.architecture", "").lower()
@@ -167,11 +143,7 @@ def prediction_of(
 
 
 def _check_complete(path: Path, pipe: Any) -> None:
-    """Checks that the checkpoint has all weights in the configuration.
-
-    Raises:
-        ValueError: If a weight is missing.
-    """
+    """Raises ValueError if a weight in the configuration is missing from the checkpoint."""
     for part, module in pipe.components.items():
         if not isinstance(module, torch.nn.Module):
             continue

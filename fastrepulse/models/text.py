@@ -12,15 +12,10 @@ from fastrepulse.models.prompts import tokenize
 
 @dataclass(frozen=True)
 class Text:
-    """Text embeddings of prompts.
+    """Text embeddings of every token, and of every prompt for a UNet that uses those."""
 
-    Args:
-        tokens: An embedding of every token, [prompts, tokens, width].
-        pooled: An embedding of every prompt, [prompts, width]; None if the UNet does not use it.
-    """
-
-    tokens: Tensor
-    pooled: Tensor | None = None
+    tokens: Tensor  # [prompts, tokens, width]
+    pooled: Tensor | None = None  # [prompts, width]
 
     @classmethod
     def cat(cls, parts: "Sequence[Text]") -> "Text":
@@ -45,14 +40,7 @@ class Text:
 
 
 def encode(tokenizer: Any, encoder: Any, prompts: Sequence[str], chunks: int) -> Text:
-    """Returns the text embeddings of Stable Diffusion 1 and 2: the encoder's last layer.
-
-    Args:
-        tokenizer: `CLIPTokenizer`.
-        encoder: `CLIPTextModel`.
-        prompts: Any number of prompts.
-        chunks: Number of chunks per prompt, each of the encoder's length.
-    """
+    """Returns the text embeddings of Stable Diffusion 1 and 2: the encoder's last layer."""
     ids, mask = tokenize(tokenizer, encoder, prompts, chunks)
     masked = getattr(encoder.config, "use_attention_mask", False)
     embeddings = encoder(ids, attention_mask=mask if masked else None)[0]

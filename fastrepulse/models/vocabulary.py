@@ -16,13 +16,10 @@ LENGTH = 77
 def clip_tokenizer(pad_token: str) -> Any:
     """Returns the tokenizer of all CLIP text encoders (Radford et al. 2021, arXiv:2103.00020).
 
-    Args:
-        pad_token: The padding token: `END` in Stable Diffusion 1, "!" in 2.
-
-    Raises:
-        ImportError: If the package open_clip is not installed.
+    The padding token is `END` in Stable Diffusion 1 and "!" in 2.
     """
     from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     found = find_spec("open_clip")
     if found is None or found.origin is None:
@@ -33,17 +30,7 @@ def clip_tokenizer(pad_token: str) -> Any:
     # Importing open_clip would import many other modules
     lines = gzip.decompress((Path(found.origin).parent / FILE).read_bytes()).decode("utf-8")
     merges = [tuple(line.split()) for line in lines.split("\n")[1 : MERGES + 1]]
-    letters = list(_letters().values())
+    letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
     vocab = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, model_max_length=LENGTH)
-
-
-def _letters() -> dict[int, str]:
-    """Returns a printable letter for each byte, in the vocabulary's order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
-    printable += range(ord("®"), ord("ÿ") + 1)
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + number) for number, byte in enumerate(others)
-    }

@@ -30,8 +30,6 @@ class RepulsionNode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Returns the inputs of the node."""
-
         def number(default: float, least: float, most: float, step: float, tooltip: str) -> Any:
             limits = {"default": default, "min": least, "max": most, "step": step}
             return ("FLOAT", {**limits, "tooltip": tooltip})
@@ -41,11 +39,7 @@ class RepulsionNode:
             "required": {
                 "model": ("MODEL",),
                 "strength": number(
-                    default.strength,
-                    -10,
-                    10,
-                    0.1,
-                    "Length of the push; 0 for no push.",
+                    default.strength, -10, 10, 0.1, "Length of the push; 0 for no push."
                 ),
                 "embedding": (
                     list(embeddings.names()),
@@ -74,15 +68,7 @@ class RepulsionNode:
         window_to: float,
         embedding_seed: int,
     ) -> tuple[Any]:
-        """Returns a copy of the model that repels.
-
-        Args:
-            model: A `ModelPatcher` of ComfyUI.
-            strength: Length of the push relative to the predicted noise; 0 for no push.
-            embedding: The name of an embedding.
-            window_from: Highest noise level of the push.
-            window_to: Lowest noise level of the push, below `window_from`.
-            embedding_seed: Seed of random embeddings.
+        """Returns a copy of the model, a `ModelPatcher`, that repels; see `INPUT_TYPES`.
 
         Raises:
             ValueError: If a value is out of its range; when sampling, if the latents are not
