@@ -76,13 +76,13 @@ struct Fibre {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   At at;
-  unsigned thread, block;  // the index of the block among the blocks alive
+  unsigned thread, block;  // index of the block among those that run at once
 };
 
 struct Machine {
   std::mt19937 random;
   std::vector<Fibre> fibres;
-  std::vector<float> shuffle;  // a slot a fibre, for warp shuffles
+  std::vector<float> shuffle;  // one slot per fibre, for warp shuffles
   ucontext_t scheduler;
   Fibre* current;
   std::function<void()> kernel;

@@ -1,9 +1,9 @@
-// The kernels behind a C interface, on CPU arrays and through the launch code that a GPU gets.
+// C interface of the kernels for CPU arrays. It uses the launch code of the GPU build.
 // dtype: 0 float32, 1 float16, 2 bfloat16.
 #include <algorithm>
 
 #include "cuda_runtime_shim.h"
-// After the shim, which they need for the language
+// After the shim, which defines the CUDA keywords
 #include "median_rbf_repulsion.cuh"
 #include "median_sq_distance.cuh"
 #include "rbf_repulsion.cuh"

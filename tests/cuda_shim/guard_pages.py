@@ -1,12 +1,15 @@
-"""Runs every kernel with each tensor right against a page that may not be touched.
+"""Runs every kernel on tensors that end or begin at a page without access.
 
-Usage: guard_pages.py LIBRARY SIDE OPERATOR MISSING. SIDE is `before` or `behind`; MISSING elements
-of x lie in the forbidden page itself, so that anything but 0 must end in a segmentation fault.
+Usage: guard_pages.py LIBRARY. Each combination of operator, side of the page and number of
+elements of x inside the page runs in a process of its own. The program writes a line for each: the
+operator, the side, the number of elements and the signal that ended the process, 0 if none did.
+With an element inside the page, a kernel that reads all of x must end in a segmentation fault.
 """
 
 import ctypes
 import math
 import mmap
+import os
 import sys
 from pathlib import Path
 
@@ -19,7 +22,10 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def guarded(shape: tuple[int, ...], dtype: torch.dtype, side: str, missing: int = 0) -> Tensor:
-    """Memory for a tensor between two forbidden pages, at the edge of one of them."""
+    """Returns memory for a tensor between two pages without access, at the edge of one of them.
+
+    With `missing` elements inside that page.
+    """
     size = math.prod(shape) * dtype.itemsize
     pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
     region = mmap.mmap(-1, pages + 2 * mmap.PAGESIZE)
@@ -39,7 +45,8 @@ def draw(shape: tuple[int, ...], dtype: torch.dtype, side: str, missing: int = 0
     return tensor
 
 
-def main(library: str, side: str, operator: str, missing: int) -> None:
+def run(library: str, operator: str, side: str, missing: int) -> None:
+    """Runs an operator for several shapes and dtypes."""
     kernels = CudaKernels(Path(library), lambda shape, dtype: guarded(shape, dtype, side))
     for n, d in SHAPES:
         for dtype in (torch.float32, torch.float16):
@@ -55,5 +62,16 @@ def main(library: str, side: str, operator: str, missing: int) -> None:
                 kernels.median_rbf_repulsion(x)
 
 
+def main(library: str) -> None:
+    for operator in ("rbf_repulsion", "median_sq_distance", "median_rbf_repulsion"):
+        for side in ("before", "behind"):
+            for missing in (0, 1):
+                if not (child := os.fork()):
+                    run(library, operator, side, missing)
+                    os._exit(0)
+                status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                print(operator, side, missing, -status, flush=True)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]))
+    main(sys.argv[1])

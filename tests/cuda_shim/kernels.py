@@ -1,4 +1,4 @@
-"""The CUDA kernels on CPU tensors: the shim library, called as the operators are."""
+"""Calls the CUDA kernels, compiled for the CPU, with the arguments of the operators."""
 
 import ctypes
 import math
@@ -16,9 +16,9 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 def build(folder: Path) -> Path:
-    """Compiles the kernels for the CPU."""
+    """Compiles the kernels for the CPU; returns the path of the library."""
     library = folder / "cuda_shim.so"
-    # Without contraction, as fused multiply-adds are written out
+    # No contraction: the sources write out their fused multiply-adds
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-unknown-pragmas"]
     paths = [f"-I{SHIM}", f"-I{CSRC / 'cuda'}", str(SHIM / "driver.cpp"), "-o", str(library)]
     subprocess.run(["g++", *flags, *paths], check=True)
@@ -26,7 +26,7 @@ def build(folder: Path) -> Path:
 
 
 def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory in which everything that is not written is a NaN, or all ones."""
+    """Returns a tensor full of NaN, or of 255 for bytes, so that reads before a write show."""
     return torch.empty(shape, dtype=dtype).fill_(math.nan if dtype.is_floating_point else 255)
 
 
@@ -34,8 +34,8 @@ class CudaKernels:
     """The operators of csrc/cuda/ops.cu.
 
     Args:
-        library: What `build` made.
-        allocate: Makes outputs and workspaces.
+        library: Path of the library from `build`.
+        allocate: Returns a new tensor for an output or a workspace.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class CudaKernels:
         self.allocate = allocate
 
     def set_seed(self, seed: int) -> None:
-        """Chooses the order in which threads and blocks run."""
+        """Sets the seed of the order in which threads and blocks run."""
         self.library.set_seed(seed)
 
     def rbf_repulsion(
@@ -90,7 +90,7 @@ class CudaKernels:
     def median_rbf_repulsion(
         self,
         x: Tensor,
-        capacity: int = 3,  # blocks that run at once, as on a very small GPU
+        capacity: int = 3,  # blocks that run at once; 3 stands for a very small GPU
     ) -> tuple[Tensor, Tensor, Tensor]:
         n, d = x.shape
         blocks = self.library.median_rbf_repulsion_blocks(*_sizes(d, capacity))

@@ -14,8 +14,9 @@ from helpers.compilers import failing_nvcc
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 NVCC = shutil.which("nvcc")
-ARCHITECTURES = [80, 90] + [
-    pytest.param(number, marks=pytest.mark.slow) for number in (86, 89, 100, 120)
+# The sources are the same for all architectures
+ARCHITECTURES = [90] + [
+    pytest.param(number, marks=pytest.mark.slow) for number in (80, 86, 89, 100, 120)
 ]
 
 THREADS = {"narrow_repulsion": 128, "median_rbf_repulsion": 512}
@@ -58,7 +59,8 @@ def test_kernels_fit_the_architecture(architecture, tmp_path):
 def test_an_nvcc_that_cannot_is_an_error_where_cuda_is_asked_for(tmp_path):
     asked = failing_nvcc(tmp_path)
     folders = ["--build-lib", str(tmp_path / "lib"), "--build-temp", str(tmp_path / "temp")]
-    environment = {**os.environ, "CUDA_HOME": str(tmp_path), "FASTREPULSE_CUDA": "1"}
+    # The compiler of C++ writes nothing: nvcc fails before anything is linked
+    environment = {**os.environ, "CUDA_HOME": str(tmp_path), "FASTREPULSE_CUDA": "1", "CXX": "true"}
     environment.pop("TORCH_CUDA_ARCH_LIST", None)
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", *folders], cwd=CSRC.parent, env=environment

@@ -1,4 +1,5 @@
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -23,16 +24,23 @@ def integers(n, d, high, seed=0):
     return torch.cat([x, -x])[torch.randperm(2 * n, generator=generator)]
 
 
+@cache
+def integers_and_distances(n, d):
+    """Returns integer embeddings and the sorted squared distances of their pairs."""
+    x = integers(n, d, 8 if d < 64 else 2)
+    return x, torch.pdist(x.double()).square().round().sort().values
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize("device", BACKENDS)
 def test_the_quantile_equals_sorting_bit_for_bit(n, d, quantile, dtype, device):
-    x = integers(n, d, 8 if d < 64 else 2).to(dtype)
-    distances = torch.pdist(x.double()).square().round().sort().values
+    x, distances = integers_and_distances(n, d)
     expected = distances[int(quantile * (len(distances) - 1))]
     # Half precision cannot hold a sum of many squares
-    assert median_sq_distance(x.to(device), quantile).double() == expected.to(dtype).double()
+    got = median_sq_distance(x.to(dtype).to(device), quantile)
+    assert got.double() == expected.to(dtype).double()
 
 
 @pytest.mark.parametrize(("device", "backend"), PLACES)

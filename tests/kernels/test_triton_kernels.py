@@ -88,9 +88,22 @@ def check(result, x, h, y=None, weights=None):
     assert (errors <= rtol * similarity_scale + tiny).all()
 
 
+def with_dtypes(*cases):
+    """Returns every case with every dtype; only one dtype of a case, in turn, is not slow."""
+    return [
+        pytest.param(
+            *(*case.values, dtype),
+            id=f"{case.id}-{dtype}",
+            marks=() if i % len(DTYPES) == j else pytest.mark.slow,
+        )
+        for i, case in enumerate(cases)
+        for j, dtype in enumerate(DTYPES)
+    ]
+
+
 SHAPES = [
     *[(1, 1), (1, 2080), (2, 4), (3, 16), (17, 1), (17, 63), (127, 4), (127, 64)],
-    *[(17, 128), (127, 200), (3, 768), (127, 768), (17, 2080), (1000, 16)],
+    *[(17, 128), (127, 200), (3, 768), (127, 768), (17, 2080), (300, 16)],
 ]
 
 
@@ -148,10 +161,9 @@ def test_duplicates_add_similarity_and_no_force(d, repulsion):
     assert (force == 0).all() and (similarity == 70).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("n", "m", "d", "sizes"),
-    [
+    ("n", "m", "d", "sizes", "dtype"),
+    with_dtypes(
         pytest.param(17, None, 40, {"multiprocessors": 2}, id="one-block-of-columns"),
         pytest.param(17, 500, 40, {"multiprocessors": 2}, id="columns-split"),
         pytest.param(140, None, 7, {"multiprocessors": 64}, id="columns-split-self"),
@@ -167,7 +179,7 @@ def test_duplicates_add_similarity_and_no_force(d, repulsion):
             *(300, None, 260, {"workspace": 2**16, "panel_columns": 256}), id="panels-self"
         ),
         pytest.param(270, 300, 260, {"workspace": 2**16, "panel_columns": 256}, id="panels"),
-    ],
+    ),
 )
 def test_work_split_between_programs_and_panels(n, m, d, sizes, dtype, repulsion):
     x, h = draw_rows(n, d, dtype), float(d)
@@ -204,13 +216,16 @@ def ranks(n):
     return sorted({0, pairs // 3, (pairs - 1) // 2, pairs - 1})
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("n", "d", "multiprocessors"),
-    [
-        pytest.param(n, d, p, id=f"N{n}-d{d}-on{p}")
-        for n, d, p in [(2, 1, 1), (3, 16, 1), (17, 63, 4), (127, 4, 1), (300, 5, 3), (17, 768, 5)]
-    ],
+    ("n", "d", "multiprocessors", "dtype"),
+    with_dtypes(
+        *(
+            pytest.param(n, d, p, id=f"N{n}-d{d}-on{p}")
+            for n, d, p in [
+                *((2, 1, 1), (3, 16, 1), (17, 63, 4), (127, 4, 1), (300, 5, 3), (17, 768, 5)),
+            ]
+        )
+    ),
 )
 def test_order_statistics_equal_sorting(n, d, multiprocessors, dtype, median):
     # Small integers: every distance is exact in float32, and most of them tie
@@ -223,9 +238,16 @@ def test_order_statistics_equal_sorting(n, d, multiprocessors, dtype, median):
         assert result.item() == distances[rank].item()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-@pytest.mark.parametrize(("n", "d"), [(127, 16), (17, 768)], ids=["N127-d16", "N17-d768"])
+@pytest.mark.parametrize(
+    ("n", "d", "scale", "dtype"),
+    with_dtypes(
+        *(
+            pytest.param(n, d, scale, id=f"N{n}-d{d}-{scale}")
+            for n, d in [(127, 16), (17, 768)]
+            for scale in (1e-4, 1.0, 1e4)
+        )
+    ),
+)
 def test_the_median_of_random_particles_matches_pdist(n, d, scale, dtype, median):
     x = (scale * draw_rows(n, d)).to(dtype)
     distances = torch.pdist(x.double()).square()

@@ -13,13 +13,16 @@ from helpers.tolerances import AGAINST_FLOAT64, SAME_COMPUTATION, TIMES_DIRECT
 CPU = torch.device("cpu")
 needs_exchange = pytest.mark.skipif(
     not is_faster(CPU, torch.float32),
-    reason="only with AVX2 or AVX-512 are torch's convolutions exchanged",
+    reason="convolutions are only exchanged on processors with AVX2 or AVX-512",
 )
 LAST = torch.channels_last
 
 
 def draw(n, c, h, w, o, bias=True, seed=0):
-    """Pictures [N, C, H, W], filters [O, C, 3, 3] that keep their variance, and a bias [O]."""
+    """Returns images [N, C, H, W], filters [O, C, 3, 3] and a bias [O] or None.
+
+    The filters keep the variance of the images.
+    """
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, c, h, w, generator=generator).to(memory_format=LAST)
     weight = torch.randn(o, c, 3, 3, generator=generator).to(memory_format=LAST) / (3 * c**0.5)
@@ -27,7 +30,7 @@ def draw(n, c, h, w, o, bias=True, seed=0):
 
 
 def by_hand(x, weight, bias):
-    """The nine shifted products, summed in float64."""
+    """Returns the sum of the nine shifted products in float64."""
     h, w = x.shape[2:]
     padded = nn.functional.pad(x.double(), (1, 1, 1, 1))
     out = torch.zeros(x.shape[0], weight.shape[0], h, w, dtype=torch.float64)
@@ -38,14 +41,14 @@ def by_hand(x, weight, bias):
     return out if bias is None else out + bias.double()[:, None, None]
 
 
-def assert_right(x, weight, bias):
+def assert_matches_definition(x, weight, bias):
     got = conv3x3(x, weight, bias)
     assert got.is_contiguous(memory_format=LAST) and got.dtype == x.dtype
     rtol, atol = AGAINST_FLOAT64[x.dtype]
     torch.testing.assert_close(got.double(), by_hand(x, weight, bias), rtol=rtol, atol=atol)
 
 
-def test_the_native_library_serves_here():
+def test_the_native_library_has_the_kernel():
     assert native.has_kernel("conv3x3_kernel", "cpu")
 
 
@@ -60,25 +63,25 @@ def test_the_native_library_serves_here():
     [(1, 1, 1), (1, 4, 4), (3, 2, 5), (2, 8, 8), (1, 13, 6), (5, 9, 23)],
     ids=lambda size: str(size),
 )
-def test_against_the_definition(n, h, w, c, o, bias):
-    assert_right(*draw(n, c, h, w, o, bias))
+def test_the_kernel_matches_the_definition(n, h, w, c, o, bias):
+    assert_matches_definition(*draw(n, c, h, w, o, bias))
 
 
-# A thread multiplies 128 tiles at a time
+# A thread multiplies blocks of 128 tiles
 @pytest.mark.parametrize("tiles", [127, 128, 129, 257, 700], ids=lambda tiles: f"{tiles}-tiles")
-def test_any_number_of_tiles(tiles):
-    assert_right(*draw(tiles, 16, 3, 4, 32))
+def test_incomplete_blocks_of_tiles_match_the_definition(tiles):
+    assert_matches_definition(*draw(tiles, 16, 3, 4, 32))
 
 
 @pytest.mark.parametrize("channels", [64, 320, 1280])
-def test_rounding_is_little_more_than_that_of_torch(channels):
+def test_rounding_errors_are_close_to_those_of_pytorch(channels):
     x, weight, _ = draw(4, channels, 16, 16, 64, bias=False)
-    right = by_hand(x, weight, None)
-    own, torchs = conv3x3(x, weight, None), torch.conv2d(x, weight, padding=1)
-    assert (own - right).norm() < TIMES_DIRECT * (torchs - right).norm()
+    exact = by_hand(x, weight, None)
+    ours, direct = conv3x3(x, weight, None), torch.conv2d(x, weight, padding=1)
+    assert (ours - exact).norm() < TIMES_DIRECT * (direct - exact).norm()
 
 
-def test_whole_numbers_come_out_whole():
+def test_integers_give_integers():
     x, weight, bias = draw(2, 32, 10, 10, 32)
     x, weight, bias = (4 * x).round(), (20 * weight).round(), bias.round()
     torch.testing.assert_close(
@@ -86,7 +89,7 @@ def test_whole_numbers_come_out_whole():
     )
 
 
-def test_any_strides():
+def test_strides_do_not_change_the_result():
     x, weight, bias = draw(2, 48, 7, 10, 32)
     expected = conv3x3(x, weight, bias)
     assert torch.equal(conv3x3(x.contiguous(), weight.contiguous(), bias), expected)
@@ -98,7 +101,7 @@ def test_any_strides():
     assert torch.equal(conv3x3(x[:1].expand_as(x), weight, bias)[1], expected[0])
 
 
-def test_what_is_not_finite_is_not_hidden():
+def test_nan_spreads_to_its_neighbours_alone():
     x, weight, bias = draw(3, 16, 9, 9, 16)
     expected = conv3x3(x, weight, bias)
     x[1, 5, 4, 4] = torch.nan
@@ -107,20 +110,20 @@ def test_what_is_not_finite_is_not_hidden():
     assert torch.equal(got[::2], expected[::2])
 
 
-def test_an_empty_batch():
+def test_an_empty_batch_gives_an_empty_result():
     x, weight, bias = draw(0, 16, 9, 9, 32)
     assert conv3x3(x, weight, bias).shape == (0, 32, 9, 9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_other_dtypes_are_left_to_torch(dtype):
+def test_other_dtypes_use_pytorchs_convolution(dtype):
     inputs = [each.to(dtype) for each in draw(2, 16, 6, 5, 32)]
     assert torch.equal(conv3x3(*inputs), torch.conv2d(*inputs, padding=1))
     torch.library.opcheck(conv3x3, inputs)
 
 
 @pytest.mark.parametrize(("c", "o"), [(4, 64), (64, 4), (24, 24)], ids=lambda c: str(c))
-def test_other_numbers_of_channels_are_left_to_torch(c, o):
+def test_unsupported_channel_counts_use_pytorchs_convolution(c, o):
     inputs = draw(2, c, 6, 5, o)
     assert torch.equal(conv3x3(*inputs), torch.conv2d(*inputs, padding=1))
     torch.library.opcheck(conv3x3, inputs)
@@ -131,7 +134,7 @@ def test_opcheck():
     torch.library.opcheck(conv3x3, draw(2, 32, 6, 5, 16, bias=False))
 
 
-def test_shapes_that_do_not_fit_are_refused():
+def test_inconsistent_shapes_and_dtypes_are_refused():
     x, weight, bias = draw(2, 32, 6, 6, 32)
     for bad in ((x[:, :16], weight, bias), (x, weight[..., :2], bias), (x, weight, bias[:16])):
         with pytest.raises(RuntimeError, match="must be"):
@@ -141,17 +144,17 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_instruction_set(capability):
+def test_every_instruction_set_matches_the_definition(capability):
     checks = (
         "for shape in ((2, 48, 7, 9, 80), (1, 336, 13, 4, 32), (200, 16, 4, 4, 16)):\n"
-        "    assert_right(*draw(*shape))\n"
-        "served = native.cpu_capability() != 'baseline'\n"
-        "assert is_faster(CPU, torch.float32) == served"
+        "    assert_matches_definition(*draw(*shape))\n"
+        "fast = native.cpu_capability() != 'baseline'\n"
+        "assert is_faster(CPU, torch.float32) == fast"
     )
     run_with(capability, __file__, checks)
 
 
-def test_threads_change_nothing():
+def test_the_thread_count_does_not_change_the_result():
     inputs = draw(3, 32, 50, 50, 80)
     with threads(1):
         one = conv3x3(*inputs)
@@ -159,15 +162,15 @@ def test_threads_change_nothing():
         assert torch.equal(conv3x3(*inputs), one)
 
 
-def test_it_is_chosen_where_there_is_enough_to_multiply():
+def test_the_kernel_is_chosen_for_large_inputs():
     assert pays(torch.Size([64, 64, 16, 16]), 64)
     assert pays(torch.Size([1, 128, 512, 512]), 128)
     assert pays(torch.Size([4, 1280, 4, 4]), 1280)
-    # A single tile, where transforming the filters takes longest
+    # A single tile: most of the time goes into transforming the filters
     assert not pays(torch.Size([1, 1280, 4, 4]), 1280)
-    # Tiles that are mostly margin
+    # Most of every tile is padding
     assert not pays(torch.Size([64, 128, 2, 2]), 128)
-    # Too few channels to make up for the transforms, or another number than the kernel serves
+    # Too few channels to repay the transforms, and an unsupported number of channels
     assert not pays(torch.Size([64, 16, 64, 64]), 16)
     assert not pays(torch.Size([64, 320, 64, 64]), 4)
 
@@ -190,15 +193,15 @@ def assert_same(got, expected):
 
 @needs_exchange
 @torch.no_grad()
-def test_a_models_convolutions_are_exchanged_for_a_while(model):
+def test_convolutions_are_exchanged_within_the_context(model):
     kinds = [type(module) for module in (*model.unet.modules(), *model.vae.modules())]
     inputs = inputs_of_unet()
-    expected, picture = model.unet(*inputs).sample, model.decode(inputs[0])
+    expected, image = model.unet(*inputs).sample, model.decode(inputs[0])
     with winograd_convolutions(model.unet), torch.profiler.profile() as profile:
         assert_same(model.unet(*inputs).sample, expected)
     assert any(event.key == "fastrepulse::conv3x3" for event in profile.key_averages())
     with winograd_convolutions(model.vae), torch.profiler.profile() as profile:
-        assert_same(model.decode(inputs[0]), picture)
+        assert_same(model.decode(inputs[0]), image)
     assert any(event.key == "fastrepulse::conv3x3" for event in profile.key_averages())
     assert [type(module) for module in (*model.unet.modules(), *model.vae.modules())] == kinds
 
@@ -220,7 +223,7 @@ def test_a_compiled_unet_is_one_graph(model):
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
-def test_gradients_are_left_to_torch(model):
+def test_gradients_come_from_pytorchs_convolution(model):
     latents, *others = inputs_of_unet()
     latents.requires_grad_()
     with winograd_convolutions(model.unet):
@@ -230,7 +233,7 @@ def test_gradients_are_left_to_torch(model):
 
 
 class Convolutions(nn.Module):
-    """A model with one of each kind."""
+    """A model with one convolution of each kind."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -261,7 +264,7 @@ def test_only_plain_convolutions_are_exchanged():
         assert all(torch.equal(m(x), e) for m, e in zip(model.others, expected, strict=True))
 
 
-def test_layers_are_put_back_when_something_fails():
+def test_an_error_in_the_context_restores_the_layers():
     model = Convolutions()
     with pytest.raises(RuntimeError, match="stopped"), winograd_convolutions(model):
         raise RuntimeError("stopped")
@@ -269,7 +272,7 @@ def test_layers_are_put_back_when_something_fails():
 
 
 @torch.no_grad()
-def test_other_dtypes_keep_torchs_own(model):
+def test_half_precision_models_keep_their_convolutions(model):
     half = copy.deepcopy(model.unet).to(torch.bfloat16)
     with winograd_convolutions(half):
         assert sum(type(module) is nn.Conv2d for module in half.modules()) > 10
