@@ -1,4 +1,4 @@
-// What the exact median and the bandwidth share on the CPU and in CUDA.
+// The digits of the exact median and the bandwidth, for the CPU and for CUDA.
 #pragma once
 
 #ifdef __CUDACC__
@@ -9,9 +9,9 @@
 
 namespace fastrepulse {
 
-// Non-negative floats order as their bits do. So an order statistic is found digit by digit from
-// the highest: each pass counts the next digit of the values that share the digits found so far.
-// All digits have `kWidth` bits except the last, which has the rest.
+// Non-negative floats have the same order as their bits. So an order statistic is found digit by
+// digit from the highest: each pass counts the next digit of the values that share the digits found
+// so far. All digits have `kWidth` bits except the last, which has the remaining bits.
 template <int kBits, int kWidth>
 struct Digits {
   static constexpr int kPasses = (kBits + kWidth - 1) / kWidth;

@@ -32,7 +32,7 @@ struct Piece {
   size_t bytes;
 };
 
-// Unused pieces of memory; the last one was returned last.
+// Unused pieces of memory, in the order in which they were returned.
 class Kept {
  public:
   // Returns null if no piece has that size.

@@ -1,4 +1,4 @@
-// Rounded divisions, and how much work is worth a thread.
+// Rounding divisions, and the least work for a thread.
 #pragma once
 
 #include <cstdint>

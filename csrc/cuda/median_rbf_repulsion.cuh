@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kMedianThreads)
   }
 }
 
-// In floats.
+// Size of the workspace in floats.
 constexpr int64_t median_workspace_size(int n, int64_t blocks) {
   return blocks * n * n;
 }

@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kTileThreads)
   publish(shared.histogram, workspace->histograms[digit]);
 }
 
-// The same, from stored distances in parts that are added up here.
+// Adds up the parts of stored distances, and counts one digit of the sums.
 static __global__ void __launch_bounds__(kTileThreads)
     histogram_parts(const float* parts,  // [splits, N, N]
                     int64_t n, int64_t splits, int digit, MedianWorkspace* workspace) {
@@ -100,7 +100,7 @@ struct MedianSqDistance {
 
   bool kept() const { return d > kTile && n <= 2048; }
 
-  // In bytes, at most 17 MB. Stored distances lie behind the MedianWorkspace.
+  // In bytes, at most 17 MB. Stored distances follow the MedianWorkspace.
   int64_t workspace_size() const {
     const int64_t parts = kept() ? split().parts * n * n : 0;
     return sizeof(MedianWorkspace) + sizeof(float) * parts;

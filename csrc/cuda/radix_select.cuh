@@ -15,7 +15,7 @@ constexpr int kChunks = 64;
 
 struct Selection {
   uint32_t prefix;  // the digits found so far
-  uint64_t rank;    // 0-based, among the values that begin with them
+  uint64_t rank;    // from 0, among the values with this prefix
 };
 
 // Counts values by their digit. A run of equal digits costs one atomic operation, so that many ties

@@ -1,4 +1,4 @@
-// The RBF kernel k = exp(-distance / h) and what follows from h, in float32.
+// The RBF kernel k = exp(-distance / h) and the constants that depend on h, in float32.
 #pragma once
 
 #include <cfloat>

@@ -85,14 +85,14 @@ template <typename T>
 __global__ void __launch_bounds__(kElementThreads)
     force_from_attraction(const T* x, const float* bandwidth, const float* similarity, int64_t n,
                           int64_t d,
-                          float* force) {  // [N, d], the attraction before
+                          float* force) {  // [N, d]; holds the attraction on entry
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kElementThreads + threadIdx.x;
   if (e >= n * d) return;
   const float pull = similarity[e / d] * static_cast<float>(x[e]) - force[e];
   force[e] = RbfKernel(*bandwidth).force_scale() * pull;
 }
 
-// One call: pointers to device memory, the sizes, and y == x where there is one set only.
+// The arguments of one call. Pointers are to device memory, and y is x if there is one set only.
 template <typename T>
 struct RbfRepulsion {
   const T* x;              // [N, d]
@@ -102,7 +102,7 @@ struct RbfRepulsion {
   int64_t n, m, d;
   float* force;       // [N, d]
   float* similarity;  // [N]
-  // Of the kernel matrix in the workspace when d > 64; tests take fewer
+  // Columns of a panel of the kernel matrix if d > 64; tests set fewer
   int64_t panel_columns = 8192;
 
   // Workspace of `run` in floats, below 2^24, which is 64 MB.
@@ -155,7 +155,7 @@ struct RbfRepulsion {
         const int64_t rows = std::min(plan.rows, n - i), columns = std::min(plan.columns, m - j);
         const int64_t row_tiles = ceil_div(rows, kTile);
         const int64_t splits = ceil_div(columns, plan.sums.length);
-        // Sums that are not split go straight into the output
+        // Sums that are not split are written straight to the output
         const bool whole = plan.sums.parts == 1, add = j > 0;
         launch(sq_distance_parts<T>, dim3(ceil_div(columns, kTile), row_tiles, plan.depth.parts),
                kTileThreads, sizeof(TilePair), x + i * d, y + j * d, rows, columns, d,

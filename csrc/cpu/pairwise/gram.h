@@ -8,8 +8,8 @@ namespace fastrepulse {
 // Dimensions of a chunk.
 constexpr int kGramDepth = 128;
 
-// Whether all dot products are stored: for very few particles, or where tiles are too few for the
-// threads and dimensions are many.
+// Whether all dot products are stored. They are for very few particles, and for many dimensions
+// with too few tiles for the threads.
 inline bool are_few(const Embeddings& x) {
   return x.count <= 128 || (x.count <= 512 && x.dim >= 512);
 }
@@ -23,7 +23,7 @@ template <class T>
 struct Gram {
   explicit Gram(const Embeddings& x);
 
-  int size;         // the number of particles, rounded up by particles at infinite distance
+  int size;         // number of particles, padded with particles at infinite distance
   Buffer<T> dots;   // [size, size]
   Buffer<T> norms;  // [size]
   Buffer<T> means;  // [dim, rounded up to whole chunks]

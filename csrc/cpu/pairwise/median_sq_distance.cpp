@@ -126,10 +126,10 @@ void count_panels(const Panel<T>& left, const Panel<T>& right, const Prefix<T>& 
 template <class T>
 void count_pairs(const Embeddings& x, const T* offset, const Prefix<T>& prefix, const Part& part,
                  int64_t* histogram) {
-  meet_panels(x, offset, panel_rows<T>(x.count, x.dim, false), false,
-              [&](const Panel<T>& left, const Panel<T>& right) {
-                count_panels(left, right, prefix, part, histogram);
-              });
+  const int64_t rows = panel_rows<T>(x.count, x.dim, false);
+  visit_panel_pairs(x, offset, rows, false, [&](const Panel<T>& left, const Panel<T>& right) {
+    count_panels(left, right, prefix, part, histogram);
+  });
 }
 
 }  // namespace

@@ -69,13 +69,14 @@ class Panel {
 
  private:
   int64_t capacity;
-  int width;          // of a slice: what is multiplied at once
+  int width;          // of a slice, which is multiplied at once
   Buffer<T> columns;  // [blocks, dim, kBlock]
   Buffer<T> norms;    // [blocks, kBlock]
   Buffer<T> slices;   // [padded / width, capacity, width]
 };
 
-// The rows of a panel, at most `most`: as many as let two take `kPanelBytes`, shared out evenly.
+// Rows of a panel, at most `most`. Two panels take at most `kPanelBytes`, and all panels have about
+// the same number of rows.
 constexpr int64_t kPanelBytes = 24 << 20;
 
 template <class T>
@@ -87,18 +88,18 @@ int64_t panel_rows(int64_t count, int64_t dim, bool with_rows,
   return round_up(divide_up(count, panels), kBlock);
 }
 
-// Cuts embeddings into panels of `rows` rows, and calls meet(panel, panel) for each of them and
-// meet(left, right) for each two.
-template <class T, class Meet>
-void meet_panels(const Embeddings& x, const T* offset, int64_t rows, bool with_rows,
-                 const Meet& meet) {
+// Cuts embeddings into panels of `rows` rows. Calls visit(panel, panel) for each panel and
+// visit(left, right) for each pair of panels.
+template <class T, class Visit>
+void visit_panel_pairs(const Embeddings& x, const T* offset, int64_t rows, bool with_rows,
+                       const Visit& visit) {
   Panel<T> left(rows, x.dim, with_rows), right(rows < x.count ? rows : 0, x.dim, with_rows);
   for (int64_t first = 0; first < x.count; first += rows) {
     left.pack(x, offset, first, std::min(rows, x.count - first));
-    meet(left, left);
+    visit(left, left);
     for (int64_t second = first + rows; second < x.count; second += rows) {
       right.pack(x, offset, second, std::min(rows, x.count - second));
-      meet(left, right);
+      visit(left, right);
     }
   }
 }
@@ -111,7 +112,8 @@ int64_t count_tiles(const Panel<T>& left, const Panel<T>& right) {
 }
 
 // Calls visit(a, b) for the tiles [begin, end) of two panels. Within one panel the longest row is
-// followed by the shortest, the second longest by the second shortest: each two are n + 1 tiles.
+// followed by the shortest, then the second longest by the second shortest. Such a pair of rows has
+// n + 1 tiles.
 template <class T, class Visit>
 void visit_tiles(const Panel<T>& left, const Panel<T>& right, int64_t begin, int64_t end,
                  const Visit& visit) {

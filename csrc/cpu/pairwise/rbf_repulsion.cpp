@@ -70,8 +70,8 @@ void weigh(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T
 
 // Adds the weighted sums over the particles of `from` to block `a` of `to`. `force` holds the sum
 // of weight times embedding; `cols` of its dimensions are computed, from `column` on. The
-// similarity is added along with column 0. The rows of the weights belong to `to` from block
-// `upright` on; before that block, the columns do.
+// similarity is added along with column 0. From block `upright` on, the rows of the weights belong
+// to `to`; before that block, the columns do.
 template <class T>
 void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright,
             const Weights<T>& weights, int64_t column, int64_t cols, T* sums, T* force,
@@ -93,8 +93,8 @@ void gather(const Panel<T>& to, int64_t a, const Panel<T>& from, int64_t upright
 
 // Computes all pairs between two panels, or within one panel.
 template <class T>
-void meet(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights, T* force,
-          T* similarity) {
+void add_pairs(const Panel<T>& left, const Panel<T>& right, T scale, const Weights<T>& weights,
+               T* force, T* similarity) {
   weigh(left, right, scale, weights);
   const bool same = &left == &right;
   const int64_t blocks = left.blocks() + (same ? 0 : right.blocks());
@@ -169,8 +169,8 @@ void rbf_repulsion(const Embeddings& x, T bandwidth, T* force, T* similarity) {
   const T scale = exponent_scale(bandwidth);
   const int64_t rows = panel_rows<T>(x.count, x.dim, true, kMostRows);
   const Weights<T> weights(rows);
-  meet_panels(x, offset.data(), rows, true, [&](const Panel<T>& left, const Panel<T>& right) {
-    meet(left, right, scale, weights, force, similarity);
+  visit_panel_pairs(x, offset.data(), rows, true, [&](const Panel<T>& left, const Panel<T>& right) {
+    add_pairs(left, right, scale, weights, force, similarity);
   });
   finish(x, offset.data(), bandwidth, force, similarity);
 }

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <type_traits>
 
 namespace fastrepulse {
 // The anonymous namespace gives each file its own copy. Otherwise the linker could keep one copy of
@@ -18,22 +20,14 @@ constexpr int kBytes = 16;
 #endif
 
 template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float Values __attribute__((vector_size(kBytes)));
-  typedef int32_t Bits __attribute__((vector_size(kBytes)));
-  static constexpr float kRound = 0x1.8p23f;
-  static constexpr int kMantissa = 23;
-  static constexpr float kSmallest = -126;
-};
-template <>
-struct Vector<double> {
-  typedef double Values __attribute__((vector_size(kBytes)));
-  typedef int64_t Bits __attribute__((vector_size(kBytes)));
-  static constexpr double kRound = 0x1.8p52;
-  static constexpr int kMantissa = 52;
-  static constexpr double kSmallest = -1022;
+struct Vector {
+  using Integer = std::conditional_t<sizeof(T) == sizeof(int32_t), int32_t, int64_t>;
+  typedef T Values __attribute__((vector_size(kBytes)));
+  typedef Integer Bits __attribute__((vector_size(kBytes)));
+  static constexpr int kMantissa = std::numeric_limits<T>::digits - 1;
+  // Adding and subtracting 1.5 * 2^kMantissa rounds to a whole number
+  static constexpr T kRound = T(3) * (int64_t{1} << (kMantissa - 1));
+  static constexpr T kSmallest = std::numeric_limits<T>::min_exponent - 1;
 };
 
 template <class T>
