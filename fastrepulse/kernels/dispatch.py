@@ -100,11 +100,10 @@ def rbf_repulsion(
         return rbf_repulsion_reference(x, bandwidth, y, weights)
     x, y = x.contiguous(), None if y is None else y.contiguous()
     weights = None if weights is None else weights.contiguous()
-    if x.device.type == "cpu" and backend == "native":
-        return torch.ops.fastrepulse.rbf_repulsion_kernel(x, bandwidth, y, weights)
-    # The CPU kernels centre the rows while packing them; the GPU kernels expect centred rows
-    offset = (x if y is None else y).mean(dim=0, dtype=torch.float32).to(x.dtype)
-    x, y = x - offset, None if y is None else y - offset
+    if x.device.type != "cpu" or backend != "native":
+        # The CPU kernels centre the rows while packing them; the GPU kernels expect centred rows
+        offset = (x if y is None else y).mean(dim=0, dtype=torch.float32).to(x.dtype)
+        x, y = x - offset, None if y is None else y - offset
     if backend == "native":
         return torch.ops.fastrepulse.rbf_repulsion_kernel(x, bandwidth, y, weights)
     from fastrepulse.triton_kernels import rbf_repulsion_kernel
@@ -117,9 +116,8 @@ def median_sq_distance(backend: str, x: Tensor, rank: int) -> Tensor:
     if backend == "reference":
         return median_sq_distance_reference(widen(x), rank)
     x = x.contiguous()
-    if x.device.type == "cpu" and backend == "native":
-        return torch.ops.fastrepulse.median_sq_distance_kernel(x, rank)
-    x = x - x.mean(dim=0, dtype=torch.float32).to(x.dtype)
+    if x.device.type != "cpu" or backend != "native":
+        x = x - x.mean(dim=0, dtype=torch.float32).to(x.dtype)
     if backend == "native":
         return torch.ops.fastrepulse.median_sq_distance_kernel(x, rank)
     from fastrepulse.triton_kernels import median_sq_distance_kernel

@@ -6,11 +6,6 @@ import torch
 from torch import Tensor
 
 
-def pairwise_sq_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Returns ||x_i - y_j||^2, [N, M], from differences: near-duplicates lose no digits."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
-
-
 def rbf_repulsion_reference(
     x: Tensor,  # [N, d]
     bandwidth: Tensor | float,
@@ -21,7 +16,9 @@ def rbf_repulsion_reference(
     y = x if y is None else y
     offset = y.mean(dim=0)
     x, y = x - offset, y - offset
-    similarity = torch.exp(pairwise_sq_distance(x, y) / -bandwidth)  # [N, M]
+    # From differences: near-duplicates lose no digits
+    distance = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    similarity = torch.exp(distance.square() / -bandwidth)  # [N, M]
     if weights is not None:
         similarity = similarity * weights
     total = similarity.sum(dim=1)
