@@ -1,4 +1,4 @@
-"""Runs that several processes share; started by torchrun, each writes what came of them.
+"""Runs that several processes share. torchrun starts the processes; each writes its results.
 
 python -m torch.distributed.run --nproc-per-node 2 tests/helpers/shared_runs.py OUT [RUN ...]
 """
@@ -39,7 +39,7 @@ RUNS = {
     "slow-process": {},
     "restart": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
 }
-"""Equal to those of one process bit for bit."""
+"""Bit for bit equal to runs of one process."""
 
 ROUNDED = {
     "micro-batches": {"micro_batch_size": 3},
@@ -51,12 +51,12 @@ ROUNDED = {
         "guidance_scale": 1.0,
     },
 }
-"""Equal up to rounding: sums in another order."""
+"""Equal to runs of one process up to rounding: the order of sums differs."""
 
 
 @contextmanager
 def unlike_others(name, rank):
-    """Makes a process slow, or lets all of them share out the pairs of few particles."""
+    """Makes one process slow, or distributes the pairs of few particles over all processes."""
     from pytest import MonkeyPatch
 
     real = DenoiseLoop._advance
@@ -81,7 +81,7 @@ def draw(folder, prompt=("a face", "a robot"), num_particles=5, **arguments):
 
 
 def on_process(rank, owner, name, error, after=0):
-    """Lets a function fail in one process."""
+    """Makes a function fail in one process."""
     import torch.distributed as dist
     from pytest import MonkeyPatch
 
@@ -125,7 +125,7 @@ REFUSED = ["needs-all-latents", "no-folder", "too-few", "other-settings"]
 
 
 def killed(folder, group):
-    """Process 1 is gone in the middle of a run."""
+    """Draws a run in which process 1 kills itself after one step."""
     real = DenoiseLoop._advance
 
     def advance(self, *given):

@@ -47,17 +47,21 @@ def spread(latents):
     return mean_distance(embeddings.build("pooled")(spatial(latents)))
 
 
+FAMILIES = [
+    small.stable_diffusion_2,
+    small.stable_diffusion_xl,
+    small.pixart,
+    small.image_to_image,
+    small.inpainting,
+    small.inpainting_without_its_own_unet,
+    small.controlnet,
+]
+COMMON = ("euler", "ddim", "dpm++")
 CASES = [
     *((small.stable_diffusion, short, "epsilon") for short in NOISE),
-    *((small.stable_diffusion_2, short, "epsilon") for short in NOISE),
     *((small.stable_diffusion_2, short, "v_prediction") for short in [*NOISE, "ddim-zero-snr"]),
-    *((small.stable_diffusion_xl, short, "epsilon") for short in NOISE),
-    *((small.pixart, short, "epsilon") for short in NOISE),
+    *((family, short, "epsilon") for family in FAMILIES for short in COMMON),
     *((small.pixart_sigma, short, "epsilon") for short in ("euler", "dpm++")),
-    *((small.image_to_image, short, "epsilon") for short in NOISE),
-    *((small.inpainting, short, "epsilon") for short in NOISE),
-    *((small.inpainting_without_its_own_unet, short, "epsilon") for short in NOISE),
-    *((small.controlnet, short, "epsilon") for short in NOISE),
     *((small.lora, short, "epsilon") for short in ("euler", "dpm++")),
     *(
         (small.stable_diffusion_3, short, "flow")
@@ -67,9 +71,22 @@ CASES = [
 ]
 
 
+OTHERS = [
+    (family, short, "epsilon") for family in FAMILIES for short in NOISE if short not in COMMON
+]
+"""Other schedulers, which `CASES` have with `stable_diffusion`."""
+
+
 @pytest.mark.parametrize(
     ("family", "short", "prediction"),
-    [pytest.param(*case, id=f"{case[0].__name__}-{case[1]}-{case[2]}") for case in CASES],
+    [
+        pytest.param(
+            *case,
+            id=f"{case[0].__name__}-{case[1]}-{case[2]}",
+            marks=pytest.mark.slow if case in OTHERS else (),
+        )
+        for case in CASES + OTHERS
+    ],
 )
 def test_strength_zero_is_bit_identical_and_strength_moves_apart(family, short, prediction):
     pipeline, call = made(family, short, prediction)

@@ -18,12 +18,18 @@ PROMPT = "a potted plant"
 STEPS = 6
 SCHEDULERS = [
     "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "DDIMScheduler",
     "DDPMScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
+    # test_pipelines.py draws with these, too
+    *(
+        pytest.param(f"{name}Scheduler", marks=pytest.mark.slow)
+        for name in (
+            "EulerAncestralDiscrete",
+            "HeunDiscrete",
+            "DDIM",
+            "DPMSolverMultistep",
+            "UniPCMultistep",
+        )
+    ),
 ]
 
 

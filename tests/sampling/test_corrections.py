@@ -35,14 +35,14 @@ def ones(value):
     ],
     ids=lambda value: value.kind if isinstance(value, Correction) else None,
 )
-def test_a_step_by_hand(correction, expected):
+def test_correction_steps_match_values_by_hand(correction, expected):
     noise = ones(3) if correction.uses_noise else None
     moved = correction.move(ones(10), ones(1), ones(2), noise, 4.0, 3.0)
     torch.testing.assert_close(moved, ones(expected))
 
 
 def test_a_score_step_of_the_automatic_size_is_a_step_of_euler():
-    """Of a model that always sees the same picture, whose next level would be sigma_next."""
+    """For a model with a constant clean prediction and a next noise level of sigma_next."""
     x0, z = ones(2), ones(10)
     score = (x0 - z) / 4.0**2
     moved = Correction("score").move(z, score, None, None, 4.0, 3.0)
@@ -50,7 +50,7 @@ def test_a_score_step_of_the_automatic_size_is_a_step_of_euler():
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
-def test_langevin_steps_draw_other_pictures_of_the_same_kind(scheduler):
+def test_langevin_steps_change_the_images_and_keep_their_variance(scheduler):
     plain = draw(scheduler=scheduler).latents
     window = (math.inf, 2.0)
     corrected = draw(
@@ -60,7 +60,7 @@ def test_langevin_steps_draw_other_pictures_of_the_same_kind(scheduler):
     assert corrected.std().item() == pytest.approx(plain.std().item(), rel=0.3)
 
 
-def test_corrections_repeat_with_the_seed_and_know_nothing_of_other_particles():
+def test_corrections_depend_on_the_seed_and_not_on_other_particles():
     settings = {"corrections": [Correction(step_size=0.1)]}
     few, many = draw(2, **settings).latents, draw(4, micro_batch_size=3, **settings).latents
     torch.testing.assert_close(many[:2], few, rtol=RTOL, atol=10 * ATOL)
@@ -70,7 +70,7 @@ def test_corrections_repeat_with_the_seed_and_know_nothing_of_other_particles():
     assert not torch.allclose(other, few, atol=0.1)
 
 
-def test_each_step_asks_the_model_once(monkeypatch):
+def test_every_correction_step_calls_the_model_once(monkeypatch):
     calls = []
     ask = Denoiser.__call__
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_each_step_asks_the_model_once(monkeypatch):
     assert len(calls) == STEPS + 3 * sum(sigma >= 2.0 for sigma in levels) + STEPS
 
 
-def test_repulsive_steps_move_apart():
+def test_repulsive_steps_move_particles_apart():
     def spread(corrections):
         repulsion = Repulsion("thirds", strength=0.1, window=(math.inf, 2.0))
         latents = draw(4, repulsion=repulsion, corrections=corrections).latents
@@ -93,7 +93,7 @@ def test_repulsive_steps_move_apart():
 
 
 @pytest.mark.parametrize("kind", ["score", "random", "langevin", "repulsive"])
-def test_particles_are_embedded_only_where_that_moves_them(kind):
+def test_only_corrections_with_a_push_embed_the_particles(kind):
     calls = []
 
     def embed(latents):
@@ -106,7 +106,7 @@ def test_particles_are_embedded_only_where_that_moves_them(kind):
     assert len(calls) == steps
 
 
-def test_settings_are_kept():
+def test_the_result_keeps_the_settings_of_its_corrections():
     result = draw(2, corrections=[Correction("random", 2, 0.1)])
     (kept,) = result.settings["corrections"]
     assert kept["kind"] == "random" and kept["steps"] == 2 and kept["step_size"] == 0.1

@@ -1,4 +1,4 @@
-"""Nothing that was sampled is lost while it is decoded."""
+"""Errors while decoding and saving lose no latents."""
 
 import json
 import math
@@ -23,27 +23,39 @@ def draw(out=None, n=5, **arguments):
     return fastrepulse.sample(["a face", "a robot"], n, out=out, **{**how, **arguments})
 
 
-def pictures_in(folder):
+def images_in(folder):
     return {file.name: Image.open(file).tobytes() for file in sorted(folder.glob("[0-9]*.png"))}
 
 
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decode")
+    return images_in(draw(folder / "whole").save(folder / "saved"))
+
+
 @pytest.mark.parametrize(
-    ("owner", "name"),
-    [(Model, "decode"), (decoding, "save_picture"), (decoding, "save_summary")],
-    ids=["decode", "picture", "summary"],
+    ("owner", "name", "after"),
+    [
+        pytest.param(owner, name, after, id=f"{name}-{after}")
+        for owner, name, counts in (
+            (Model, "decode", (0, 1, 4)),
+            (decoding, "save_picture", (0, 1, 4)),
+            (decoding, "save_summary", (0,)),
+        )
+        for after in counts
+    ],
 )
 @pytest.mark.parametrize(
     "error",
     [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("broken")],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("after", [0, 1, 4])
-def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp_path, caplog):
-    expected = pictures_in(draw(tmp_path / "whole").save(tmp_path / "saved"))
+def test_nothing_is_lost_when_decoding_stops(
+    owner, name, error, after, expected, monkeypatch, tmp_path, caplog
+):
     folder = tmp_path / "stopped"
     # Batches of two
     monkeypatch.setattr(Budget, "decode_batch_size", lambda _: 2)
-    after = 0 if name == "save_summary" else after
     with (
         failing(monkeypatch, owner, name, error, after),
         pytest.raises(type(error)),
@@ -61,19 +73,19 @@ def test_what_stops_it_loses_nothing(owner, name, error, after, monkeypatch, tmp
 
     monkeypatch.setattr(Model, "decode", noted)
     result = fastrepulse.resume(folder, progress=False)
-    # In the batches that they would have been in
+    # In the same batches as in a whole run
     assert set(sizes) <= {2} and len(sizes) == math.ceil((10 - len(before)) / 2)
-    assert pictures_in(folder) == expected
+    assert images_in(folder) == expected
     assert not list(folder.glob("checkpoint*")) and not list(folder.glob("*.partial"))
     assert len(result.images) == 10 and (folder / "grid.png").exists()
-    # Pictures that were there are not drawn again
+    # Images that existed are not written again
     assert all(file.stat().st_mtime_ns == then for file, then in before.items())
     record = json.loads((folder / "sample.json").read_text("utf-8"))
     assert record["settings"] == result.settings
     assert len(record["diagnostics"]) == len(result.diagnostics)
 
 
-def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch, caplog):
+def test_an_interrupt_while_saving_keeps_the_finished_images(tmp_path, monkeypatch, caplog):
 
     real = decoding.save_picture
 
@@ -90,18 +102,17 @@ def test_stopping_leaves_the_finished_pictures_and_says_so(tmp_path, monkeypatch
     assert sorted(f.name for f in tmp_path.iterdir()) == [*drawn, "checkpoint-000001.safetensors"]
 
 
-def test_without_a_folder_the_latents_are_kept_in_a_new_one(monkeypatch, caplog):
+def test_without_a_folder_the_latents_are_saved_to_a_new_one(expected, monkeypatch, caplog):
     with failing(monkeypatch, Model, "decode", RuntimeError("broken")), pytest.raises(RuntimeError):
         draw()
     folder = caplog.text.split("`fastrepulse resume ")[1].split("`")[0]
     result = fastrepulse.resume(folder, progress=False)
-    for a, b in zip(result.images, draw().images, strict=True):
-        assert a.tobytes() == b.tobytes()
+    for image, whole in zip(result.images, expected.values(), strict=True):
+        assert image.tobytes() == whole
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), MemoryError()])
-def test_batches_that_do_not_fit_are_halved(error, monkeypatch, caplog):
-    expected = draw()
+def test_batches_that_do_not_fit_are_halved(error, expected, monkeypatch, caplog):
     real, sizes = Model.decode, []
 
     def fits_two(self, latents):
@@ -113,25 +124,25 @@ def test_batches_that_do_not_fit_are_halved(error, monkeypatch, caplog):
     monkeypatch.setattr(Model, "decode", fits_two)
     result = draw()
     assert sizes == [10, 5, 2, 2, 2, 2, 2]
-    for a, b in zip(result.images, expected.images, strict=True):
-        assert a.tobytes() == b.tobytes()
+    for image, whole in zip(result.images, expected.values(), strict=True):
+        assert image.tobytes() == whole
     assert "now decoding 5 images at once" in caplog.text
 
 
-def test_where_not_one_picture_fits_the_error_is_the_users(monkeypatch):
+def test_an_image_that_does_not_fit_raises_the_original_error(monkeypatch):
     error = torch.OutOfMemoryError("CUDA out of memory")
     with failing(monkeypatch, Model, "decode", error), pytest.raises(torch.OutOfMemoryError):
         draw()
 
 
-def test_out_of_memory_is_told_from_other_errors():
+def test_out_of_memory_errors_are_recognised():
     assert ran_out(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"))
     assert ran_out(torch.OutOfMemoryError()) and ran_out(MemoryError())
     assert not ran_out(RuntimeError("shapes do not match")) and not ran_out(ValueError())
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), ValueError("unknown")])
-def test_out_of_memory_while_compiling_is_told_from_other_errors(error):
+def test_out_of_memory_errors_while_compiling_are_recognised(error):
     def fails(module, inputs):
         raise error
 
@@ -140,16 +151,17 @@ def test_out_of_memory_while_compiling_is_told_from_other_errors(error):
     assert caught.value is not error and ran_out(caught.value) == ran_out(error)
 
 
-def test_a_picture_carries_its_own_prompts_alone(tmp_path):
+def test_an_image_file_records_its_own_prompts_only(tmp_path):
     draw(tmp_path, 2, negative_prompt=["blue", "red"], guidance_scale=2.0)
-    with Image.open(tmp_path / "00003.png") as picture:
-        own = json.loads(picture.text["settings"])
-        assert picture.text["prompt"] == "a robot" and picture.text["particle"] == "1"
+    with Image.open(tmp_path / "00003.png") as image:
+        own = json.loads(image.text["settings"])
+        assert image.text["prompt"] == "a robot" and image.text["particle"] == "1"
     assert own["prompts"] == ["a robot"] and own["negative_prompt"] == "red"
 
 
-def test_a_picture_of_many_prompts_stays_small(tmp_path):
+def test_an_image_file_of_a_run_with_many_prompts_stays_small(tmp_path):
     prompts = [f"a planet {i}" for i in range(300)]
     how = {"num_inference_steps": 1, "guidance_scale": 1.0, "progress": False}
+    how |= {"height": 32, "width": 32}
     fastrepulse.sample(prompts, 1, repulsion=None, out=tmp_path, **how)
     assert max(file.stat().st_size for file in tmp_path.glob("[0-9]*.png")) < 16_000

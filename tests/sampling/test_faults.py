@@ -1,4 +1,4 @@
-"""Memory that runs out, or a compiler that fails, at every step of a run: what is left behind."""
+"""Errors of memory and of the compiler at every stage of a run leave the model as it was."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def state_of(model):
     return kinds, dict(model.unet.attn_processors), model.unet.dtype, model.vae.dtype
 
 
-# Where memory is taken before the last step, and how often on the way
+# Functions that allocate memory: before the end of sampling, and after; with their number of calls
 BEFORE = {
     "encode": (lambda: models.load_model().text_encoder, "forward", 2),
     "predict": (lambda: models.load_model().unet, "forward", 8),
@@ -68,21 +68,29 @@ def calls(points):
             yield pytest.param(owner, function, after, id=f"{name}-{after}")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return draw(out=tmp_path_factory.mktemp("faults") / "whole")
+
+
 @pytest.mark.parametrize(("owner", "function", "after"), list(calls(BEFORE)))
-def test_a_run_that_is_stopped_can_be_run_again(owner, function, after, monkeypatch):
-    expected, before = draw().latents, state_of(models.load_model())
+def test_after_an_error_the_same_run_gives_the_same_latents(
+    owner, function, after, whole, monkeypatch
+):
+    before = state_of(models.load_model())
     with (
         failing(monkeypatch, owner(), function, ERRORS[0], after),
         pytest.raises(torch.OutOfMemoryError, match="injected"),
     ):
         draw()
     assert state_of(models.load_model()) == before
-    assert torch.equal(draw().latents, expected)
+    assert torch.equal(draw().latents, whole.latents)
 
 
 @pytest.mark.parametrize(("owner", "function", "after"), list(calls(AFTER)))
-def test_what_was_sampled_is_kept(owner, function, after, monkeypatch, tmp_path):
-    whole = draw(out=tmp_path / "whole")
+def test_an_error_after_sampling_loses_no_latents(
+    owner, function, after, whole, monkeypatch, tmp_path
+):
     before = state_of(models.load_model())
     monkeypatch.setattr(Budget, "decode_batch_size", lambda _: 1)
     folder = tmp_path / "stopped"
@@ -100,7 +108,7 @@ def test_what_was_sampled_is_kept(owner, function, after, monkeypatch, tmp_path)
 
 @pytest.mark.parametrize("error", ERRORS, ids=["device", "host"])
 @pytest.mark.parametrize("after", [0, 1])
-def test_memory_that_runs_out_once_changes_nothing(error, after, monkeypatch, caplog):
+def test_running_out_of_memory_once_does_not_change_the_latents(error, after, monkeypatch, caplog):
     expected = draw(micro_batch_size=4).latents
     unet = models.load_model().unet
     with failing(monkeypatch, unet, "forward", error, after, once=True):
@@ -146,13 +154,13 @@ def test_without_a_compiler_the_model_runs_uncompiled(monkeypatch, caplog):
     torch.testing.assert_close(output, denoised(unet, False, 3)[0], rtol=RTOL, atol=ATOL)
 
 
-def test_what_is_wrong_with_the_model_is_no_matter_of_the_compiler():
+def test_errors_of_the_model_are_not_taken_for_compiler_errors():
     torch.compiler.reset()
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         denoised(Small(), True, 2, width=15)
 
 
-def test_more_sizes_than_may_be_compiled_run_uncompiled(caplog):
+def test_sizes_beyond_the_compile_limit_run_uncompiled(caplog):
     import torch._dynamo.config
 
     unet = Small()
@@ -165,7 +173,7 @@ def test_more_sizes_than_may_be_compiled_run_uncompiled(caplog):
             torch.testing.assert_close(output, expected, rtol=RTOL, atol=ATOL)
 
 
-def test_an_adapter_that_is_added_between_two_compiled_runs_counts():
+def test_an_adapter_added_between_two_compiled_runs_is_used():
     peft = pytest.importorskip("peft")
     unet = Small()
     before, denoise = denoised(unet, True, 2)

@@ -1,4 +1,4 @@
-"""How the model is run matters to the time and the memory alone."""
+"""Micro-batches, compiling, attention and precision do not change the latents."""
 
 import math
 import sys
@@ -22,7 +22,7 @@ from helpers.drawn import draw
 from helpers.tolerances import SAME_COMPUTATION
 
 
-def test_the_micro_batch_size_does_not_matter():
+def test_the_micro_batch_size_does_not_change_the_latents():
     rtol, atol = SAME_COMPUTATION
     # random_cnn's gradient jumps where a feature changes its sign; from this seed none is near 0
     whole = draw(seed=1)
@@ -32,7 +32,7 @@ def test_the_micro_batch_size_does_not_matter():
 
 
 def quickly_compiled():
-    """The shipped model with a UNet that is compiled in seconds."""
+    """Returns the shipped model with a small UNet, which compiles in seconds."""
     config = {**small_pipelines.small_unet().config, "cross_attention_dim": 128}
     config |= {"block_out_channels": (8,), "mid_block_type": None}
     config |= {"down_block_types": ("CrossAttnDownBlock2D",)}
@@ -43,7 +43,7 @@ def quickly_compiled():
     return replace(models.load_model(), unet=unet.eval(), forwards={})
 
 
-def test_compiling_does_not_matter_and_makes_two_graphs():
+def test_compiling_makes_two_graphs_and_does_not_change_the_latents():
     from torch._dynamo.utils import counters
 
     rtol, atol = SAME_COMPUTATION
@@ -59,7 +59,7 @@ def test_compiling_does_not_matter_and_makes_two_graphs():
     assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
 
 
-def test_the_attention_backend_does_not_matter():
+def test_the_attention_backend_does_not_change_the_latents():
     rtol, atol = SAME_COMPUTATION
     default, *others = (draw(seed=1, attention=a).latents for a in ("auto", "sdpa", "math"))
     for other in others:
@@ -82,7 +82,7 @@ def test_interval_guidance_is_off_outside_its_window():
     assert not torch.allclose(late, draw(repulsion=None).latents)
 
 
-def test_guidance_pauses_where_the_repulsion_says_so():
+def test_guidance_pauses_within_the_window_of_the_repulsion():
     rtol, atol = SAME_COMPUTATION
     push, everywhere = {"strength": 1e-9, "restart": None}, (math.inf, 0.0)
     plain, paused, unguided = (
@@ -93,7 +93,7 @@ def test_guidance_pauses_where_the_repulsion_says_so():
     )
     torch.testing.assert_close(paused, unguided, rtol=rtol, atol=10 * atol)
     assert not torch.allclose(paused, plain)
-    # Nothing pauses where there is no push, or one that attracts
+    # Guidance does not pause without a push, or with one that attracts
     assert all(Repulsion(strength=s).uses_guidance_at(5.0, False) for s in (0.0, -1.0))
     levels = (5.0, 11.0, 0.2)
     assert [Repulsion().uses_guidance_at(sigma, first=False) for sigma in levels] == [
@@ -103,7 +103,7 @@ def test_guidance_pauses_where_the_repulsion_says_so():
     ]
 
 
-def test_the_first_of_few_steps_is_left_to_guidance(monkeypatch):
+def test_the_first_of_few_steps_is_guided_and_not_pushed(monkeypatch):
     told, pushed = [], []
     uses_guidance_at = Repulsion.uses_guidance_at
     with_step_length = repulsion_module.with_step_length
@@ -123,11 +123,11 @@ def test_the_first_of_few_steps_is_left_to_guidance(monkeypatch):
     assert levels[0] < 9.0
     assert [guided for _, guided in told] == [True, *[sigma < 0.3 for sigma in levels[1:]]]
     assert pushed == [sigma for sigma in levels[1:] if sigma >= 4.0]
-    # With so few that it would never come to the push, it comes at once
+    # With too few steps for a later push, the first step is pushed
     pushed.clear()
     draw(repulsion=Repulsion(restart=None), num_inference_steps=4)
     assert len(pushed) == 1
-    # Unless somebody wants it otherwise
+    # Unless a pause is given
     for pause in (None, (math.inf, 0.0)):
         pushed.clear()
         draw(repulsion=Repulsion(restart=None, pause=pause), num_inference_steps=8)
@@ -146,7 +146,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
             allocated.append(weakref.ref(held))
             if len(latents) > 3:
                 raise torch.OutOfMemoryError
-            # What failed passes had allocated is free again
+            # Tensors of failed passes are free again
             assert [other() is held for other in allocated if other() is not None] == [True]
             return (latents * encoder_hidden_states[:, :1, :1, None],)
 
@@ -160,7 +160,7 @@ def test_a_micro_batch_that_runs_out_of_memory_is_halved():
 
 
 @pytest.mark.parametrize("name", ["thirds", "random_cnn", "style_thirds"])
-def test_the_host_reads_once_a_step(name, monkeypatch):
+def test_the_host_reads_from_the_device_once_per_step(name, monkeypatch):
     from torch.utils._python_dispatch import TorchDispatchMode
 
     waits = [
@@ -260,9 +260,9 @@ def test_a_decoder_that_overflows_in_half_precision_decodes_in_float32(caplog):
     expected = draw(**settings).images
     handle = model.vae.decoder.conv_out.register_forward_hook(overflow)
     try:
-        pictures = draw(**settings).images
+        images = draw(**settings).images
     finally:
         handle.remove()
     assert "float32" in caplog.text and model.vae.dtype == torch.float16
-    for picture, other in zip(pictures, expected, strict=True):
-        assert np.abs(np.asarray(picture, float) - np.asarray(other, float)).max() <= 6
+    for image, other in zip(images, expected, strict=True):
+        assert np.abs(np.asarray(image, float) - np.asarray(other, float)).max() <= 6

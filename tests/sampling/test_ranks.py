@@ -1,4 +1,4 @@
-"""Several processes share a run: the pictures of one process, and one end for all."""
+"""Several processes share a run: they write the files of one process, and end together."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def shared(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Draws a run in one process, once."""
+    """Returns a function that draws a run in one process, once, and returns its folder."""
     out, threads = tmp_path_factory.mktemp("alone"), torch.get_num_threads()
 
     def draw(name):
@@ -61,7 +61,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", shared_runs.RUNS)
-def test_processes_draw_what_one_draws(name, shared, alone):
+def test_several_processes_write_the_files_of_one_process(name, shared, alone):
     assert files_in(shared / name) == files_in(alone(name))
 
 
@@ -88,7 +88,7 @@ def test_sums_in_another_order_differ_by_rounding(name, shared, alone):
         ("summary", 0, "OSError: [Errno 28] No space left"),
     ],
 )
-def test_an_error_in_one_process_ends_all_with_its_message(name, process, own, shared):
+def test_an_error_in_one_process_ends_all_processes_with_its_message(name, process, own, shared):
     for path in sorted(shared.glob("errors-*.json")):
         error, seconds = json.loads(path.read_text("utf-8"))[name]
         there = path.stem == f"errors-{process}"
@@ -105,12 +105,12 @@ def test_an_error_in_one_process_ends_all_with_its_message(name, process, own, s
         ("other-settings", "all ranks must have the same settings"),
     ],
 )
-def test_what_processes_cannot_share_is_refused(name, message, shared):
+def test_settings_that_processes_cannot_share_are_refused(name, message, shared):
     for path in sorted(shared.glob("errors-*.json")):
         assert message in json.loads(path.read_text("utf-8"))[name][0]
 
 
-def test_what_was_denoised_together_is_finished_by_one(shared, alone):
+def test_one_process_finishes_what_several_denoised(shared, alone):
     folder = shared / "failures" / "picture"
     assert len(list(folder.glob("[0-9]*.png"))) < 10
     fastrepulse.resume(folder, device="cpu", progress=False)
@@ -121,7 +121,7 @@ def test_a_process_that_is_killed_is_named_and_the_run_goes_on(tmp_path):
     expected = tmp_path / "expected"
     shared_runs.draw(expected, num_inference_steps=5)
     start = time.monotonic()
-    # Without torchrun, which would stop the others before they can speak
+    # Without torchrun, which would stop the other processes before they report
     base = ENVIRONMENT | {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     base["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
     command = [sys.executable, str(JOB), str(tmp_path), "killed"]
@@ -145,11 +145,9 @@ def test_torchrun_starts_the_command_line(tmp_path):
     assert done.stdout.count("repelled in") == 1 and done.stderr.count("denoise:   0%") == 1
     alone = fastrepulse.sample("a planet", 3, num_inference_steps=1, seed=1, progress=False)
     assert len(alone.images) == len(list((tmp_path / "drawn").glob("[0-9]*.png"))) == 3
-    refused = torchrun(2, *command, cwd=tmp_path)
-    assert refused.returncode != 0 and "out must be a folder that all ranks" in refused.stderr
 
 
-def test_a_group_is_one_of_torch():
+def test_a_group_must_be_a_process_group():
     with pytest.raises(TypeError, match="process group, got 2"):
         Ranks(2)
 

@@ -1,4 +1,4 @@
-"""What `sample` is asked for: refused by name before any work, or kept in its settings."""
+"""Arguments of `sample` are refused by name before any work, or kept in the settings."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from fastrepulse.methods.base import Method
 from helpers.drawn import draw
 
 
-def test_pictures_go_straight_to_a_folder(tmp_path):
+def test_images_are_written_to_the_folder(tmp_path):
     settings = {"num_particles": 3, "num_inference_steps": 2}
     saved, held = draw(out=tmp_path / "a" / "b", **settings), draw(**settings)
     assert len(saved.images) == 3 and len(saved.images[1:]) == 2
@@ -36,7 +36,7 @@ def test_a_full_disk_is_reported_before_the_first_step(tmp_path, monkeypatch, ca
     assert "denoise" not in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_settings_of_any_kind_of_number_are_plain_ones(tmp_path):
+def test_settings_hold_plain_numbers_whatever_was_given(tmp_path):
     method = ParticleGuidance(np.float32(30), window=(torch.tensor(9.0).item(), np.float64(1)))
     result = draw(repulsion=method, guidance_scale=np.float32(5), out=tmp_path / "out")
     assert result.settings["repulsion"]["strength"] == 30
@@ -57,7 +57,7 @@ def test_settings_that_json_cannot_hold_are_named_before_the_first_step(tmp_path
         Repulsion(window=(None, 1.5))
 
 
-def test_pictures_of_another_run_are_not_written_over(tmp_path):
+def test_images_of_another_run_are_not_overwritten(tmp_path):
     first = draw(num_particles=2, num_inference_steps=1, out=tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="out must be a new folder"):

@@ -9,7 +9,7 @@ from fastrepulse.sampling import output
 from fastrepulse.sampling.output import image_grid, to_pil
 
 
-def test_a_grid_that_is_written_has_a_size_that_opens(result, tmp_path, monkeypatch):
+def test_a_written_grid_is_limited_in_size(result, tmp_path, monkeypatch):
     monkeypatch.setattr(output, "GRID_PIXELS", 6 * 32 * 32)
     with Image.open(result.save(tmp_path) / "grid.png") as grid:
         assert grid.size == (3 * 32 + 2 * 2, 2 * 32 + 2)
@@ -23,21 +23,21 @@ def result():
     )
 
 
-def test_saved_pictures_carry_what_they_depend_on(result, tmp_path):
+def test_saved_images_record_their_settings(result, tmp_path):
     folder = result.save(tmp_path / "deep" / "folder")
     assert len(list(folder.glob("0*.png"))) == 6
-    with Image.open(folder / "00004.png") as picture:
-        assert picture.text["prompt"] == "un café"
-        assert picture.text["seed"] == "11" and picture.text["particle"] == "1"
+    with Image.open(folder / "00004.png") as image:
+        assert image.text["prompt"] == "un café"
+        assert image.text["seed"] == "11" and image.text["particle"] == "1"
         own = result.settings | {"prompts": ["un café"]}
-        assert json.loads(picture.text["settings"]) == own
-        assert picture.convert("RGB").tobytes() == result.images[4].tobytes()
+        assert json.loads(image.text["settings"]) == own
+        assert image.convert("RGB").tobytes() == result.images[4].tobytes()
     record = json.loads((folder / "sample.json").read_text("utf-8"))
     assert record["settings"]["repulsion"]["embedding"]
     assert len(record["diagnostics"]) == len(result.diagnostics) >= 2
 
 
-def test_saved_settings_make_the_same_pictures_again(result):
+def test_saved_settings_reproduce_the_images(result):
     settings = result.settings
     again = fastrepulse.sample(
         settings["prompts"],
@@ -60,5 +60,5 @@ def test_grid_size(count, columns, size):
 
 
 def test_to_pil_rounds_and_orders_channels():
-    picture = torch.tensor([1.0, 0.5, 0.0]).reshape(1, 3, 1, 1)
-    assert to_pil(picture)[0].getpixel((0, 0)) == (255, 128, 0)
+    image = torch.tensor([1.0, 0.5, 0.0]).reshape(1, 3, 1, 1)
+    assert to_pil(image)[0].getpixel((0, 0)) == (255, 128, 0)

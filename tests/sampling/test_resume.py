@@ -1,8 +1,9 @@
-"""A run that is stopped goes on from its last checkpoint, to the same pictures."""
+"""A stopped run resumes from its last checkpoint and writes the same images."""
 
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -35,7 +36,7 @@ def draw(folder=None, n=3, **arguments):
 
 
 def stop_after(monkeypatch, steps, folder, **arguments):
-    """Draws, and stops as soon as the checkpoint after that many steps is written."""
+    """Draws and stops right after writing the checkpoint of a number of steps."""
     real = Checkpoints._write
 
     def write(self, loop, folder):
@@ -48,7 +49,27 @@ def stop_after(monkeypatch, steps, folder, **arguments):
         draw(folder, **arguments)
 
 
-def pictures_in(folder):
+def draw_with_copies(monkeypatch, folder, **arguments):
+    """Draws a whole run and returns copies of its folder by the number of steps taken.
+
+    A copy is what a run leaves if it is stopped right after a checkpoint.
+    """
+    real, copies = Checkpoints._write, {}
+
+    def write(self, loop, given):
+        real(self, loop, given)
+        steps = loop.steps()[0]
+        # The last one is written twice: after the step and before decoding
+        if steps not in copies:
+            copies[steps] = shutil.copytree(given, folder.with_name(f"after-{steps}"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_write", write)
+        draw(folder, **arguments)
+    return copies
+
+
+def images_in(folder):
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
@@ -74,30 +95,33 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(name, monkeypatch, tmp_path):
-    draw(tmp_path / "whole", **RUNS[name])
-    expected = pictures_in(tmp_path / "whole")
+def test_a_resumed_run_writes_the_files_of_a_whole_run(name, monkeypatch, tmp_path):
+    copies = draw_with_copies(monkeypatch, tmp_path / "whole", **RUNS[name])
+    expected = images_in(tmp_path / "whole")
     for steps in (1, 3, STEPS):
-        folder = tmp_path / str(steps)
-        stop_after(monkeypatch, steps, folder, **RUNS[name])
-        result = fastrepulse.resume(folder, progress=False)
-        assert pictures_in(folder) == expected
+        result = fastrepulse.resume(copies[steps], progress=False)
+        assert images_in(copies[steps]) == expected
         assert len(result.images) == len(result.latents) == len(expected) - 2
 
 
-def test_a_restart_goes_on_on_either_side(monkeypatch, tmp_path):
-    draw(tmp_path / "whole")
-    taken = len(fastrepulse.sample("a face", 2, num_inference_steps=STEPS).diagnostics)
-    assert taken > STEPS
-    for steps in range(STEPS - 2, taken + 1):
+def test_a_run_can_be_resumed_before_and_after_its_restart(monkeypatch, tmp_path):
+    copies = draw_with_copies(monkeypatch, tmp_path / "whole")
+    expected = images_in(tmp_path / "whole")
+    assert max(copies) > STEPS
+    for steps in range(STEPS - 2, max(copies) + 1):
         folder = tmp_path / str(steps)
         stop_after(monkeypatch, steps, folder)
+        # The copies that other tests resume are what a stopped run leaves
+        for one, other in zip(*(sorted(f.iterdir()) for f in (folder, copies[steps])), strict=True):
+            (tensors, record), (copied, copied_record) = load_record(one), load_record(other)
+            assert one.name == other.name and record == copied_record
+            assert all(torch.equal(tensors[key], copied[key]) for key in tensors | copied)
         fastrepulse.resume(folder, progress=False)
-        assert pictures_in(folder) == pictures_in(tmp_path / "whole")
+        assert images_in(folder) == expected
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_a_bank_goes_on_too(given, monkeypatch, tmp_path):
+def test_a_resumed_run_continues_its_bank(given, monkeypatch, tmp_path):
     def bank():
         known = Bank(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)))
         draw(seed=1, repulsion=Repulsion("pooled", bank=known))
@@ -109,14 +133,14 @@ def test_a_bank_goes_on_too(given, monkeypatch, tmp_path):
     stop_after(monkeypatch, 3, folder, repulsion=Repulsion("pooled", bank=stopped))
     earlier = bank()
     fastrepulse.resume(folder, bank=earlier if given else None, progress=False)
-    assert pictures_in(folder) == pictures_in(tmp_path / "whole")
+    assert images_in(folder) == images_in(tmp_path / "whole")
     if given:
         assert len(earlier) == len(whole) == 6
         levels, others = earlier.state()[0], whole.state()[0]
         assert all(torch.equal(levels[key], others[key]) for key in others)
 
 
-def test_an_embedding_of_ones_own_has_to_be_given(monkeypatch, tmp_path):
+def test_resume_needs_a_custom_embedding_again(monkeypatch, tmp_path):
     own = Repulsion(own_embedding)
     whole = draw(repulsion=own).latents
     stop_after(monkeypatch, 2, tmp_path, repulsion=own)
@@ -127,7 +151,7 @@ def test_an_embedding_of_ones_own_has_to_be_given(monkeypatch, tmp_path):
     assert torch.equal(fastrepulse.resume(tmp_path, repulsion=own, progress=False).latents, whole)
 
 
-def test_another_size_of_micro_batch_goes_on_alike(monkeypatch, tmp_path):
+def test_a_run_can_be_resumed_with_another_micro_batch_size(monkeypatch, tmp_path):
     for scheduler in ("euler", "dpm++"):
         whole, folder = draw(scheduler=scheduler), tmp_path / scheduler
         stop_after(monkeypatch, 3, folder, scheduler=scheduler)
@@ -147,7 +171,9 @@ def test_another_size_of_micro_batch_goes_on_alike(monkeypatch, tmp_path):
     ],
     ids=["version", "weights", "setting"],
 )
-def test_a_checkpoint_of_another_kind_is_refused(change, message, monkeypatch, tmp_path):
+def test_a_checkpoint_of_another_version_model_or_setting_is_refused(
+    change, message, monkeypatch, tmp_path
+):
     stop_after(monkeypatch, 1, tmp_path)
     (path,) = tmp_path.glob(CHECKPOINTS)
     tensors, record = load_record(path)
@@ -157,7 +183,7 @@ def test_a_checkpoint_of_another_kind_is_refused(change, message, monkeypatch, t
         fastrepulse.resume(tmp_path)
 
 
-def test_adapters_are_weights_too(monkeypatch, tmp_path):
+def test_changed_weights_are_refused(monkeypatch, tmp_path):
     stop_after(monkeypatch, 1, tmp_path)
     with monkeypatch.context() as patch:
         weight = models.load_model().unet.conv_in.weight
@@ -168,7 +194,7 @@ def test_adapters_are_weights_too(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, monkeypatch, tmp_path, caplog):
+def test_the_checkpoint_before_a_damaged_one_is_used(damage, monkeypatch, tmp_path, caplog):
     draw(tmp_path / "whole")
     folder = tmp_path / "stopped"
     stop_after(monkeypatch, 3, folder)
@@ -182,20 +208,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, monkeypatch, t
             kept = earlier.read_bytes()
             fastrepulse.resume(folder, progress=False)
             assert f"a checkpoint is damaged: file {str(newest)!r}" in caplog.text
-            assert pictures_in(folder) == pictures_in(tmp_path / "whole")
+            assert images_in(folder) == images_in(tmp_path / "whole")
             earlier.write_bytes(kept)
     with pytest.raises(ValueError, match="has only damaged checkpoints"):
         fastrepulse.resume(folder)
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no checkpoint of a stopped run"):
         fastrepulse.resume(tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         fastrepulse.resume(tmp_path / "missing")
 
 
-def test_a_stopped_run_is_not_drawn_over(monkeypatch, tmp_path):
+def test_a_stopped_run_is_not_overwritten(monkeypatch, tmp_path):
     stop_after(monkeypatch, 1, tmp_path)
     with pytest.raises(FileExistsError, match=f"`fastrepulse resume {tmp_path}` continues it"):
         draw(tmp_path)
@@ -209,16 +235,16 @@ def test_a_bank_that_has_changed_since_is_refused(monkeypatch, tmp_path):
         fastrepulse.resume(tmp_path, bank=later)
 
 
-def test_a_full_disk_on_the_way_stops_nothing(monkeypatch, tmp_path, caplog):
+def test_a_full_disk_at_a_checkpoint_does_not_stop_the_run(monkeypatch, tmp_path, caplog):
     draw(tmp_path / "whole")
     error = OSError(28, "No space left on device")
     with failing(monkeypatch, os, "fsync", error, 2):
         draw(tmp_path / "full")
     assert "no checkpoint after 2 steps: [Errno 28]" in caplog.text
-    assert pictures_in(tmp_path / "full") == pictures_in(tmp_path / "whole")
+    assert images_in(tmp_path / "full") == images_in(tmp_path / "whole")
 
 
-def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
+def test_checkpoints_are_written_by_elapsed_time(monkeypatch, tmp_path):
     now, written = [0.0], []
     monkeypatch.setattr("fastrepulse.sampling.checkpoint.time.monotonic", lambda: now[0])
     monkeypatch.setattr(
@@ -240,7 +266,7 @@ def test_checkpoints_come_by_the_clock(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("every", "error"), [(-1, ValueError), ("1", TypeError)])
-def test_a_wrong_time_is_refused(every, error):
+def test_an_invalid_checkpoint_interval_is_refused(every, error):
     with pytest.raises(error, match="checkpoint_every must be"):
         draw(checkpoint_every=every)
 
@@ -256,7 +282,7 @@ def test_a_wrong_time_is_refused(every, error):
     ],
     ids=lambda method: type(method).__name__,
 )
-def test_settings_make_the_method_again(method):
+def test_a_method_can_be_rebuilt_from_its_settings(method):
     settings = plain(method.settings())
     again = method_from_settings(settings)
     assert type(again) is type(method)
@@ -268,12 +294,12 @@ def test_settings_make_the_method_again(method):
     [Repulsion(own_embedding), methods.SPELL(protected=torch.zeros(2, 4, 8, 8))],
     ids=["function", "tensor"],
 )
-def test_settings_that_only_describe_make_none(method):
+def test_settings_with_a_function_or_tensor_do_not_rebuild_a_method(method):
     with pytest.raises(ValueError, match="do not make a method"):
         method_from_settings(plain(method.settings()))
 
 
-def test_a_picture_that_is_there_is_not_drawn_again(monkeypatch, tmp_path):
+def test_resume_keeps_images_that_exist(monkeypatch, tmp_path):
     stop_after(monkeypatch, STEPS + 1, tmp_path)
     red = Image.new("RGB", (32, 32), "red")
     red.save(tmp_path / "00001.png")
@@ -282,7 +308,7 @@ def test_a_picture_that_is_there_is_not_drawn_again(monkeypatch, tmp_path):
     assert not list(tmp_path.glob(CHECKPOINTS))
 
 
-def test_what_a_killed_process_was_writing_is_gone_in_the_end(monkeypatch, tmp_path):
+def test_resume_removes_unfinished_files_of_a_killed_process(monkeypatch, tmp_path):
     draw(tmp_path / "whole")
     stop_after(monkeypatch, 2, tmp_path / "killed")
     program = (
@@ -300,7 +326,7 @@ def test_what_a_killed_process_was_writing_is_gone_in_the_end(monkeypatch, tmp_p
     (left,) = (tmp_path / "killed").glob("*.partial")
     assert [file.name for file in left.iterdir()] == [".tmpx"]
     fastrepulse.resume(tmp_path / "killed", progress=False)
-    assert pictures_in(tmp_path / "killed") == pictures_in(tmp_path / "whole")
+    assert images_in(tmp_path / "killed") == images_in(tmp_path / "whole")
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path):

@@ -1,8 +1,9 @@
-"""The sampler on the shipped model: equal to diffusers without repulsion, and as promised with."""
+"""Sampling from the shipped model, with and without repulsion."""
 
 import copy
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -53,7 +54,9 @@ def as_diffusers(pipeline, latents, scheduler, **arguments):
 
 @pytest.mark.parametrize("scheduler", models.SCHEDULERS)
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_without_repulsion_it_is_diffusers_pipeline(pipeline, scheduler, guidance_scale):
+def test_without_repulsion_the_latents_equal_those_of_diffusers(
+    pipeline, scheduler, guidance_scale
+):
     latents = initial_noise(0, 3, (4, 16, 16))
     expected = as_diffusers(pipeline, latents.clone(), scheduler, guidance_scale=guidance_scale)
     result = draw(
@@ -64,13 +67,13 @@ def test_without_repulsion_it_is_diffusers_pipeline(pipeline, scheduler, guidanc
 
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "unipc"])
-def test_what_a_scheduler_remembers_stays_as_it_was_given(pipeline, scheduler):
-    # Of the clean latents it keeps the output itself, where others are converted first
+def test_multistep_schedulers_on_a_model_of_clean_latents_equal_diffusers(pipeline, scheduler):
+    # A model of clean latents: the scheduler keeps outputs without a conversion
     predicts = copy.copy(pipeline)
     config = {**pipeline.scheduler.config, "prediction_type": "sample"}
     predicts.scheduler = type(pipeline.scheduler).from_config(config)
     latents = initial_noise(2, 2, (4, 16, 16))
-    # Unguided: of what the model never learnt to predict, guidance would blow up the rounding
+    # No guidance: it would amplify rounding, as the model never learnt this prediction
     settings = {"scheduler": scheduler, "guidance_scale": 1.0}
     result = draw(model=predicts, latents=latents, num_particles=2, repulsion=None, **settings)
     expected = as_diffusers(predicts, latents.clone(), **settings)
@@ -78,7 +81,7 @@ def test_what_a_scheduler_remembers_stays_as_it_was_given(pipeline, scheduler):
     torch.testing.assert_close(result.latents, expected, rtol=rtol, atol=atol)
 
 
-def test_a_negative_prompt_and_another_size_are_diffusers_too(pipeline):
+def test_a_negative_prompt_and_another_size_equal_diffusers(pipeline):
     latents = initial_noise(4, 2, (4, 20, 12))
     expected = as_diffusers(
         pipeline, latents.clone(), "euler", negative_prompt="a planet", height=80, width=48
@@ -91,8 +94,23 @@ def test_a_negative_prompt_and_another_size_are_diffusers_too(pipeline):
     assert result.images[0].size == (48, 80)
 
 
-@pytest.mark.parametrize("scheduler", models.SCHEDULERS)
-@pytest.mark.parametrize("embedding", ["channel_mean", "halves", "thirds", "pooled"])
+@cache
+def independent_latents(scheduler):
+    return draw(repulsion=None, scheduler=scheduler).latents
+
+
+@pytest.mark.parametrize(
+    ("embedding", "scheduler"),
+    [
+        pytest.param(
+            *(embedding, scheduler),
+            id=f"{embedding}-{scheduler}",
+            marks=() if embedding == "thirds" or scheduler == "euler" else pytest.mark.slow,
+        )
+        for embedding in ("channel_mean", "halves", "thirds", "pooled")
+        for scheduler in models.SCHEDULERS
+    ],
+)
 def test_repulsion_moves_particles_apart_and_attraction_together(embedding, scheduler):
     strength = 1.0
     distance = {
@@ -105,8 +123,9 @@ def test_repulsion_moves_particles_apart_and_attraction_together(embedding, sche
             ).latents,
             embedding,
         )
-        for sign in (-1, 0, 1)
+        for sign in (-1, 1)
     }
+    distance[0] = mean_distance(independent_latents(scheduler), embedding)
     assert distance[-1] < distance[0] < distance[1]
 
 
@@ -125,7 +144,7 @@ def test_the_other_embeddings_change_the_result(embedding):
     assert mean_distance(apart, "latent") > mean_distance(alone, "latent")
 
 
-def test_strength_zero_measures_and_changes_nothing():
+def test_strength_zero_gives_diagnostics_and_does_not_change_the_latents():
     off, measured = draw(repulsion=None), draw(repulsion=Repulsion(strength=0.0))
     assert torch.equal(off.latents, measured.latents)
     assert all(math.isnan(step.bandwidth) for step in off.diagnostics)
@@ -138,7 +157,7 @@ def test_outside_its_window_the_repulsion_does_nothing():
     assert torch.equal(off.latents, outside.latents)
 
 
-def test_noise_of_a_particle_depends_on_seed_and_index_alone():
+def test_the_noise_of_a_particle_depends_only_on_seed_and_index():
     few, many = initial_noise(7, 3, (4, 16, 16)), initial_noise(7, 40, (4, 16, 16))
     assert torch.equal(few, many[:3])
     assert not torch.equal(few, initial_noise(8, 3, (4, 16, 16)))
@@ -147,7 +166,7 @@ def test_noise_of_a_particle_depends_on_seed_and_index_alone():
     assert correlation.abs().max() < 0.2
 
 
-def test_independent_particles_do_not_know_of_each_other():
+def test_independent_particles_do_not_depend_on_each_other():
     rtol, atol = SAME_COMPUTATION
     few, many = draw(num_particles=2, repulsion=None), draw(num_particles=5, repulsion=None)
     torch.testing.assert_close(few.latents, many.latents[:2], rtol=rtol, atol=10 * atol)
@@ -162,7 +181,7 @@ def test_several_prompts_repel_only_within_their_prompt():
     torch.testing.assert_close(both.latents, torch.cat(alone), rtol=rtol, atol=10 * atol)
 
 
-def test_one_particle_is_sampled_alone():
+def test_one_particle_is_not_repelled():
     assert torch.equal(draw(num_particles=1).latents, draw(num_particles=1, repulsion=None).latents)
 
 
@@ -186,7 +205,7 @@ def test_diagnostics_have_one_entry_a_step():
     assert all(step.mean_pairwise_distance > 0 for step in result.diagnostics)
 
 
-def test_a_callback_is_told_of_every_step_and_can_stop_the_run():
+def test_a_callback_is_called_after_every_step_and_can_stop_the_run():
     told = []
     result = draw(callback_on_step_end=lambda end: told.append(replace(end, denoised=None)))
     assert [end.taken for end in told] == list(range(1, told[0].of + 1))
@@ -194,7 +213,7 @@ def test_a_callback_is_told_of_every_step_and_can_stop_the_run():
     assert {end.of for end in told} == {len(result.diagnostics)}
     seen = []
     draw(callback_on_step_end=lambda end: seen.append(end.denoised.clone()))
-    # What the run is heading for is where it arrives
+    # The clean predictions approach the final latents
     error = [(denoised - result.latents).square().mean().sqrt() for denoised in seen]
     assert error[-1] < 0.05 and error[-1] < error[0] / 10
 
@@ -208,7 +227,7 @@ def test_a_callback_is_told_of_every_step_and_can_stop_the_run():
         draw(callback_on_step_end=3)
 
 
-def test_an_embedding_has_a_strength_of_its_own():
+def test_every_embedding_has_its_own_default_strength():
     assert draw(repulsion="thirds", num_inference_steps=1).settings["repulsion"]["strength"] == 0.4
     assert Repulsion().strength == 0.4 and Repulsion("random_cnn").strength == 1.0
     assert Repulsion(embeddings.Gram("style_classifier")).strength == 0.4
@@ -216,7 +235,7 @@ def test_an_embedding_has_a_strength_of_its_own():
     assert Repulsion("thirds", 0).strength == 0
 
 
-def test_values_that_are_not_finite_are_caught_where_they_arise():
+def test_errors_name_where_values_stopped_being_finite():
     noise = initial_noise(0, 6, (4, 16, 16))
     noise[4, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=r"model's output .* step 0, particle 4"):
