@@ -1,6 +1,6 @@
-# `make demo` and `make test` do all the set-up that they need. An active virtual environment is
-# used as it is, and so is a torch that is already in it; otherwise .venv is made here. The native
-# library is built against that torch's headers, hence no build isolation.
+# `make demo` and `make test` install everything that they need. They use the active virtual
+# environment and its torch if there is one, and make .venv here otherwise. The native library is
+# built against the headers of that torch. Therefore pip runs without build isolation.
 
 TORCH ?= torch==2.13.0
 PROMPT ?= a robot
@@ -9,15 +9,15 @@ OUT ?= demo
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 PYTHON := $(ENV)/bin/python
 INSTALLED_TORCH = torch==$$($(PYTHON) -c 'from importlib.metadata import version; print(version("torch"))')
-# What makes torch, MKL, oneDNN and our kernels do without AVX-512; what torch compiled with it
-# would be taken from its cache, and wrong
+# Turns off AVX-512 in torch, MKL, oneDNN and our kernels. The compile cache has its own folder:
+# code that torch compiled with AVX-512 would give wrong timings
 AVX2 := FASTREPULSE_CPU_CAPABILITY=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
         ONEDNN_MAX_CPU_ISA=AVX2 TORCHINDUCTOR_CACHE_DIR=build/inductor-avx2
-# One stamp an environment: made by another checkout, or for another torch, it does not count
+# One stamp file per environment, checkout and torch version
 STAMP := $(ENV)/.fastrepulse-$(firstword $(shell echo "$(CURDIR) $(TORCH)" | cksum))
 
-# The ends of what is supported: one wheel, built on the oldest, passes every test on both. The
-# interpreter of Triton 3.6, which torch 2.11 brings, fails with NumPy 2.4
+# The oldest and newest supported versions. One wheel, built with the oldest torch, passes every
+# test with both. torch 2.11 comes with Triton 3.6, and its interpreter fails with NumPy 2.4
 OLDEST ?= torch==2.11.0 numpy<2.4
 NEWEST ?= torch
 OLDEST_PYTHON ?= python3
@@ -32,7 +32,7 @@ demo: $(STAMP)-run
 test: $(STAMP)-test
 	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
 
-# Replaces the checkout's library by one that Clang built, without warnings
+# Builds the native library with Clang, without warnings. It replaces the library of the checkout
 clang: $(STAMP)-test
 	CXX=clang++ CXXFLAGS=-Werror FASTREPULSE_CUDA=0 $(PYTHON) setup.py build_ext --inplace
 	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -q tests/layers tests/kernels/test_rbf_repulsion.py tests/kernels/test_median_sq_distance.py
@@ -46,7 +46,7 @@ compatibility:
 	build/oldest/bin/python -m pip wheel --no-build-isolation --no-deps -w build/wheel .
 	$(MAKE) build/oldest-passes build/newest-passes
 
-# The package is that of the wheel, and a copy of the checkout has it in place of its own
+# Tests the wheel's package: a copy of the checkout, without its own package, links to it
 build/%-passes:
 	build/$*/bin/python -m pip install "$(WHEEL)[test]"
 	build/$*/bin/python -m pip install --force-reinstall --no-deps "$(WHEEL)"
@@ -62,7 +62,7 @@ bench: $(STAMP)-bench
 	$(PYTHON) -m bench.kernels.report timings.json timings-avx2.json
 	$(PYTHON) -m bench.sampling.report timings.json timings-avx2.json
 
-# With the machine's own torch, without pip and network
+# Uses the torch of the machine and needs no pip and no network
 bench-gpu:
 	FASTREPULSE_CUDA=1 python3 setup.py build_ext --inplace
 	python3 -m bench.gpu
@@ -72,7 +72,7 @@ lint: $(STAMP)-lint
 	$(ENV)/bin/ruff format --check .
 	$(ENV)/bin/mypy
 
-# The command-line reference is written from the commands themselves, then the site is built
+# Writes the command-line reference from the commands, then builds the site
 docs: $(STAMP)-docs
 	$(ENV)/bin/python docs/command_line.py
 	NO_MKDOCS_2_WARNING=1 $(ENV)/bin/mkdocs build --strict
