@@ -290,13 +290,15 @@ def steps_in_contributing(recipe):
     return re.findall(r"^\d+\. `([^`]+)`", section, re.M)
 
 
-def follow(recipe, root, leaving_out=None):
-    """Adds a toy to a copy of the checkout; returns what is wrong with it afterwards."""
+def follow(recipes, root, leaving_out=None):
+    """Adds a toy by each recipe to a copy of the checkout; returns the first problem or None."""
     copy_checkout(root)
-    for path, edit in STEPS[recipe].items():
-        if path != leaving_out:
-            edit(root / path)
-    selected, files = CHECKED[recipe]
+    for recipe in recipes:
+        for path, edit in STEPS[recipe].items():
+            if path != leaving_out:
+                edit(root / path)
+    selected = " or ".join(CHECKED[recipe][0] for recipe in recipes)
+    files = [path for recipe in recipes for path in CHECKED[recipe][1]]
     paths = [path for path in files if (root / path).exists()]
     paths += ["tests/test_docs.py", "tests/test_recipes.py::TestNothingIsLeftOut"]
     done = run(root, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", selected, *paths)
@@ -308,12 +310,21 @@ def follow(recipe, root, leaving_out=None):
 
 
 @pytest.mark.parametrize("recipe", STEPS)
-def test_a_toy_is_added_by_the_steps_of_the_recipe(recipe, tmp_path):
+def test_the_steps_are_those_of_the_recipe(recipe):
     assert steps_in_contributing(recipe) == list(STEPS[recipe])
-    assert follow(recipe, tmp_path) is None
+
+
+def test_toys_are_added_by_the_steps_of_the_recipes(tmp_path):
+    assert follow(STEPS, tmp_path) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", STEPS)
+def test_a_toy_is_added_by_the_steps_of_one_recipe_alone(recipe, tmp_path):
+    assert follow([recipe], tmp_path) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "step"), [(r, step) for r in STEPS for step in STEPS[r]])
 def test_no_step_can_be_left_out(recipe, step, tmp_path):
-    assert follow(recipe, tmp_path, leaving_out=step) is not None
+    assert follow([recipe], tmp_path, leaving_out=step) is not None

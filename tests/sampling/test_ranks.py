@@ -1,38 +1,15 @@
 """Several processes share a run: they write the files of one process, and end together."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import fastrepulse
 from fastrepulse.sampling.distributed import Ranks
-from fastrepulse.sampling.output import CHECKPOINTS
 from helpers import shared_runs
-
-JOB = Path(shared_runs.__file__)
-PATHS = [str(JOB.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)}
-
-
-def torchrun(processes, *arguments, cwd=None):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(processes), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, cwd=cwd
-    )
-
-
-def files_in(folder):
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+from helpers.torchrun import JOB, files_in, torchrun
 
 
 @pytest.fixture(
@@ -117,45 +94,6 @@ def test_one_process_finishes_what_several_denoised(shared, alone):
     assert files_in(folder) == files_in(alone("euler"))
 
 
-def test_a_process_that_is_killed_is_named_and_the_run_goes_on(tmp_path):
-    expected = tmp_path / "expected"
-    shared_runs.draw(expected, num_inference_steps=5)
-    start = time.monotonic()
-    # Without torchrun, which would stop the other processes before they report
-    base = ENVIRONMENT | {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    base["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
-    command = [sys.executable, str(JOB), str(tmp_path), "killed"]
-    processes = [subprocess.Popen(command, env=base | {"RANK": str(rank)}) for rank in range(3)]
-    codes = [process.wait(120) for process in processes]
-    assert codes[1] == -signal.SIGKILL
-    assert time.monotonic() - start < 60
-    for rank in (0, 2):
-        assert "rank 1 does not answer" in (tmp_path / f"message-{rank}").read_text("utf-8")
-    assert list((tmp_path / "killed").glob(CHECKPOINTS))
-    # On another number of processes
-    done = torchrun(2, str(JOB), str(tmp_path), "resume")
-    assert done.returncode == 0, done.stderr
-    assert files_in(tmp_path / "killed") == files_in(expected)
-
-
-def test_torchrun_starts_the_command_line(tmp_path):
-    command = ["-m", "fastrepulse", "sample", "a planet", "-n", "3", "--num-inference-steps", "1"]
-    done = torchrun(2, *command, "--out", "drawn", "--seed", "1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("repelled in") == 1 and done.stderr.count("denoise:   0%") == 1
-    alone = fastrepulse.sample("a planet", 3, num_inference_steps=1, seed=1, progress=False)
-    assert len(alone.images) == len(list((tmp_path / "drawn").glob("[0-9]*.png"))) == 3
-
-
 def test_a_group_must_be_a_process_group():
     with pytest.raises(TypeError, match="process group, got 2"):
         Ranks(2)
-
-
-@pytest.mark.slow
-def test_checkpoints_of_processes_hold_all_particles(tmp_path):
-    done = torchrun(2, str(JOB), str(tmp_path), "killed")
-    assert done.returncode != 0
-    assert "exitcode  : -9" in done.stderr and "rank      : 1" in done.stderr
-    newest = sorted((tmp_path / "killed").glob(CHECKPOINTS))[-1]
-    assert load_file(newest)["x"].shape == (10, 4, 8, 8)
