@@ -47,11 +47,8 @@ def find_strength(
 
     The bisection assumes that the rule holds up to some strength and fails above it. `figures_of`
     samples and measures a setting on the calibration seeds. `varied` has the figures of full
-    captions.
-
-    Returns:
-        The method at the strength found, and for JSON: whether the rule holds there (False if even
-        the lowest strength breaks it), and the figures of all tried strengths.
+    captions. Returns the method at the strength found, and a record for JSON: whether the rule
+    holds there (not if even the lowest strength breaks it), and the figures of all tried strengths.
     """
     ratio = (family.high / family.low) ** (1 / (GRID - 1))
     tried: dict[int, dict[str, Any]] = {}

@@ -47,13 +47,7 @@ XL = Kind(
 def read_file(
     path: Path, dtype: torch.dtype, prediction_type: str | None, config: Path | None
 ) -> Any:
-    """Loads a checkpoint as a diffusers pipeline, on the CPU; for the arguments see `load_model`.
-
-    Raises:
-        ValueError: If the checkpoint is not supported, is incomplete or does not state its
-            prediction type.
-        ImportError: If CLIP's vocabulary is needed and not installed.
-    """
+    """Loads a checkpoint as a diffusers pipeline on the CPU; for its arguments see `load_model`."""
     import diffusers
     from safetensors import safe_open
     from transformers import CLIPTokenizer

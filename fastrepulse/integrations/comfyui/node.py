@@ -105,11 +105,10 @@ def next_level(args: dict[str, Any]) -> float | None:
     sigmas = args["model_options"].get("transformer_options", {}).get("sample_sigmas")
     if sigmas is None:
         return None
-    sampling = args["model"].model_sampling
     lower = [sigma for sigma in sigmas if sigma < args["sigma"].flatten()[0]]
     if not lower or lower[0] == 0:
         return 0.0
-    alpha, sigma = signal_and_noise(sampling, lower[0])
+    alpha, sigma = signal_and_noise(args["model"].model_sampling, lower[0])
     return sigma / alpha
 
 
