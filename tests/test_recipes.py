@@ -111,10 +111,8 @@ METHOD = '''
 """A toy."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastrepulse.methods.base import Method, Particles, Push
-from fastrepulse.methods.embedded import settings_of
 
 
 @dataclass(frozen=True)
@@ -130,9 +128,6 @@ class ToyShrink(Method):
 
     def push(self, particles: Particles) -> Push:
         return Push.of(-self.strength * particles.denoised, particles)
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)
 '''
 METHOD_TEST = """
 

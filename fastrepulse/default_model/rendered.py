@@ -1,12 +1,8 @@
 """Reference pictures for samples: rendered pictures in which all values are equally common.
 
-200 pictures of each subject ship as `rendered.webp`. To make this file from the output of
-`training/render.py`:
-
-    python -m fastrepulse.default_model.rendered --data data
+200 pictures of each subject ship as `rendered.webp`, which `training/render.py` writes.
 """
 
-import argparse
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -78,17 +74,3 @@ def _reference(subject: int, device: str) -> tuple[PatchReference, float]:
     pictures = (rendered_pictures()[subject] / 255).to(device)
     reference = PatchReference(pictures[HELD_OUT:])
     return reference, reference.distance(pictures[:HELD_OUT]).mean().item()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    args = parser.parse_args()
-    pictures = rendered_pictures(args.data)[:, :PER_SUBJECT].flatten(0, 1).permute(0, 2, 3, 1)
-    rows = pictures.reshape(-1, COLUMNS, IMAGE_SIZE, IMAGE_SIZE, 3).transpose(1, 2)
-    sheet = rows.reshape(-1, COLUMNS * IMAGE_SIZE, 3).numpy()
-    Image.fromarray(sheet).save(SHEET, lossless=True, quality=100, method=6)
-
-
-if __name__ == "__main__":
-    main()

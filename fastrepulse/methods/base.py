@@ -1,13 +1,14 @@
 """The interface between the sampler and a method: particles in, changes of their scores out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrepulse.checks import FiniteCheck, Window
+from fastrepulse.embeddings.base import name_of
 from fastrepulse.schedule import score
 
 
@@ -20,18 +21,14 @@ class Partition:
     Args:
         rows: Indices of the particles of this rank, prompt after prompt.
         count: Number of particles of all ranks.
+        rank: Index of this rank.
+        world_size: Number of ranks.
     """
 
     rows: Sequence[int]
     count: int
-
-    @property
-    def rank(self) -> int:
-        return 0
-
-    @property
-    def world_size(self) -> int:
-        return 1
+    rank: int = 0
+    world_size: int = 1
 
     def all_gather(self, local: Tensor) -> Tensor:
         """Returns the rows of all particles [prompts * N, ...] from those of each rank."""
@@ -154,8 +151,8 @@ class Push:
 class Method:
     """A way to make particles differ: it changes scores, text embeddings or guidance.
 
-    A subclass is a frozen dataclass of its settings. It overrides `settings` and at least one of
-    `push`, `perturb_text` and `uses_guidance_at`.
+    A subclass is a frozen dataclass of its arguments. It overrides at least one of `push`,
+    `perturb_text` and `uses_guidance_at`.
     """
 
     joint = False
@@ -206,5 +203,15 @@ class Method:
         """Restores what `state` returned."""
 
     def settings(self) -> dict[str, Any]:
-        """Returns the method's name and settings in a form that JSON can store."""
-        raise NotImplementedError
+        """Returns the method's name and arguments in a form that JSON can store."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {"method": type(self).__name__} | {k: _plain(v) for k, v in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Returns an argument for JSON: a function by its name, a tensor by its shape."""
+    if isinstance(value, Window):
+        return value.plain()
+    if isinstance(value, Tensor):
+        return list(value.shape)
+    return name_of(value) if callable(value) else value

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from fastrepulse.methods.base import Method
-from fastrepulse.methods.embedded import settings_of
 from fastrepulse.noise import particle_noise
 
 
@@ -69,6 +67,3 @@ class CADS(Method):
         width = noisy.std(dims, keepdim=True).clamp_min(1e-6)
         scaled = (noisy - noisy.mean(dims, keepdim=True)) / width
         return self.rescale * (scaled * std + mean) + (1 - self.rescale) * noisy
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)

@@ -1,7 +1,7 @@
 """The common part of methods that add the gradient of a potential in an embedding."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -53,9 +53,6 @@ class EmbeddedMethod(Method):
         directions, prompts = pull_back_forces(embedding, self.on, particles, force_fn)
         return Push((self.strength * direction for direction in directions), prompts)
 
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)
-
 
 def check_embedded(method: Any) -> None:
     """Checks `embedding`, `strength`, `on` and `window` of a method, and makes a `Window`."""
@@ -63,17 +60,3 @@ def check_embedded(method: Any) -> None:
     check_number("strength", method.strength)
     check_choice("on", method.on, ("noisy", "denoised"))
     object.__setattr__(method, "window", Window.of("window", method.window))
-
-
-def settings_of(method: Any) -> dict[str, Any]:
-    """Returns the class name and the fields of a method in a form that JSON can store."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Window):
-            return value.plain()
-        if isinstance(value, Tensor):
-            return list(value.shape)
-        return embeddings.name_of(value) if callable(value) else value
-
-    values = {field.name: plain(getattr(method, field.name)) for field in fields(method)}
-    return {"method": type(method).__name__} | values

@@ -1,11 +1,9 @@
 """Interval guidance: guidance in a limited interval of noise levels."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastrepulse.checks import Window
 from fastrepulse.methods.base import Method
-from fastrepulse.methods.embedded import settings_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,3 @@ class IntervalGuidance(Method):
 
     def uses_guidance_at(self, sigma: float, first: bool) -> bool:
         return sigma in self.window
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)

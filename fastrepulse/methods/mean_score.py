@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fastrepulse.checks import Window
 from fastrepulse.methods.base import Method, Particles, Push
-from fastrepulse.methods.embedded import settings_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,3 @@ class MeanScore(Method):
             others = (scores.sum(dim=0) - scores) / (len(scores) - 1)
             changes.append(-self.strength * others)
         return Push.of(torch.cat(changes), particles)
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)

@@ -20,7 +20,7 @@ from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method, Particles, Partition, PromptForce, Push
 from fastrepulse.methods.diagnostics import mean_distance, root_mean_square
 from fastrepulse.methods.duplicates import separate_duplicates
-from fastrepulse.methods.embedded import check_embedded, settings_of
+from fastrepulse.methods.embedded import check_embedded
 from fastrepulse.methods.pull_back import On, pull_back_forces
 from fastrepulse.methods.step_length import with_step_length
 from fastrepulse.noise import step_generator
@@ -261,7 +261,7 @@ class Repulsion(Method):
 
     def settings(self) -> dict[str, Any]:
         """Returns the arguments in a form that JSON can store; a bank is its length."""
-        settings = settings_of(self) | {"bank": None if self.bank is None else len(self.bank)}
+        settings = super().settings() | {"bank": None if self.bank is None else len(self.bank)}
         # The arguments alone, so that Repulsion(**settings) is the same again
         del settings["method"]
         return settings

@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrepulse.methods.base import Method, Particles, Push
-from fastrepulse.methods.embedded import settings_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +62,6 @@ class SPELL(Method):
             moves.append(move)
         scale = self.overcompensation / particles.sigma**2
         return Push.of(scale * torch.cat(moves).view_as(particles.denoised), particles)
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)
 
 
 def move_out(

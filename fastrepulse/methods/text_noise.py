@@ -1,14 +1,12 @@
 """Text noise: noise on each particle's text embeddings, in the first steps."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastrepulse.checks import check_number
 from fastrepulse.methods.base import Method
-from fastrepulse.methods.embedded import settings_of
 from fastrepulse.noise import particle_noise
 
 
@@ -58,6 +56,3 @@ class TextNoise(Method):
         )
         noise = torch.where(chosen < self.share, 2 * noise - 1, 0.0).to(text)
         return text + self.strength * text.std((1, 2), keepdim=True) * noise
-
-    def settings(self) -> dict[str, Any]:
-        return settings_of(self)

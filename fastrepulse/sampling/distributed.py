@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -61,7 +61,8 @@ class Ranks:
         start = self.rank * least + min(self.rank, more)
         own = range(start, start + least + (self.rank < more))
         rows = [prompt * num_particles + i for prompt in range(prompts) for i in own]
-        return RankPartition(rows, prompts * num_particles, self, prompts)
+        count = prompts * num_particles
+        return RankPartition(rows, count, self.rank, self.world_size, ranks=self, prompts=prompts)
 
     def all_gather(self, rows: Tensor) -> list[Tensor]:
         """Returns the rows [n, ...] of every rank; n may differ between ranks, the dtype may not.
@@ -148,22 +149,12 @@ class RankPartition(Partition):
     """The particles of one rank among several.
 
     Args:
-        rows: Indices of the particles of this rank, prompt after prompt.
-        count: Number of particles of all ranks.
         ranks: The ranks.
         prompts: Number of prompts.
     """
 
-    ranks: Ranks
-    prompts: int
-
-    @property
-    def rank(self) -> int:
-        return self.ranks.rank
-
-    @property
-    def world_size(self) -> int:
-        return self.ranks.world_size
+    ranks: Ranks = field(kw_only=True)
+    prompts: int = field(kw_only=True)
 
     def all_gather(self, local: Tensor) -> Tensor:
         parts = self.ranks.all_gather(local)

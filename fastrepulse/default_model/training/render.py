@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fastrepulse.default_model.captions import Subject
+from fastrepulse.default_model.rendered import COLUMNS, PER_SUBJECT, rendered_pictures
 from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
 from fastrepulse.default_model.training.frequencies import draw_even, draw_long_tailed
 
@@ -122,6 +123,13 @@ def render_split(out: Path, split: str, per_subject: int, workers: int) -> None:
     (out / f"{split}.json").write_text(json.dumps(drawn))
 
 
+def write_sheet(out: Path) -> None:
+    """Writes the first held-out pictures of each subject to `<out>/rendered.webp`."""
+    pictures = rendered_pictures(out)[:, :PER_SUBJECT].flatten(0, 1).permute(0, 2, 3, 1)
+    rows = pictures.unflatten(0, (-1, COLUMNS)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    Image.fromarray(rows.numpy()).save(out / "rendered.webp", lossless=True, quality=100, method=6)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
@@ -134,6 +142,7 @@ def main() -> None:
     counts = (args.per_subject, args.per_subject, args.heldout_per_subject)
     for split, per_subject in zip(SPLITS, counts, strict=True):
         render_split(args.out, split, per_subject, args.workers)
+    write_sheet(args.out)
 
 
 if __name__ == "__main__":
