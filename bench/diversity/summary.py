@@ -65,14 +65,14 @@ def final(file: Path) -> list[str]:
 def searched(file: Path) -> list[str]:
     """Returns one row per method at the strength that the search found."""
     lines = [
-        "| method | strength | keeps to the rule | attribute Vendi | coverage | accuracy | off |"
+        "| method | strength | accurate and clean | attribute Vendi | coverage | accuracy | off |"
     ]
     lines.append("|" + "---|" * 7)
     for method, found in json.loads(file.read_text())["methods"].items():
         curve = found["curve"]
         kept = [row for row in curve if row["holds"]] or curve[:1]
         best = max(kept, key=lambda row: row["strength"])
-        cells = [method, f"{best['strength']:.3g}", "yes" if found["holds"] else "not even here"]
+        cells = [method, f"{best['strength']:.3g}", "yes" if found["holds"] else "no"]
         cells += [f"{best['attribute_vendi']:.2f}", f"{best['coverage']:.1%}"]
         cells += [f"{best['accuracy']:.1%}", f"{best['off_data']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")

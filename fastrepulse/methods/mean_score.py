@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastrepulse.checks import Window
+from fastrepulse.checks import Window, check_number
 from fastrepulse.methods.base import Method, Particles, Push
 
 
@@ -25,8 +25,7 @@ class MeanScore(Method):
     window: Window | tuple[float, float] = (math.inf, 4.0)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.strength):
-            raise ValueError(f"strength must be a finite number, got {self.strength}")
+        check_number("strength", self.strength)
         object.__setattr__(self, "window", Window.of("window", self.window))
 
     def push(self, particles: Particles) -> Push:

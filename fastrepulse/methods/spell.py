@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastrepulse.checks import check_positive
 from fastrepulse.methods.base import Method, Particles, Push
 
 
@@ -33,9 +34,7 @@ class SPELL(Method):
 
     def __post_init__(self) -> None:
         for name in ("radius", "overcompensation"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive number, got {value}")
+            check_positive(name, getattr(self, name))
         if self.protected is not None and self.protected.ndim != 4:
             raise ValueError(f"protected must be [M, C, H, W], got {tuple(self.protected.shape)}")
 
