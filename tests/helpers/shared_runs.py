@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -27,17 +27,26 @@ RUNS = {
     "ddim": {"scheduler": "ddim", "guidance_scale": 1.0},
     "multistep": {"scheduler": "dpm++", "num_inference_steps": 3},
     "corrector": {"scheduler": "unipc", "num_inference_steps": 3, "guidance_scale": 1.0},
-    "many": {"num_particles": 33, "num_inference_steps": 1, "guidance_scale": 1.0},
+    "many": {
+        "prompt": "a planet",
+        "num_particles": 33,
+        "num_inference_steps": 1,
+        "guidance_scale": 1.0,
+    },
     "corrections": {"corrections": [Correction(step_size=0.1, window=(9.0, 1.0))]},
     "one-prompt": {"prompt": "a planet", "num_particles": 3, "negative_prompt": "blue"},
     "interval": {"repulsion": methods.IntervalGuidance((9.0, 0.5))},
     "text": {"repulsion": methods.CADS()},
     "guidance": {"repulsion": methods.ParticleGuidance(), "guidance_scale": 1.0},
     "vendi": {"repulsion": methods.VendiGuidance(), "guidance_scale": 1.0},
-    "subset": {"repulsion": Repulsion("random_cnn", subset=3), "guidance_scale": 1.0},
+    "subset": {
+        "num_particles": 5,
+        "repulsion": Repulsion("random_cnn", subset=3),
+        "guidance_scale": 1.0,
+    },
     "bank": {"repulsion": Repulsion("pooled", bank=Bank()), "guidance_scale": 1.0},
     "slow-process": {},
-    "restart": {"num_inference_steps": 8, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
+    "restart": {"num_inference_steps": 5, "repulsion": Repulsion("pooled"), "guidance_scale": 1.0},
 }
 """Bit for bit equal to runs of one process."""
 
@@ -73,7 +82,7 @@ def unlike_others(name, rank):
         yield
 
 
-def draw(folder, prompt=("a face", "a robot"), num_particles=5, **arguments):
+def draw(folder, prompt=("a face", "a robot"), num_particles=3, **arguments):
     how = {"num_inference_steps": 2, "seed": 3, "progress": False, "micro_batch_size": 1}
     how |= {"height": 32, "width": 32, "device": "cpu", "compile": False}
     prompt = prompt if isinstance(prompt, str) else list(prompt)
@@ -120,6 +129,20 @@ def failure(name, folder, group):
     return "none"
 
 
+STEPS = 4
+"""Steps of the runs that stop after the first."""
+
+
+def stop(step):
+    raise InterruptedError(f"stopped after {step.taken}")
+
+
+def stopped(folder):
+    """Draws a run in one process that stops after one step and leaves a checkpoint."""
+    with suppress(InterruptedError):
+        draw(folder, num_inference_steps=STEPS, checkpoint_every=0, callback_on_step_end=stop)
+
+
 FAILURES = ["predict", "first-process", "interrupt", "embed", "picture", "summary"]
 REFUSED = ["needs-all-latents", "no-folder", "too-few", "other-settings"]
 
@@ -134,7 +157,7 @@ def killed(folder, group):
         real(self, *given)
 
     DenoiseLoop._advance = advance
-    draw(folder, group=group, num_inference_steps=5, checkpoint_every=0)
+    draw(folder, group=group, num_inference_steps=STEPS, checkpoint_every=0)
 
 
 def main():
@@ -150,14 +173,11 @@ def main():
         except RuntimeError as error:
             (out / f"message-{rank}").write_text(str(error), "utf-8")
         return
-    if names == ["resume"]:
-        fastrepulse.resume(out / "killed", group=group, progress=False)
-        dist.destroy_process_group()
-        return
     for name, arguments in (RUNS | ROUNDED).items():
         with unlike_others(name, rank):
             result = draw(out / name, group=group, **arguments)
         assert len(result.latents) < len(result.images)
+    fastrepulse.resume(out / "stopped", group=group, progress=False)
     errors = {}
     for name in [*FAILURES, *REFUSED]:
         start = time.monotonic()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
@@ -17,22 +16,20 @@ from helpers.torchrun import ENVIRONMENT, JOB, files_in, torchrun
 
 def test_a_process_that_is_killed_is_named_and_the_run_goes_on(tmp_path):
     expected = tmp_path / "expected"
-    shared_runs.draw(expected, num_inference_steps=5)
-    start = time.monotonic()
+    shared_runs.draw(expected, num_inference_steps=shared_runs.STEPS)
     # Without torchrun, which would stop the other processes before they report
     base = ENVIRONMENT | {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     base["MASTER_PORT"] = str(20_000 + os.getpid() % 10_000)
     command = [sys.executable, str(JOB), str(tmp_path), "killed"]
     processes = [subprocess.Popen(command, env=base | {"RANK": str(rank)}) for rank in range(3)]
-    codes = [process.wait(120) for process in processes]
-    assert codes[1] == -signal.SIGKILL
-    assert time.monotonic() - start < 60
+    assert processes[1].wait(300) == -signal.SIGKILL
     for rank in (0, 2):
+        # Counted from the kill, so that the time of imports does not matter
+        processes[rank].wait(60)
         assert "rank 1 does not answer" in (tmp_path / f"message-{rank}").read_text("utf-8")
     assert list((tmp_path / "killed").glob(CHECKPOINTS))
     # On another number of processes
-    done = torchrun(2, str(JOB), str(tmp_path), "resume")
-    assert done.returncode == 0, done.stderr
+    fastrepulse.resume(tmp_path / "killed", device="cpu", progress=False)
     assert files_in(tmp_path / "killed") == files_in(expected)
 
 
@@ -51,4 +48,4 @@ def test_checkpoints_of_processes_hold_all_particles(tmp_path):
     assert done.returncode != 0
     assert "exitcode  : -9" in done.stderr and "rank      : 1" in done.stderr
     newest = sorted((tmp_path / "killed").glob(CHECKPOINTS))[-1]
-    assert load_file(newest)["x"].shape == (10, 4, 8, 8)
+    assert load_file(newest)["x"].shape == (6, 4, 8, 8)

@@ -17,6 +17,8 @@ from helpers.torchrun import JOB, files_in, torchrun
 )
 def shared(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("shared")
+    shared_runs.stopped(out / "stopped")
+    assert not list((out / "stopped").glob("*.png"))
     done = torchrun(request.param, str(JOB), str(out))
     assert done.returncode == 0, done.stderr
     return out
@@ -87,9 +89,14 @@ def test_settings_that_processes_cannot_share_are_refused(name, message, shared)
         assert message in json.loads(path.read_text("utf-8"))[name][0]
 
 
+def test_several_processes_finish_a_run_of_one_process(shared, tmp_path):
+    shared_runs.draw(tmp_path, num_inference_steps=shared_runs.STEPS)
+    assert files_in(shared / "stopped") == files_in(tmp_path)
+
+
 def test_one_process_finishes_what_several_denoised(shared, alone):
     folder = shared / "failures" / "picture"
-    assert len(list(folder.glob("[0-9]*.png"))) < 10
+    assert len(list(folder.glob("[0-9]*.png"))) < 6
     fastrepulse.resume(folder, device="cpu", progress=False)
     assert files_in(folder) == files_in(alone("euler"))
 
