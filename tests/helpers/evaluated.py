@@ -5,7 +5,7 @@ from fastrepulse.evaluation.runs import Protocol
 from fastrepulse.evaluation.settings import DEFAULT, INDEPENDENT
 from fastrepulse.methods import CADS
 
-N, STEPS, SEEDS = 3, 2, 2
+N, STEPS, SEEDS = 2, 2, 2
 PROTOCOL = Protocol(N, STEPS)
 TINY = {"num_seeds": SEEDS, "num_particles": N, "num_inference_steps": STEPS, "compile": False}
 FEW = [INDEPENDENT, DEFAULT, Setting("CADS", "0.5", {"repulsion": CADS(0.5)})]
