@@ -20,12 +20,13 @@ SCRIPT = """
 import json, sys
 import torch
 from fastrepulse import models
-try:
-    model = models.load_model(sys.argv[1], dtype=getattr(torch, sys.argv[2]))
-except OSError as error:
-    print(error)
-    sys.exit(3)
-print(json.dumps({"name": model.name, "variants": model.variants, "dtype": str(model.dtype)}))
+for name in sys.argv[1:]:
+    try:
+        model = models.load_model(name, dtype=torch.float32)
+    except OSError as error:
+        print(error)
+        sys.exit(3)
+    print(json.dumps({"name": model.name, "variants": model.variants, "dtype": str(model.dtype)}))
 """
 
 
@@ -96,7 +97,7 @@ def repository(tmp_path_factory):
     return folder
 
 
-def load(cache, address, dtype, offline=False):
+def load(cache, address, *names, offline=False):
     environment = {
         **os.environ,
         "HF_ENDPOINT": address,
@@ -104,14 +105,14 @@ def load(cache, address, dtype, offline=False):
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_OFFLINE": str(int(offline)),
     }
-    command = [sys.executable, "-c", SCRIPT, NAME, dtype]
+    command = [sys.executable, "-c", SCRIPT, *names]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_the_best_variant_is_downloaded_and_found_again_offline(repository, tmp_path):
+def test_the_best_variant_is_downloaded_once_and_another_name_is_refused(repository, tmp_path):
     server, asked = server_of(repository)
     address = f"http://127.0.0.1:{server.server_port}"
-    run = load(tmp_path, address, "float32")
+    run = load(tmp_path, address, NAME)
     assert run.returncode == 0, run.stderr
     loaded = json.loads(run.stdout.splitlines()[-1])
     assert loaded == {"name": NAME, "variants": {"unet": "fp16"}, "dtype": "torch.float32"}
@@ -122,17 +123,14 @@ def test_the_best_variant_is_downloaded_and_found_again_offline(repository, tmp_
         "vae/diffusion_pytorch_model.safetensors",
     ]
     server.shutdown()
-    again = load(tmp_path, address, "float32", offline=True)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout.splitlines()[-1]) == loaded
-
-
-def test_a_name_that_is_neither_here_nor_on_the_hub_is_refused(tmp_path):
-    """For example a folder whose path is mistyped."""
-    run = load(tmp_path, "http://127.0.0.1:9", "float32", offline=True)
-    assert run.returncode == 3, run.stderr
+    # A name that is neither here nor on the hub, for example a folder whose path is mistyped
+    again = load(tmp_path, address, NAME, "somebody/no-model", offline=True)
+    assert again.returncode == 3, again.stderr
+    found, refused = again.stdout.split("\n", 1)
+    assert json.loads(found) == loaded
     expected = (
         "model must be a folder in diffusers' layout, a safetensors file or a hub id 'owner/name', "
-        f"got {NAME!r}: there is no folder of that name here, and the download from the hub failed:"
+        "got 'somebody/no-model': there is no folder of that name here, and the download from the "
+        "hub failed:"
     )
-    assert run.stdout.startswith(expected)
+    assert refused.startswith(expected)
