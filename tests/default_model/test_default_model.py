@@ -143,7 +143,7 @@ def test_style_labels_are_shared_by_all_subjects(tmp_path):
 
 @pytest.fixture(scope="module")
 def independent_and_repelled():
-    settings = {"num_inference_steps": 15, "seed": 0, "progress": False}
+    settings = {"num_inference_steps": 10, "seed": 0, "progress": False}
     return [
         fastrepulse.sample(list(PROMPTS), 8, **settings, **repulsion).images
         for repulsion in ({"repulsion": None}, {})
