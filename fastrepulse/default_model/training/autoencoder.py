@@ -1,4 +1,4 @@
-"""Trains the shipped model's autoencoder: 64x64 pictures to latents [4, 16, 16] and back.
+"""Trains the shipped model's autoencoder: pictures to latents of a quarter of their side and back.
 
 python -m fastrepulse.default_model.training.autoencoder --data data --out model
 """
@@ -64,6 +64,8 @@ def main() -> None:
     vae = build()
     if args.start:
         vae = AutoencoderKL.from_pretrained(args.start / "vae", low_cpu_mem_usage=False).float()
+    vae.register_to_config(sample_size=pictures.shape[-1])
+    half = args.bfloat16 or device.type == "cuda"
     vae = vae.train().to(device, memory_format=torch.channels_last)
     trainer = Trainer({"vae": vae}, args.out / "train_vae", args.steps, args.lr)
     if device.type == "cpu":
@@ -75,7 +77,7 @@ def main() -> None:
     progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
     for step in progress:
         batch = pictures[torch.randint(len(pictures), (args.batch_size,), device=device)]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = loss_of(vae, to_float(batch))
         trainer.update(loss)
         if step % 200 == 199:

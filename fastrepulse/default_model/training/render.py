@@ -66,31 +66,34 @@ def details(subject: Subject) -> dict[str, list[str]]:
     return {k: v for k, v in options.items() if k not in named and len(v) > 1}
 
 
-def render(subject: Subject, seed: str, options: dict[str, Any]) -> tuple[np.ndarray, dict]:
+def render(
+    subject: Subject, seed: str, options: dict[str, Any], size: int
+) -> tuple[np.ndarray, dict]:
     """Renders one picture.
 
     Args:
         subject: The subject.
         seed: Seed of the options that are not given.
         options: DiceBear's options, such as {"potColor": ["fcd34d"]}.
+        size: Side of the picture in pixels.
 
     Returns:
-        The picture, uint8 [64, 64, 3], and its components and colours.
+        The picture, uint8 [size, size, 3], and its components and colours.
     """
-    avatar = Avatar(style(subject.style), {"seed": seed, "size": IMAGE_SIZE, **options})
+    avatar = Avatar(style(subject.style), {"seed": seed, "size": size, **options})
     png = resvg_py.svg_to_bytes(
-        svg_string=avatar.to_string(), width=IMAGE_SIZE, height=IMAGE_SIZE, skip_system_fonts=True
+        svg_string=avatar.to_string(), width=size, height=size, skip_system_fonts=True
     )
     picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
     drawn = avatar.to_json()["options"]
     return np.asarray(picture), {k: v for k, v in drawn.items() if k.endswith(("Variant", "Color"))}
 
 
-def render_some(job: tuple[Subject, str, range]) -> tuple[np.ndarray, list[dict]]:
+def render_some(job: tuple[Subject, str, range, int]) -> tuple[np.ndarray, list[dict]]:
     """Renders some pictures of one subject and split, and returns their options too."""
-    subject, split, numbers = job
+    subject, split, numbers, size = job
     unnamed = details(subject)
-    pictures = np.empty((len(numbers), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    pictures = np.empty((len(numbers), size, size, 3), np.uint8)
     drawn = []
     for i, number in enumerate(numbers):
         rng = random.Random(f"{subject.name} {split} {number}")
@@ -98,17 +101,17 @@ def render_some(job: tuple[Subject, str, range]) -> tuple[np.ndarray, list[dict]
             options = draw_long_tailed(subject, unnamed, rng)
         else:
             options = draw_even(subject, rng)
-        pictures[i], shown = render(subject, f"{split}-{number}", options)
+        pictures[i], shown = render(subject, f"{split}-{number}", options, size)
         drawn.append(shown)
     return pictures, drawn
 
 
-def render_split(out: Path, split: str, per_subject: int, workers: int) -> None:
+def render_split(out: Path, split: str, per_subject: int, size: int, workers: int) -> None:
     """Renders one split to `<out>/<split>.npz` and `<split>.json`, in the order of subjects."""
     out.mkdir(parents=True, exist_ok=True)
     starts = range(0, per_subject, CHUNK)
     jobs = [
-        (subject, split, range(start, min(start + CHUNK, per_subject)))
+        (subject, split, range(start, min(start + CHUNK, per_subject)), size)
         for subject in SUBJECTS
         for start in starts
     ]
@@ -137,12 +140,14 @@ def main() -> None:
         "--per-subject", type=int, default=12000, help="Pictures of each training split."
     )
     parser.add_argument("--heldout-per-subject", type=int, default=400)
+    parser.add_argument("--size", type=int, default=IMAGE_SIZE, help="Side in pixels.")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     counts = (args.per_subject, args.per_subject, args.heldout_per_subject)
     for split, per_subject in zip(SPLITS, counts, strict=True):
-        render_split(args.out, split, per_subject, args.workers)
-    write_sheet(args.out)
+        render_split(args.out, split, per_subject, args.size, args.workers)
+    if args.size == IMAGE_SIZE:
+        write_sheet(args.out)
 
 
 if __name__ == "__main__":

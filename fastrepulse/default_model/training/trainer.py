@@ -37,6 +37,8 @@ def parse_options(
     if lr is not None:
         parser.add_argument("--lr", type=float, default=lr)
         parser.add_argument("--start", type=Path, help="Pipeline folder with initial weights.")
+        half = "Run the model in bfloat16, as on a GPU; fast on a CPU with AMX."
+        parser.add_argument("--bfloat16", action="store_true", help=half)
     if text:
         only = "Train only the text encoder and the keys and values of cross-attention."
         parser.add_argument("--text-only", action="store_true", help=only)

@@ -2,8 +2,9 @@
 
     python -m fastrepulse.default_model.training.unet --data data --out model
 
-Every 500 steps the averaged weights are saved as a diffusers StableDiffusionPipeline in
-`<out>/weights`.
+The latents have the size that the data ask for: `--start` with larger pictures fine-tunes a model
+for a larger size. Every 500 steps the averaged weights are saved as a diffusers
+StableDiffusionPipeline in `<out>/weights`.
 """
 
 import copy
@@ -58,13 +59,16 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Tensor, cache: Path) -> tuple[Tensor, Tensor]:
+def encode(
+    vae: AutoencoderKL, pictures: Tensor, cache: Path, half: bool = False
+) -> tuple[Tensor, Tensor]:
     """Returns the scaled mean and standard deviation of all latents, cached in a file."""
     if not cache.exists():
-        parts = [
-            vae.encode(to_float(chunk.to(vae.device))).latent_dist
-            for chunk in tqdm(pictures.split(256), desc="encode")
-        ]
+        with torch.autocast(vae.device.type, torch.bfloat16, enabled=half):
+            parts = [
+                vae.encode(to_float(chunk.to(vae.device))).latent_dist
+                for chunk in tqdm(pictures.split(256), desc="encode")
+            ]
         scale = vae.config.scaling_factor
         mean, std = (
             torch.cat([getattr(p, name) for p in parts]) * scale for name in ("mean", "std")
@@ -132,10 +136,11 @@ def main() -> None:
     device = torch.device(args.device)
     vae = AutoencoderKL.from_pretrained(args.out / "vae", low_cpu_mem_usage=False)
     vae = vae.float().to(device, memory_format=torch.channels_last)
-    both = [
-        encode(vae, load_pictures(args.data / f"{split}.npz"), args.out / f"{split}.safetensors")
-        for split in ("long_tailed", "even")
-    ]
+    half = args.bfloat16 or device.type == "cuda"
+    both = []
+    for split in ("long_tailed", "even"):
+        pictures = load_pictures(args.data / f"{split}.npz")
+        both.append(encode(vae, pictures, args.out / f"{split}.safetensors", args.bfloat16))
     mean, std = (torch.cat(parts) for parts in zip(*both, strict=True))
     tokenizer = build_tokenizer()
     if args.start:
@@ -143,6 +148,7 @@ def main() -> None:
         text_encoder = CLIPTextModel.from_pretrained(args.start / "text_encoder")
     else:
         unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
+    unet.register_to_config(sample_size=mean.shape[-1])
     unet = unet.float().to(device, memory_format=torch.channels_last).train()
     text_encoder = text_encoder.float().to(device).train()
     for name, parameter in unet.named_parameters():
@@ -161,7 +167,7 @@ def main() -> None:
         numbers, tokens = (part.to(device) for part in next(batches))
         x0 = mean[numbers].float()
         x0 = x0 + std[numbers].float() * torch.randn_like(x0)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = loss_of(unet, text_encoder(tokens)[0], x0, alphas)
         trainer.update(loss)
         running.lerp_(loss.detach(), max(0.01, 1 / (step % 100 + 1)))
