@@ -91,8 +91,10 @@ class Window(NamedTuple):
         return isinstance(sigma, Real) and self.high >= float(sigma) >= self.low
 
     @classmethod
-    def of(cls, name: str, value: Any) -> "Window":
+    def of(cls, name: str, value: Any, besides: str = "") -> "Window":
         """Returns a window from a pair (high, low), or from what `plain` returned.
+
+        `besides` says what else the argument may be.
 
         Raises:
             TypeError: If the value is not two numbers; names the argument.
@@ -102,12 +104,17 @@ class Window(NamedTuple):
             levels = value["high"], value["low"]
             value = [math.inf if level is None else level for level in levels]
         if not isinstance(value, (tuple, list)) or not all(isinstance(x, Real) for x in value):
-            raise TypeError(f"{name} must be two noise levels (high, low), got {value!r}")
+            raise TypeError(f"{name} must be {besides}two noise levels (high, low), got {value!r}")
         if len(value) != 2 or not value[0] > value[1] >= 0:
             raise ValueError(
-                f"{name} must be two noise levels (high, low) with high > low >= 0, got {value}"
+                f"{name} must be {besides}two noise levels (high, low) with high > low >= 0, "
+                f"got {value}"
             )
         return cls(*value)
+
+    def scaled(self, factor: float) -> "Window":
+        """Returns the window with both noise levels multiplied by a factor."""
+        return Window(self.high * factor, self.low * factor)
 
     def plain(self) -> dict[str, float | None]:
         """Returns a form that JSON can store; None stands for infinity."""

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from fastrepulse.checks import check_choice
 from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.methods.repulsion import Repulsion
-from fastrepulse.sampling.request import Drawing
+from fastrepulse.models import SHIPPED
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import sample
 
@@ -26,27 +27,37 @@ def compare(
     prompt: str,
     num_particles: int,
     seed: int,
-    guidance_scale: float = Drawing.guidance_scale,
+    guidance_scale: float | None = None,
     strength: float = Repulsion().strength,
+    model: str | None = None,
 ) -> Comparison:
-    """Samples a sparse prompt of the shipped model with and without repulsion.
+    """Samples a sparse prompt of a shipped model with and without repulsion.
 
     Args:
         prompt: The prompt, one of `PROMPTS`.
         num_particles: Number of images N >= 1 of each set.
         seed: Seed of the noise; both sets start from the same noise.
-        guidance_scale: Guidance scale.
+        guidance_scale: Guidance scale; by default the one that the model was made for.
         strength: Strength of the repulsion.
+        model: Name of a shipped model; by default the small one.
 
     Raises:
-        ValueError: If the prompt is not one of `PROMPTS`.
+        ValueError: If the prompt is not one of `PROMPTS`, or the model is none of `SHIPPED`.
     """
+    check_choice("model", model or "small", tuple(SHIPPED))
     if prompt not in PROMPTS:
         raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
     subject = PROMPTS[prompt]
     repulsion = Repulsion(strength=strength)
     independent, repelled = (
-        sample(prompt, num_particles, repulsion=how, guidance_scale=guidance_scale, seed=seed)
+        sample(
+            prompt,
+            num_particles,
+            model=model,
+            repulsion=how,
+            guidance_scale=guidance_scale,
+            seed=seed,
+        )
         for how in (None, repulsion)
     )
     figures = Figures.of(independent.images, subject), Figures.of(repelled.images, subject)

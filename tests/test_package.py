@@ -104,7 +104,7 @@ LAYERS = [
     {"kernels", "layers"},
     {"schedule", "default_model"},
     {"embeddings", "models"},
-    {"methods"},
+    {"methods", "shipped_models"},
     {"sampling"},
     {"demo", "evaluation", "integrations", "ui"},
     {"cli", "__init__"},
@@ -147,7 +147,9 @@ def test_imports_run_downwards(file):
         if name.startswith("fastrepulse."):
             assert layer_of(name) <= layer_of(module), name
         if name.split(".")[0] == "diffusers":
-            trains = module.startswith("fastrepulse.default_model.training.")
+            trains = module.startswith(
+                ("fastrepulse.default_model.training.", "fastrepulse.shipped_models.train")
+            )
             assert trains or module in WITH_DIFFUSERS or room_of(module) == "integrations"
 
 

@@ -75,12 +75,16 @@ def or_none(accepts):
     return lambda value: value is None or accepts(value)
 
 
+def or_auto(accepts):
+    return lambda value: value == "auto" or accepts(value)
+
+
 SAMPLE = {
     "prompt": is_text,
     "num_particles": is_count,
     "repulsion": lambda v: v is None or isinstance(v, Method) or v in embeddings.names(),
-    "num_inference_steps": is_count,
-    "guidance_scale": is_number,
+    "num_inference_steps": or_none(is_count),
+    "guidance_scale": or_none(is_number),
     "negative_prompt": is_text,
     "scheduler": lambda v: v in SCHEDULERS,
     "seed": or_none(lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63),
@@ -99,9 +103,9 @@ REPULSION = {
     "embedding": lambda v: callable(v) or v in embeddings.names(),
     "strength": or_none(is_number),
     "on": lambda v: v in ("noisy", "denoised"),
-    "window": is_window,
-    "pause": or_none(is_window),
-    "restart": or_none(is_window),
+    "window": or_auto(is_window),
+    "pause": or_none(or_auto(is_window)),
+    "restart": or_none(or_auto(is_window)),
     "bandwidth": lambda v: v == "median" or (is_number(v) and v > 0),
     "bank": or_none(lambda v: isinstance(v, Bank)),
     "subset": or_none(lambda v: isinstance(v, int) and v >= 2),

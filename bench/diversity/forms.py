@@ -14,7 +14,7 @@ from fastrepulse.embeddings import KernelSum
 from fastrepulse.evaluation.runs import Protocol, RunLog, run_all
 from fastrepulse.evaluation.search import mean
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT, Setting
-from fastrepulse.sampling.request import Drawing
+from fastrepulse.models.shipped import Recommended
 
 SEEDS = (1000, 1001, 1002)
 FIGURES = ("attribute_vendi", "coverage", "accuracy", "off_data")
@@ -43,11 +43,13 @@ def title(form: Repulsion) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="Folder for finished runs.")
-    parser.add_argument("--guidance-scale", type=float, default=Drawing.guidance_scale)
+    parser.add_argument("--guidance-scale", type=float, default=Recommended().guidance_scale)
     args = parser.parse_args()
     model = load_model()
     dtype = str(model.dtype).removeprefix("torch.")
-    log = RunLog(args.out, Protocol(16, Drawing.num_inference_steps, args.guidance_scale, dtype))
+    log = RunLog(
+        args.out, Protocol(16, Recommended().num_inference_steps, args.guidance_scale, dtype)
+    )
     settings = [INDEPENDENT, FULL_CAPTIONS]
     settings += [Setting("repulsion", title(form), {"repulsion": form}) for form in FORMS]
     runs = run_all(log, model, settings, SEEDS, compile=True, progress=True)

@@ -25,7 +25,7 @@ from fastrepulse.evaluation.settings import (
     Setting,
     select,
 )
-from fastrepulse.sampling.request import Drawing
+from fastrepulse.models.shipped import Recommended
 
 Job = tuple[argparse.Namespace, int]
 """The arguments, and the index of the process."""
@@ -39,7 +39,7 @@ def compared_of(args: argparse.Namespace) -> list[Setting | Family]:
 def log_of(args: argparse.Namespace) -> RunLog:
     """Reads the log, including the runs of other processes."""
     protocol = Protocol(
-        args.num_particles, Drawing.num_inference_steps, args.guidance_scale, "float32"
+        args.num_particles, Recommended().num_inference_steps, args.guidance_scale, "float32"
     )
     return RunLog(args.out, protocol)
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("-n", "--num-particles", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--guidance-scale", type=float, default=Drawing.guidance_scale)
+    parser.add_argument("--guidance-scale", type=float, default=Recommended().guidance_scale)
     parser.add_argument("--methods", nargs="*", help="Methods to compare; all by default.")
     parser.add_argument("--calibration-seeds", type=int, nargs="+", default=[1000, 1001])
     parser.add_argument("--processes", type=int, default=2)

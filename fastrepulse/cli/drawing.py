@@ -13,6 +13,7 @@ from rich.table import Table
 import fastrepulse
 from fastrepulse import embeddings, models
 from fastrepulse.cli.app import app, console
+from fastrepulse.methods.repulsion import AUTO
 from fastrepulse.sampling.distributed import torchrun_group
 from fastrepulse.sampling.output import check_writable
 from fastrepulse.sampling.request import LONG_PROMPTS, Drawing, Output
@@ -22,7 +23,10 @@ Pair = tuple[float, float]
 
 ModelName = Annotated[
     str | None,
-    typer.Option(help="A diffusers folder, a .safetensors file or a hub id; default: shipped."),
+    typer.Option(
+        help=f"{', '.join(models.SHIPPED)}, a diffusers folder, a .safetensors file or a hub id; "
+        "default: small."
+    ),
 ]
 Config = Annotated[
     Path | None, typer.Option(help="Folder with the configurations and tokenizers of a checkpoint.")
@@ -57,22 +61,26 @@ def sample(
         Literal["noisy", "denoised"], typer.Option(help="Which latents are embedded.")
     ] = REPULSION.on,
     window: Annotated[
-        Pair, typer.Option(help="Noise levels of the push, the higher one first.")
-    ] = REPULSION.window,
+        Pair | None,
+        typer.Option(help="Noise levels of the push, the higher one first; default: by the run."),
+    ] = None,
     pause: Annotated[
-        Pair, typer.Option(help="Noise levels without guidance, the higher one first.")
-    ] = REPULSION.pause or (0.0, 0.0),
+        Pair | None,
+        typer.Option(help="Noise levels without guidance, the higher one first."),
+    ] = None,
     restart: Annotated[
-        Pair, typer.Option(help="Noise levels of the restart, the higher one first.")
-    ] = REPULSION.restart or (0.0, 0.0),
+        Pair | None,
+        typer.Option(help="Noise levels of the restart, the higher one first."),
+    ] = None,
     no_pause: Annotated[bool, typer.Option("--no-pause", help="Guidance at all levels.")] = False,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="No restart.")] = False,
     num_inference_steps: Annotated[
-        int, typer.Option(help="Denoising steps.")
-    ] = Drawing.num_inference_steps,
+        int | None, typer.Option(help="Denoising steps; default: 25, or 4 for turbo.")
+    ] = None,
     guidance_scale: Annotated[
-        float, typer.Option(help="1 and below switches guidance off.")
-    ] = Drawing.guidance_scale,
+        float | None,
+        typer.Option(help="1 and below switches guidance off; default: 5, or 1 for turbo."),
+    ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     scheduler: Annotated[str, typer.Option(help=", ".join(models.SCHEDULERS))] = Drawing.scheduler,
     height: Annotated[int | None, typer.Option(help="Height in pixels.")] = None,
@@ -115,9 +123,9 @@ def sample(
         repulsion = fastrepulse.Repulsion(
             embedding,
             on=on,
-            window=window,
-            pause=None if no_pause else pause,
-            restart=None if no_restart else restart,
+            window=window or AUTO,
+            pause=None if no_pause else pause or AUTO,
+            restart=None if no_restart else restart or AUTO,
         )
         if strength is not None:
             repulsion = replace(repulsion, strength=strength)

@@ -15,7 +15,8 @@ from fastrepulse.cli.app import app, console
 from fastrepulse.default_model.figures import Figures
 from fastrepulse.kernels import dispatch
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.request import Drawing
+
+ShippedName = Annotated[str, typer.Option(help=f"Shipped model: {', '.join(models.SHIPPED)}.")]
 
 
 @app.command()
@@ -26,9 +27,10 @@ def demo(
     ] = 16,
     out: Annotated[Path, typer.Option(help="Folder of the images.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    model: ShippedName = "small",
     guidance_scale: Annotated[
-        float, typer.Option(help="Guidance scale of both.")
-    ] = Drawing.guidance_scale,
+        float | None, typer.Option(help="Guidance scale of both; default: the model's own.")
+    ] = None,
     strength: Annotated[
         float, typer.Option(help="Length of the push.")
     ] = fastrepulse.Repulsion().strength,
@@ -37,7 +39,7 @@ def demo(
     from fastrepulse import demo as main_job
 
     check_writable(out)
-    comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength)
+    comparison = main_job.compare(prompt, num_particles, seed, guidance_scale, strength, model)
     path = main_job.save(comparison, out)
     console.print(_compared(prompt, *comparison.figures))
     console.print(f"The images, side by side: {escape(str(path))}", soft_wrap=True)
@@ -74,9 +76,10 @@ def evaluate(
     num_particles: Annotated[
         int, typer.Option("-n", "--num-particles", help="Images per prompt.")
     ] = 16,
+    model: ShippedName = "small",
     guidance_scale: Annotated[
-        float, typer.Option(help="Guidance scale of every run.")
-    ] = Drawing.guidance_scale,
+        float | None, typer.Option(help="Guidance scale of every run; default: the model's own.")
+    ] = None,
     cleanliness: Annotated[
         float, typer.Option(help="Largest distance off data, relative to that of full captions.")
     ] = 1.05,
@@ -98,6 +101,7 @@ def evaluate(
         compared,
         num_seeds=seeds if seeds is not None else 1 if quick else 10,
         num_particles=num_particles,
+        model=model,
         guidance_scale=guidance_scale,
         rule=evaluation.Rule(cleanliness=cleanliness),
         calibration_seeds=(1000,) if quick else (1000, 1001),
@@ -128,5 +132,5 @@ def info() -> None:
         table.add_row(f"kernels: {backend}", "\n".join(serves))
     table.add_row("embeddings", ", ".join(embeddings.names()))
     table.add_row("schedulers", ", ".join(models.SCHEDULERS))
-    table.add_row("shipped model", str(models.DEFAULT_MODEL))
+    table.add_row("shipped models", "\n".join(str(path) for path in models.SHIPPED.values()))
     console.print(table)

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from fastrepulse.default_model.captions import Subject
-from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
 from fastrepulse.metrics.diversity import vendi_score_of_kernel
 from fastrepulse.metrics.spaces import SPACES, to_pictures
 from fastrepulse.torch_settings import undisturbed
@@ -65,8 +66,13 @@ def load_classifier() -> Classifier:
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Converts 64x64 PIL images to a tensor [N, 3, 64, 64] in [-1, 1]."""
-    return 2 * to_pictures(images) - 1
+    """Converts PIL images to a tensor [N, 3, 64, 64] in [-1, 1]."""
+    return 2 * to_judged_size(images) - 1
+
+
+def to_judged_size(images: Sequence[Image.Image]) -> Tensor:
+    """Converts PIL images to a tensor [N, 3, 64, 64] in [0, 1]; larger ones are averaged down."""
+    return adaptive_avg_pool2d(to_pictures(images), IMAGE_SIZE)
 
 
 @torch.no_grad()

@@ -13,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from fastrepulse.default_model.captions import Subject
-from fastrepulse.default_model.judge import load_classifier
+from fastrepulse.default_model.judge import load_classifier, to_judged_size
 from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
 from fastrepulse.metrics.patches import PatchReference
-from fastrepulse.metrics.spaces import to_pictures
 
 SHEET = Path(__file__).parent / "rendered.webp"
 PER_SUBJECT = 200
@@ -65,7 +64,7 @@ def off_data(images: Sequence[Image.Image], subject: Subject) -> float:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     reference, heldout = _reference(SUBJECTS.index(subject), device)
-    return reference.distance(to_pictures(images).to(device)).mean().item() / heldout
+    return reference.distance(to_judged_size(images).to(device)).mean().item() / heldout
 
 
 @cache

@@ -10,6 +10,10 @@ Embed: TypeAlias = Callable[[Tensor], Tensor]
 """A differentiable function from latents [N, C, H, W] to embeddings [N, d], each row alone."""
 
 
+REFERENCE_SIDE = 16
+"""Side of the latents to which default strengths and noise levels refer."""
+
+
 class Embedding:
     """A map from latents [N, C, H, W] to embeddings [N, d], in which particles repel each other.
 
@@ -33,6 +37,14 @@ class Embedding:
             step: The index of the step.
             sigma: Noise level of the latents to embed; 0 for the predicted clean latents.
         """
+
+    def length_factor(self, height: int, width: int) -> float:
+        """Returns the factor on the strength for latents of a size; 1 at 16x16.
+
+        The push of an embedding of averages has as many dimensions at every size. Its root mean
+        square over more latents is smaller, at the same length in each dimension.
+        """
+        return 1.0
 
     def split(self, embedded: Tensor) -> Sequence[Tensor]:
         """Splits embeddings [N, d] into parts with a kernel each; by default there is one part.

@@ -1,5 +1,6 @@
 """Linear embeddings: inner products of each latent channel with a few fixed patterns."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastrepulse.embeddings.base import Embedding, register
+from fastrepulse.embeddings.base import REFERENCE_SIDE, Embedding, register
 
 
 class Patterns(Embedding):
@@ -34,6 +35,9 @@ class Patterns(Embedding):
             return (by_channel @ patterns).view_as(latents)
 
         return self(latents), pull_back
+
+    def length_factor(self, height: int, width: int) -> float:
+        return REFERENCE_SIDE / math.sqrt(height * width)
 
     def _patterns(self, latents: Tensor) -> Tensor:
         """Returns the patterns [F, H W] for the size of the latents, on their device."""

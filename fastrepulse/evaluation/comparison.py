@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fastrepulse.checks import check_number
+from fastrepulse.checks import check_choice, check_number
 from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.default_model.rendered import rendered_features
 from fastrepulse.evaluation.measure import Row, measure
@@ -17,9 +17,9 @@ from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import CALIBRATION_SEEDS, Rule, search
 from fastrepulse.evaluation.settings import ALL, FULL_CAPTIONS, INDEPENDENT, Family, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
-from fastrepulse.models import load_model
+from fastrepulse.models import SHIPPED, load_model
+from fastrepulse.models.shipped import recommended
 from fastrepulse.sampling.output import check_writable
-from fastrepulse.sampling.request import Drawing
 
 DEFAULT_RULE = Rule()
 
@@ -30,8 +30,9 @@ def evaluate(
     *,
     num_seeds: int = 10,
     num_particles: int = 16,
-    num_inference_steps: int = Drawing.num_inference_steps,
-    guidance_scale: float = Drawing.guidance_scale,
+    model: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     dtype: torch.dtype | None = None,
     rule: Rule = DEFAULT_RULE,
     calibration_seeds: Sequence[int] = CALIBRATION_SEEDS,
@@ -39,7 +40,7 @@ def evaluate(
     compile: bool = True,
     progress: bool = True,
 ) -> list[Row]:
-    """Compares methods on the shipped model's sparse prompts, from the same noise.
+    """Compares methods on a shipped model's sparse prompts, from the same noise.
 
     A method with a strength is compared at the largest strength that keeps its images accurate and
     clean (`search.Rule`). The evaluation finds this strength on the calibration seeds.
@@ -53,8 +54,10 @@ def evaluate(
         methods: The compared methods. Independent samples and full captions are added.
         num_seeds: Number of seeds, from 0 on.
         num_particles: Images N >= 2 for each prompt and seed.
-        num_inference_steps: Denoising steps of each run.
-        guidance_scale: Guidance scale, unless a setting has its own.
+        model: Name of a shipped model; by default the small one.
+        num_inference_steps: Denoising steps of each run; by default those the model was made for.
+        guidance_scale: Guidance scale, unless a setting has its own; by default the one that the
+            model was made for.
         dtype: Data type of the model's weights. Default: float16 on a GPU, float32 on the CPU.
             bfloat16 takes a fifth less time on CPUs that multiply in it.
         rule: Rule for the strengths.
@@ -75,22 +78,27 @@ def evaluate(
         raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
     if num_particles < 2:
         raise ValueError(f"num_particles must be at least 2, got {num_particles}")
-    check_number("guidance_scale", guidance_scale)
+    check_choice("model", model or "small", tuple(SHIPPED))
+    steps, scale = recommended(model)
+    steps = steps if num_inference_steps is None else num_inference_steps
+    scale = scale if guidance_scale is None else guidance_scale
+    check_number("guidance_scale", scale)
     folder = Path(out)
     check_writable(folder)
     rendered = rendered_features(None if data is None else Path(data))
     wanted = [each for each in methods if each not in (INDEPENDENT, FULL_CAPTIONS)]
-    model = load_model(dtype=dtype)
-    dtype_name = str(model.dtype).removeprefix("torch.")
-    protocol = Protocol(num_particles, num_inference_steps, float(guidance_scale), dtype_name)
+    loaded = load_model(model, dtype=dtype)
+    dtype_name = str(loaded.dtype).removeprefix("torch.")
+    name = model or "small"
+    protocol = Protocol(num_particles, steps, float(scale), dtype_name, name)
     log = RunLog(folder, protocol)
 
     def calibrate(setting: Setting) -> list[dict[str, float]]:
-        return figures_of(log, model, setting, calibration_seeds, compile, progress)
+        return figures_of(log, loaded, setting, calibration_seeds, compile, progress)
 
     settings, tried = search(wanted, calibrate, FULL_CAPTIONS, rule)
     settings = [FULL_CAPTIONS, INDEPENDENT, *settings]
-    runs = run_all(log, model, settings, range(num_seeds), compile, progress)
+    runs = run_all(log, loaded, settings, range(num_seeds), compile, progress)
 
     rows = measure(runs, rendered, progress)
     notes = _notes(num_seeds, protocol, rule)
@@ -112,7 +120,8 @@ def _notes(num_seeds: int, protocol: Protocol, rule: Rule) -> list[str]:
     images = num_seeds * num_particles * len(PROMPTS)
     notes = [
         f"{len(PROMPTS)} sparse prompts, {num_seeds} seed{'s' * (num_seeds > 1)}, "
-        f"{num_particles} images of each prompt and seed, {steps} Euler steps, {guidance}. All "
+        f"{num_particles} images of each prompt and seed, {steps} Euler steps, {guidance}, "
+        f"model {protocol.model}. All "
         "methods start from the same noise. The features come from the shipped judge, a "
         "classifier that was never trained on samples.",
         "Diversity is the attribute Vendi score: the effective number of different images of a "

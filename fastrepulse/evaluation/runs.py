@@ -23,7 +23,6 @@ from fastrepulse.metrics import mean_pairwise_similarity
 from fastrepulse.models import Model
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
-from fastrepulse.sampling.request import Drawing
 from fastrepulse.sampling.results import SampleResult
 from fastrepulse.sampling.sample import sample
 
@@ -58,8 +57,9 @@ class Protocol:
 
     num_particles: int
     num_inference_steps: int
-    guidance_scale: float = Drawing.guidance_scale
+    guidance_scale: float = 5.0
     dtype: str = "float32"
+    model: str = "small"
 
 
 class RunLog:

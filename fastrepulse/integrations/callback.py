@@ -4,7 +4,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
+from fastrepulse.integrations.functional import (
+    as_repulsion,
+    check_group_size,
+    for_latents,
+    repulsive_force,
+)
 from fastrepulse.integrations.packing import pack, unpack
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.schedule import check_scheduler, next_level, noise_level, signal_at
@@ -13,9 +18,7 @@ from fastrepulse.schedule import check_scheduler, next_level, noise_level, signa
 class RepulsionCallback:
     """Moves the latents after each step of a diffusers pipeline, as its `callback_on_step_end`.
 
-        repulsion = Repulsion(
-            "thirds", 0.3, on="noisy", window=(15, 2), pause=None, restart=None
-        )
+        repulsion = Repulsion("thirds", 0.3, on="noisy", window=(15, 2))
         repel = RepulsionCallback(repulsion)
         pipe("a potted plant", num_images_per_prompt=16, callback_on_step_end=repel)
 
@@ -89,15 +92,16 @@ class RepulsionCallback:
     def _pushed(self, latents: Tensor, pipe: Any, step: int) -> Tensor:
         sigma = noise_level(pipe.scheduler, step)
         following = next_level(pipe.scheduler, step, sigma)
-        if not self.repulsion.needs_step_at(sigma):
-            return latents
         signal = signal_at(pipe.scheduler, sigma)
         z = unpack(latents.float() / signal, self.latent_size)
+        repulsion = for_latents(self.repulsion, z)
+        if not repulsion.needs_step_at(sigma):
+            return latents
         force = repulsive_force(
             z,
             z,
             sigma,
-            self.repulsion,
+            repulsion,
             next_sigma=following,
             group_size=self.group_size,
             step=step,

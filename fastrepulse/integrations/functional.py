@@ -12,8 +12,12 @@ from torch import Tensor
 
 from fastrepulse.checks import check_number
 from fastrepulse.methods.base import Particles
-from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
+from fastrepulse.methods.defaults import RunFacts
+from fastrepulse.methods.repulsion import AUTO, DEFAULT_EMBEDDING, Repulsion
 from fastrepulse.torch_settings import undisturbed
+
+PUSH_ALONE: dict[str, Any] = {"pause": None, "restart": None}
+"""Arguments of a `Repulsion` that only pushes."""
 
 
 def repulsive_force(
@@ -59,6 +63,7 @@ def repulsive_force(
     if z.shape != denoised.shape:
         raise ValueError(f"z must be {list(denoised.shape)} as denoised is, got {list(z.shape)}")
     check_group_size(group_size, repulsion)
+    repulsion = for_latents(repulsion, denoised)
     batch = len(denoised)
     size = batch if group_size is None else group_size
     if batch % size:
@@ -130,25 +135,32 @@ def corrected_denoised(
 
 
 def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
-    """Returns the given `Repulsion`, or for the name of an embedding one without pause and restart.
+    """Returns a `Repulsion` that only pushes, from one or from the name of an embedding.
 
     `pause` and `restart` need the model and the order of the steps, which only `sample` has. A
-    `Repulsion` that asks for them gets a warning.
+    `Repulsion` that asks for them gets a warning; "auto" does not ask.
     """
     if isinstance(repulsion, str):
-        return Repulsion(repulsion, pause=None, restart=None)
+        return Repulsion(repulsion, **PUSH_ALONE)
     if not isinstance(repulsion, Repulsion):
         raise TypeError(f"repulsion must be a Repulsion or a name, got {repulsion!r}")
-    asked = {name: getattr(repulsion, name) for name in ("pause", "restart")}
-    ignored = [f"{name}={tuple(value)}" for name, value in asked.items() if value is not None]
+    asked = {name: getattr(repulsion, name) for name in PUSH_ALONE}
+    ignored = [f"{name}={value}" for name, value in asked.items() if value not in (None, AUTO)]
     if ignored and repulsion.strength > 0:
         warnings.warn(
             f"{' and '.join(ignored)} of the repulsion cannot be obeyed here, only by "
-            "fastrepulse.sample: particles are pushed, guidance stays on and there is no restart. "
-            "Set both to None to confirm",
+            "fastrepulse.sample: particles are pushed, guidance stays on and there is no restart",
             stacklevel=3,
         )
-    return replace(repulsion, pause=None, restart=None)
+    return replace(repulsion, **PUSH_ALONE)
+
+
+def for_latents(
+    repulsion: Repulsion, latents: Tensor, sigmas: tuple[float, ...] | None = None
+) -> Repulsion:
+    """Returns the repulsion for latents [B, C, H, W] and, if they are known, noise levels."""
+    # Whether there is guidance makes a difference with few steps alone, where there is usually none
+    return repulsion.for_run(RunFacts(latents.shape[2], latents.shape[3], sigmas, False))
 
 
 def check_group_size(group_size: int | None, repulsion: Repulsion) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fastrepulse.integrations.functional import as_repulsion, check_group_size, repulsive_force
+from fastrepulse.integrations.functional import (
+    as_repulsion,
+    check_group_size,
+    for_latents,
+    repulsive_force,
+)
 from fastrepulse.integrations.packing import pack, unpack
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
 from fastrepulse.schedule import (
@@ -83,6 +88,7 @@ class _Repels:
     """Mixin in front of a scheduler's class."""
 
     repulsion: Repulsion
+    timesteps: Tensor
     _groups: tuple[int | None, tuple[int, int] | None, int]
 
     @classmethod
@@ -100,7 +106,9 @@ class _Repels:
         sigma = noise_level(self, step)
         # Pure noise says nothing about an image
         blind = self.repulsion.on == "noisy" and sigma >= HIGHEST_LEVEL
-        if blind or not self.repulsion.needs_step_at(sigma):
+        levels = tuple(noise_level(self, i) for i in range(len(self.timesteps)))
+        repulsion = for_latents(self.repulsion, unpack(sample, latent_size), levels)
+        if blind or not repulsion.needs_step_at(sigma):
             return model_output
         if model_output.shape != sample.shape:
             raise ValueError(
@@ -113,7 +121,7 @@ class _Repels:
             unpack(denoised(z, output, sigma, kind), latent_size),
             unpack(z, latent_size),
             sigma,
-            self.repulsion,
+            repulsion,
             next_sigma=next_level(self, step, sigma),
             group_size=group_size,
             step=step,

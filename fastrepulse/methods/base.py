@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrepulse.checks import FiniteCheck, Window
 from fastrepulse.embeddings.base import name_of
+from fastrepulse.methods.defaults import RunFacts
 from fastrepulse.schedule import score
 
 
@@ -162,6 +163,10 @@ class Method:
     def acts_on_one(self) -> bool:
         """Whether the method acts where a prompt has a single particle."""
         return False
+
+    def for_run(self, run: RunFacts) -> "Method":
+        """Returns the method with all settings that depend on the run."""
+        return self
 
     def uses_guidance_at(self, sigma: float, first: bool) -> bool:
         """Whether the model is guided at a noise level, in a run with a guidance scale above 1.

@@ -35,7 +35,8 @@ class EmbeddedMethod(Method):
     joint = True
 
     def __post_init__(self) -> None:
-        check_embedded(self)
+        check_embedding(self)
+        object.__setattr__(self, "window", Window.of("window", self.window))
 
     def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the direction in which the embeddings [N, d] of a prompt move, and h."""
@@ -54,9 +55,8 @@ class EmbeddedMethod(Method):
         return Push((self.strength * direction for direction in directions), prompts)
 
 
-def check_embedded(method: Any) -> None:
-    """Checks `embedding`, `strength`, `on` and `window` of a method, and makes a `Window`."""
+def check_embedding(method: Any) -> None:
+    """Checks `embedding`, `strength` and `on` of a method."""
     embeddings.build(method.embedding)
     check_number("strength", method.strength)
     check_choice("on", method.on, ("noisy", "denoised"))
-    object.__setattr__(method, "window", Window.of("window", method.window))

@@ -1,7 +1,8 @@
 """The repulsion: which embedding, how strong, and at which noise levels."""
 
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fastrepulse import embeddings
 from fastrepulse.checks import Window, check_positive
 from fastrepulse.embeddings import Embedding
+from fastrepulse.embeddings.base import REFERENCE_SIDE
 from fastrepulse.kernels import (
     median_bandwidth,
     median_rbf_repulsion,
@@ -18,13 +20,23 @@ from fastrepulse.kernels import (
 )
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.base import Method, Particles, Partition, PromptForce, Push
+from fastrepulse.methods.defaults import (
+    FEW_STEPS_STRENGTH,
+    Levels,
+    RunFacts,
+    levels_for,
+)
 from fastrepulse.methods.diagnostics import mean_distance, root_mean_square
 from fastrepulse.methods.duplicates import separate_duplicates
-from fastrepulse.methods.embedded import check_embedded
+from fastrepulse.methods.embedded import check_embedding
 from fastrepulse.methods.pull_back import On, pull_back_forces
 from fastrepulse.methods.step_length import with_step_length
 from fastrepulse.noise import step_generator
 
+log = logging.getLogger("fastrepulse")
+
+AUTO: Literal["auto"] = "auto"
+AT_REFERENCE = levels_for(RunFacts(REFERENCE_SIDE, REFERENCE_SIDE, sigmas=None, guided=True))
 DEFAULT_EMBEDDING = "thirds"
 
 DISTRIBUTED_FROM = 20_000
@@ -46,6 +58,9 @@ class Repulsion(Method):
     force gives the direction and `strength` gives the length: 1 is the length of the predicted
     noise, which has a root mean square of 1.
 
+    `window`, `pause` and `restart` follow from the size of the latents, the noise levels and the
+    guidance of a run if they are "auto" (`defaults.levels_for`).
+
     `pause` switches guidance off. Guidance sharpens a prompt's usual meaning and so undoes the
     push. Above the pause it decides on the subject; below, it removes artefacts (after the limited
     interval of Kynkäänniemi et al. 2024, arXiv:2404.07724). A step without guidance takes half the
@@ -63,18 +78,22 @@ class Repulsion(Method):
     Args:
         embedding: Where particles are compared: a name (`fastrepulse.embeddings.names()`) or a
             differentiable function from latents [N, C, H, W] to embeddings [N, d].
-        strength: Length of the push relative to the predicted noise; 0 only measures, below 0
-            attracts. The default depends on the embedding: 0.4 for most, more for embeddings of
-            high frequency, since the model removes most of such a push.
+        strength: Length of the push relative to the predicted noise, for latents of 16x16; 0 only
+            measures, below 0 attracts. The default depends on the embedding: 0.4 for most, more for
+            embeddings of high frequency, since the model removes most of such a push. Embeddings of
+            averages have as many dimensions at every size, so the length over all latents is
+            multiplied by 16 / sqrt(H W) (`Embedding.length_factor`).
         on: What is embedded: the "noisy" latents, or the "denoised" prediction of the clean ones.
             For "denoised" the denoiser's Jacobian is taken to be a multiple of the identity, so no
             gradient runs through the model.
         window: Noise levels (high, low) between which particles repel. An infinite `high` includes
-            the first step.
+            the first step. "auto" is (9, 4) at 16x16 latents.
         pause: Noise levels (high, low) between which there is no guidance, if `strength` is above
-            0. None keeps guidance throughout; an infinite `high` includes the first step.
+            0. None keeps guidance throughout; an infinite `high` includes the first step. "auto" is
+            (9, 0.3) at 16x16 latents.
         restart: Noise levels (high, low): at `low` the particles are renoised to `high`, once, if
-            `strength` is above 0 and the window ends above `high`. None for no restart.
+            `strength` is above 0 and the window ends above `high`. None for no restart. "auto" is
+            (3, 1) at 16x16 latents.
         bandwidth: "median" for the median heuristic h = median ||phi_i - phi_j||^2 / log N, or h
             itself, above 0.
         bank: Particles of earlier runs, or images, to repel from as well; a finished run is added.
@@ -92,9 +111,9 @@ class Repulsion(Method):
     embedding: str | embeddings.Embed = DEFAULT_EMBEDDING
     strength: float = None  # type: ignore[assignment]  # set below
     on: On = "denoised"
-    window: Window | tuple[float, float] = (9.0, 4.0)
-    pause: Window | tuple[float, float] | None = (9.0, 0.3)
-    restart: Window | tuple[float, float] | None = (3.0, 1.0)
+    window: Window | tuple[float, float] | Literal["auto"] = "auto"
+    pause: Window | tuple[float, float] | Literal["auto"] | None = "auto"
+    restart: Window | tuple[float, float] | Literal["auto"] | None = "auto"
     bandwidth: float | Literal["median"] = "median"
     bank: Bank | None = None
     subset: int | None = None
@@ -103,10 +122,11 @@ class Repulsion(Method):
     def __post_init__(self) -> None:
         if self.strength is None:
             object.__setattr__(self, "strength", embeddings.build(self.embedding).strength)
-        check_embedded(self)
-        for name in ("pause", "restart"):
+        check_embedding(self)
+        for name in Levels._fields:
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else Window.of(name, value))
+            if value != AUTO and not (value is None and name != "window"):
+                object.__setattr__(self, name, Window.of(name, value, f"{AUTO!r} or "))
         if not (isinstance(self.bandwidth, str) and self.bandwidth == "median"):
             check_positive("bandwidth", self.bandwidth, "'median' or ")
         if self.bank is not None and not isinstance(self.bank, Bank):
@@ -114,29 +134,44 @@ class Repulsion(Method):
         if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
             raise ValueError(f"subset must be None or an int of at least 2, got {self.subset!r}")
 
+    def for_run(self, run: RunFacts) -> "Repulsion":
+        """Returns the repulsion with numbers in place of every "auto".
+
+        A warning names the noise levels of the run if no step is pushed.
+        """
+        chosen = levels_for(run)._asdict().items()
+        resolved = replace(self, **{k: v for k, v in chosen if getattr(self, k) == AUTO})
+        if run.has_few_steps and self.window == AUTO:
+            resolved = replace(resolved, strength=FEW_STEPS_STRENGTH * self.strength)
+        if run.sigmas and self.strength and not any(map(resolved.active_at, run.sigmas)):
+            log.warning(
+                "no step lies in the window %s, so nothing is pushed: the noise levels are %s",
+                tuple(resolved.levels.window),
+                ", ".join(f"{sigma:.3g}" for sigma in run.sigmas),
+            )
+        return resolved
+
+    @property
+    def levels(self) -> Levels:
+        """The noise levels; before `for_run`, "auto" stands for latents of 16x16."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in Levels._fields}
+        return AT_REFERENCE._replace(**{k: v for k, v in given.items() if v != AUTO})
+
     def active_at(self, sigma: float) -> bool:
         """Whether particles repel at a noise level."""
-        return self.strength != 0 and sigma in self.window
+        return self.strength != 0 and sigma in self.levels.window
 
     def needs_step_at(self, sigma: float) -> bool:
         """Whether the step at a noise level must reach `push`: with a bank, every step must."""
         return self.active_at(sigma) or self.bank is not None
 
     def uses_guidance_at(self, sigma: float, first: bool) -> bool:
-        if self.strength <= 0 or self.pause is None or (first and math.isfinite(self.pause[0])):
-            return True
-        return sigma not in self.pause
-
-    def skips_first_step(self, particles: Particles) -> bool:
-        """Whether a step is the first one and is left to guidance, which decides on the subject."""
-        later = self.pause is not None and math.isfinite(self.pause[0] + self.window[0])
-        return particles.first and later and particles.next_sigma >= self.window[1]
+        return self.strength <= 0 or self.levels.uses_guidance_at(sigma, first)
 
     @property
     def restart_window(self) -> Window | None:
-        if self.restart is None or self.strength <= 0 or self.restart[0] > self.window[1]:
-            return None
-        return Window(*self.restart)
+        window, _, restart = self.levels
+        return restart if restart and self.strength > 0 and restart.high <= window.low else None
 
     @property
     def acts_on_one(self) -> bool:
@@ -145,9 +180,10 @@ class Repulsion(Method):
     def push(self, particles: Particles) -> Push:
         """Returns the push of one step; outside the window, or without strength, diagnostics."""
         embedding = embeddings.build(self.embedding)
-        active = self.active_at(particles.sigma) and not self.skips_first_step(particles)
+        skipped = particles.first and self.levels.skips_first_step(particles.next_sigma)
+        active = self.active_at(particles.sigma) and not skipped
         # Without strength too: later runs can repel from particles that are only measured
-        bank = self.bank if particles.sigma in self.window else None
+        bank = self.bank if particles.sigma in self.levels.window else None
         if bank is not None:
             bank.open(particles, embedding.name, self.on, embedding)
 
@@ -170,7 +206,8 @@ class Repulsion(Method):
             directions, prompts = pull_back_forces(
                 embedding, self.on, particles, force_fn, seed, active
             )
-            changes = with_step_length(directions, self.strength, particles) if active else None
+            strength = self.strength * embedding.length_factor(*particles.denoised.shape[2:])
+            changes = with_step_length(directions, strength, particles) if active else None
             push = Push(changes, prompts)
         if self.bank is not None and particles.last:
             self.bank.close()

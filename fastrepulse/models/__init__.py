@@ -2,7 +2,16 @@
 
 from fastrepulse.models.image_files import encode_folder
 from fastrepulse.models.load import load_model
-from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
+from fastrepulse.models.locate import locate_model
 from fastrepulse.models.model import SCHEDULERS, Model
+from fastrepulse.models.shipped import DEFAULT_MODEL, SHIPPED
 
-__all__ = ["DEFAULT_MODEL", "SCHEDULERS", "Model", "encode_folder", "load_model", "locate_model"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "SCHEDULERS",
+    "SHIPPED",
+    "Model",
+    "encode_folder",
+    "load_model",
+    "locate_model",
+]

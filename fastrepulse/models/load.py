@@ -16,9 +16,10 @@ from fastrepulse.default_model.captions import vocabulary
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.models.folder import check_folder, choose_variants, read_json
 from fastrepulse.models.hub import download
-from fastrepulse.models.locate import DEFAULT_MODEL, locate_model
+from fastrepulse.models.locate import locate_model
 from fastrepulse.models.model import Model
 from fastrepulse.models.pipeline import is_pipeline, model_of_pipeline
+from fastrepulse.models.shipped import shipped_name
 from fastrepulse.models.single_file import PREDICTIONS, read_file
 from fastrepulse.torch_settings import undisturbed
 
@@ -43,11 +44,11 @@ def load_model(
     memory.
 
     Args:
-        model: None for the shipped model, a local folder in diffusers' layout, a single-file
-            checkpoint, a hub id "owner/name", or a loaded StableDiffusionPipeline, whose parts are
-            used unchanged. Weights are read from safetensors only, never unpickled. If a folder
-            has several variants (fp16, bf16, non_ema, sharded or not), the best for `dtype` is
-            loaded.
+        model: None for the shipped model, "turbo" for the shipped model of four steps, a local
+            folder in diffusers' layout, a single-file checkpoint, a hub id "owner/name", or a
+            loaded StableDiffusionPipeline, whose parts are used unchanged. Weights are read from
+            safetensors only, never unpickled. If a folder has several variants (fp16, bf16,
+            non_ema, sharded or not), the best for `dtype` is loaded.
         device: Where the model runs; by default a CUDA GPU if there is one, else the CPU.
         dtype: By default float16 on a GPU and float32 on the CPU.
         prediction_type: What the model predicts, "epsilon" or "v_prediction"; by default what its
@@ -190,7 +191,7 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
         scheduler_config=dict(DDIMScheduler.load_config(path, subfolder="scheduler")),
         zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
         variants={part: variant for part, variant in variants.items() if variant},
-        vocabulary=vocabulary(SUBJECTS) if path == DEFAULT_MODEL else None,
+        vocabulary=vocabulary(SUBJECTS) if shipped_name(path) else None,
         **second,
     )
 

@@ -4,14 +4,16 @@ import re
 from pathlib import Path
 
 from fastrepulse.models.folder import check_folder
+from fastrepulse.models.shipped import DEFAULT_MODEL, SHIPPED
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[1] / "default_model" / "weights"
 FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Suffixes of files with weights."""
 
 
 def locate_model(model: str | Path | None) -> str:
     """Returns the absolute path of a checked folder or a file, or the hub id.
+
+    The name of a shipped model comes before a folder of that name; "./turbo" is a folder.
 
     Raises:
         ValueError: If a folder holds no supported model, or a file is pickled.
@@ -20,10 +22,12 @@ def locate_model(model: str | Path | None) -> str:
     """
     if model is None:
         model = DEFAULT_MODEL
+    if isinstance(model, str) and model in SHIPPED:
+        model = SHIPPED[model]
     if not isinstance(model, (str, Path)):
         raise TypeError(
-            "model must be None, a folder, a safetensors file, a hub id, a StableDiffusionPipeline "
-            f"or what load_model returned, got {model!r}"
+            f"model must be None, {', '.join(SHIPPED)}, a folder, a safetensors file, a hub id, "
+            f"a StableDiffusionPipeline or what load_model returned, got {model!r}"
         )
     path = Path(model).expanduser()
     if path.is_dir():
@@ -42,6 +46,7 @@ def locate_model(model: str | Path | None) -> str:
     if hub_id and not path.parent.is_dir():
         return str(model)
     raise FileNotFoundError(
-        f"model must be a folder in diffusers' layout or a hub id 'owner/name', got {str(model)!r}"
+        f"model must be {', '.join(SHIPPED)}, a folder in diffusers' layout or a hub id "
+        f"'owner/name', got {str(model)!r}"
         + (f": {str(path.parent)!r} is a folder and has no {path.name!r}" if hub_id else "")
     )

@@ -23,6 +23,7 @@ from fastrepulse.layers.attention import ATTENTIONS
 from fastrepulse.methods.base import Method
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SCHEDULERS, Model
+from fastrepulse.models.shipped import recommended
 from fastrepulse.noise import particle_noise
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.memory import bytes_of
@@ -50,8 +51,8 @@ class Drawing:
     num_particles: int = 16
     model: Any = None
     repulsion: Method | str | None = Repulsion()  # noqa: RUF009  frozen
-    num_inference_steps: int = 25
-    guidance_scale: float = 5.0
+    num_inference_steps: int = None  # type: ignore[assignment]  # set below
+    guidance_scale: float = None  # type: ignore[assignment]  # set below
     negative_prompt: str | Sequence[str] = ""
     height: int | None = None
     width: int | None = None
@@ -63,6 +64,9 @@ class Drawing:
     long_prompts: Literal["cut", "chunks"] = "cut"
 
     def __post_init__(self) -> None:
+        for name, value in recommended(self.model)._asdict().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("prompt", "negative_prompt"):
             check_texts(name, getattr(self, name))
         counts = len(self.negative_prompts), len(self.prompts)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from fastrepulse.layers import accelerated
 from fastrepulse.methods.base import Partition
+from fastrepulse.methods.defaults import RunFacts
 from fastrepulse.models import Model
 from fastrepulse.models.text import Text
 from fastrepulse.sampling.checkpoint import Checkpoints
@@ -19,6 +20,7 @@ from fastrepulse.sampling.loop import DenoiseLoop
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.request import Computing, Drawing, Output
 from fastrepulse.sampling.results import SampleResult, StepEnd
+from fastrepulse.schedule import NoiseSchedule
 
 PROMPTS_AT_ONCE = 64
 """Number of prompts that go through the text encoder at once."""
@@ -55,12 +57,17 @@ def new_loop(
         model.forwards,
         model.size_ids(height, width),
     )
+    method = drawing.active_method
+    if method is not None:
+        sigmas = NoiseSchedule.of(scheduler).sigmas[:-1]
+        guided = drawing.guidance_scale > 1
+        method = method.for_run(RunFacts(noise.shape[2], noise.shape[3], sigmas, guided))
     dtype = torch.promote_types(model.dtype, torch.float32)
     return DenoiseLoop(
         noise.to(budget.storage, dtype) * scheduler.init_noise_sigma,
         denoiser,
         scheduler,
-        drawing.active_method,
+        method,
         num_particles=drawing.num_particles,
         seed=drawing.noise_seed,
         micro_batch_size=size,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastrepulse.checks import plain
 from fastrepulse.methods.base import Method
 from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.checkpoint import Checkpoints, about_run
@@ -29,8 +30,8 @@ def sample(
     *,
     model: Any = None,
     repulsion: Method | str | None = Drawing.repulsion,
-    num_inference_steps: int = Drawing.num_inference_steps,
-    guidance_scale: float = Drawing.guidance_scale,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     negative_prompt: str | Sequence[str] = "",
     height: int | None = None,
     width: int | None = None,
@@ -63,14 +64,16 @@ def sample(
             only particles of the same prompt.
         num_particles: N >= 1, for each prompt. A single particle has nothing to repel from, unless
             there is a bank.
-        model: None for the shipped model. Otherwise Stable Diffusion 1, 2 or XL: a local diffusers
-            folder, a single-file checkpoint, a hub id "owner/name", a loaded
-            StableDiffusionPipeline, which is used as it is (adapters, tokens, autoencoder and noise
-            schedule), or what `load_model` returned.
+        model: None for the shipped model, or "turbo" for the shipped model of four steps.
+            Otherwise Stable Diffusion 1, 2 or XL: a local diffusers folder, a single-file
+            checkpoint, a hub id "owner/name", a loaded StableDiffusionPipeline, which is used as it
+            is (adapters, tokens, autoencoder and noise schedule), or what `load_model` returned.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
-        num_inference_steps: T >= 1, below the number of timesteps of the model's training.
-        guidance_scale: Classifier-free guidance; 1 and below switches it off.
+        num_inference_steps: T >= 1, below the number of timesteps of the model's training; by
+            default 25, and 4 for "turbo".
+        guidance_scale: Classifier-free guidance; 1 and below switches it off. By default 5, and 1
+            for "turbo".
         negative_prompt: What guidance leads away from: one for all prompts, or one for each.
         height: Height in pixels; by default the model's own.
         width: Width in pixels; by default the model's own.
@@ -124,8 +127,8 @@ def sample(
             num_particles,
             model,
             repulsion,
-            num_inference_steps,
-            guidance_scale,
+            num_inference_steps,  # type: ignore[arg-type]  # None: by model
+            guidance_scale,  # type: ignore[arg-type]
             negative_prompt,
             height,
             width,
@@ -150,6 +153,8 @@ def sample(
         settings = drawing.settings(loaded)
         ranks.check_same(settings)
         loop = new_loop(drawing, computing, loaded, noise, partition)
+        if drawing.active_method is not None:
+            settings["repulsion_used"] = plain(loop.method.settings())
         about = about_run(computing, loaded, settings, loop)
         checkpoints = Checkpoints(output.folder, checkpoint_every, about)
         return run(drawing, computing, output, loaded, loop, checkpoints, settings)

@@ -9,7 +9,7 @@ from fastrepulse import embeddings
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
 from fastrepulse.models import Model
-from fastrepulse.sampling.request import Drawing
+from fastrepulse.models.shipped import Recommended
 
 DIFFERS = {
     "everything": DEFAULT_EMBEDDING,
@@ -41,8 +41,8 @@ class Batch:
     differ: str = "everything"
     strength: float = 1.0
     seed: int = 0
-    num_inference_steps: int = Drawing.num_inference_steps
-    guidance_scale: float = Drawing.guidance_scale
+    num_inference_steps: int = Recommended().num_inference_steps
+    guidance_scale: float = Recommended().guidance_scale
     negative_prompt: str = ""
     scheduler: str = "euler"
     compare: bool = False

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from fastrepulse.models import SCHEDULERS
-from fastrepulse.sampling.request import Drawing
+from fastrepulse.models.shipped import Recommended
 from fastrepulse.ui.batch import DIFFERS
 from fastrepulse.ui.session import Kind, Pile
 
@@ -31,15 +31,15 @@ def gallery(elem_id: str, label: str, columns: int, **settings: Any) -> gr.Galle
 
 
 class Layout:
-    """The components of the page, with an initial prompt."""
+    """The components of the page, with an initial prompt and the settings for a model."""
 
-    def __init__(self, prompt: str):
+    def __init__(self, prompt: str, settings: Recommended):
         self.tab = gr.State("")
         self.named = gr.Textbox(visible=False)
         self.shown, self.selected = gr.State(-1), gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                self._lay_out_settings(prompt)
+                self._lay_out_settings(prompt, settings)
             with gr.Column(scale=3, min_width=320):
                 self._lay_out_images()
         with gr.Tab("Map"):
@@ -60,7 +60,7 @@ class Layout:
             self.command = gr.Code(label="Command line", language="shell", wrap_lines=True)
             self.program = gr.Code(label="Python", language="python")
 
-    def _lay_out_settings(self, prompt: str) -> None:
+    def _lay_out_settings(self, prompt: str, settings: Recommended) -> None:
         self.prompt = gr.Textbox(prompt, label="Prompt", lines=2, max_length=2000)
         self.num_particles = gr.Slider(1, MAX_BATCH, 16, step=1, label="Number of images")
         self.strength = gr.Slider(
@@ -74,9 +74,9 @@ class Layout:
             self.stop = gr.Button("Stop", variant="stop", min_width=80)
         with gr.Accordion("Advanced", open=False):
             self.seed = gr.Textbox("", label="Seed (empty: a random seed)", max_length=20)
-            self.steps = gr.Slider(1, 100, Drawing.num_inference_steps, step=1, label="Steps")
+            self.steps = gr.Slider(1, 100, settings.num_inference_steps, step=1, label="Steps")
             self.guidance_scale = gr.Slider(
-                1.0, 15.0, Drawing.guidance_scale, step=0.5, label="Guidance scale"
+                1.0, 15.0, settings.guidance_scale, step=0.5, label="Guidance scale"
             )
             self.negative_prompt = gr.Textbox("", label="Negative prompt", max_length=2000)
             self.scheduler = gr.Dropdown(list(SCHEDULERS), value="euler", label="Scheduler")

@@ -16,6 +16,7 @@ import gradio as gr
 from PIL import Image
 
 from fastrepulse.models import Model
+from fastrepulse.models.shipped import recommended
 from fastrepulse.sampling.output import image_grid
 from fastrepulse.ui.batch import Batch
 from fastrepulse.ui.layout import CHOOSE, PILES, TITLES, Layout
@@ -43,7 +44,7 @@ class Page:
         self._sessions: dict[str, Session] = {}
         self._worker = ThreadPoolExecutor(max_workers=1)
         with gr.Blocks(title="fastrepulse", analytics_enabled=False) as self.blocks:
-            self.on = Layout(prompt)
+            self.on = Layout(prompt, recommended(model))
             self._connect()
 
     def session(self, tab: str) -> Session:

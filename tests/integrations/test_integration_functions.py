@@ -34,10 +34,10 @@ def documented(name):
 def test_force_by_hand_for_two_particles():
     latents = torch.zeros(2, 1, 2, 2)
     latents[1] = 1.0
-    repulsion = Repulsion("channel_mean", 3.0, on="noisy")
+    repulsion = Repulsion("channel_mean", 3.0, on="noisy", window=(9.0, 4.0))
     force = repulsive_force(latents, latents, 5.0, repulsion)
-    # Straight apart, 3 times as long as the noise, of which the score is 1 / 5
-    torch.testing.assert_close(force[1], torch.full((1, 2, 2), 3.0 / 5.0))
+    # Straight apart; at 2x2 latents 3 * 8 times as long as the noise, of which the score is 1 / 5
+    torch.testing.assert_close(force[1], torch.full((1, 2, 2), 3.0 * 8 / 5.0))
     bounded = repulsive_force(latents, latents, 5.0, repulsion, next_sigma=4.0)
     torch.testing.assert_close(bounded[1], torch.full((1, 2, 2), MAX_MOVE * 4 / (5 * (5 - 4))))
     torch.testing.assert_close(force[0], -force[1])
@@ -80,9 +80,12 @@ def test_nothing_outside_the_window_nor_for_a_batch_of_one():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({}, r"pause=\(9.0, 0.3\) and restart=\(3.0, 1.0\) of the repulsion cannot be obeyed"),
-        ({"pause": None}, r"^restart=\(3.0, 1.0\) of the repulsion cannot be obeyed"),
-        ({"restart": None}, r"^pause=\(9.0, 0.3\) of the repulsion cannot be obeyed"),
+        ({"pause": (8, 1), "restart": (3, 1)}, r"pause=.* and restart=.* cannot be obeyed"),
+        (
+            {"restart": (3, 1)},
+            r"^restart=Window\(high=3, low=1\) of the repulsion cannot be obeyed",
+        ),
+        ({"pause": (8, 1)}, r"^pause=Window\(high=8, low=1\) of the repulsion cannot be obeyed"),
     ],
 )
 def test_what_cannot_be_obeyed_is_named_in_a_warning(settings, named):

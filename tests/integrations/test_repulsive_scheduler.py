@@ -79,7 +79,8 @@ def test_strength_zero_is_the_pipeline_bit_for_bit_and_strength_moves_apart(pipe
 def test_it_draws_what_sample_draws(pipeline, short, on):
     strength = 2.0 if on == "denoised" else 0.3
     # A pipeline guides at every step
-    repulsion = Repulsion("thirds", strength, on=on, window=(math.inf, 1.5), pause=None)
+    how = {"pause": None, "restart": None}
+    repulsion = Repulsion("thirds", strength, on=on, window=(math.inf, 1.5), **how)
     scheduler = plain(pipeline, models.SCHEDULERS[short])
     ours = fastrepulse.sample(
         [PROMPT, "a planet"],

@@ -123,7 +123,7 @@ def test_a_name_that_looks_like_a_path_is_no_hub_id(name, tmp_path, monkeypatch)
 
 
 def test_a_model_of_another_type_is_refused():
-    with pytest.raises(TypeError, match=r"model must be None, a folder, .* got 3"):
+    with pytest.raises(TypeError, match=r"model must be None, small, turbo, a folder, .* got 3"):
         models.load_model(3)
 
 

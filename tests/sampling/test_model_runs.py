@@ -118,19 +118,21 @@ def test_the_first_of_few_steps_is_guided_and_not_pushed(monkeypatch):
 
     monkeypatch.setattr(Repulsion, "uses_guidance_at", noting)
     monkeypatch.setattr(repulsion_module, "with_step_length", noting_push)
-    draw(repulsion=Repulsion(restart=None), num_inference_steps=8)
+    # The levels of 16x16 latents; these latents are smaller
+    given = {"window": (9.0, 4.0), "restart": None}
+    draw(repulsion=Repulsion(**given, pause=(9.0, 0.3)), num_inference_steps=8)
     levels = [sigma for sigma, _ in told]
     assert levels[0] < 9.0
     assert [guided for _, guided in told] == [True, *[sigma < 0.3 for sigma in levels[1:]]]
     assert pushed == [sigma for sigma in levels[1:] if sigma >= 4.0]
     # With too few steps for a later push, the first step is pushed
     pushed.clear()
-    draw(repulsion=Repulsion(restart=None), num_inference_steps=4)
+    draw(repulsion=Repulsion(**given, pause=(9.0, 0.3)), num_inference_steps=4)
     assert len(pushed) == 1
     # Unless a pause is given
     for pause in (None, (math.inf, 0.0)):
         pushed.clear()
-        draw(repulsion=Repulsion(restart=None, pause=pause), num_inference_steps=8)
+        draw(repulsion=Repulsion(**given, pause=pause), num_inference_steps=8)
         assert pushed == [sigma for sigma in levels if sigma >= 4.0]
 
 

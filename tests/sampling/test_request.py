@@ -53,7 +53,9 @@ def test_settings_that_json_cannot_hold_are_named_before_the_first_step(tmp_path
 
     with pytest.raises(TypeError, match=r"settings must be what JSON can hold, got \{1, 2\}"):
         draw(repulsion=Mine(), out=tmp_path / "out")
-    with pytest.raises(TypeError, match=r"window must be two noise levels .* got \(None, 1.5\)"):
+    with pytest.raises(
+        TypeError, match=r"window must be 'auto' or two noise levels .* got \(None, 1.5\)"
+    ):
         Repulsion(window=(None, 1.5))
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from fastrepulse import embeddings
 from fastrepulse.integrations import corrected_denoised
-from fastrepulse.methods.repulsion import Repulsion
+from fastrepulse.integrations.functional import PUSH_ALONE, for_latents
+from fastrepulse.methods.repulsion import AUTO, Repulsion
 from fastrepulse.schedule import HIGHEST_LEVEL
 
 HIGHEST = 10_000.0
@@ -49,11 +50,9 @@ class RepulsionNode:
                     },
                 ),
                 "window_from": number(
-                    default.window[0], 0, HIGHEST, 0.1, "Highest noise level of the push."
+                    0, 0, HIGHEST, 0.1, "Highest noise level of the push; 0: by the image size."
                 ),
-                "window_to": number(
-                    default.window[1], 0, HIGHEST, 0.1, "Lowest noise level of the push."
-                ),
+                "window_to": number(0, 0, HIGHEST, 0.1, "Lowest noise level of the push."),
                 # Not "seed", which ComfyUI randomises
                 "embedding_seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1}),
             }
@@ -74,14 +73,14 @@ class RepulsionNode:
             ValueError: If a value is out of its range; when sampling, if the latents are not
                 [B, C, H, W] (video).
         """
-        window = (window_from, window_to)
-        repulsion = Repulsion(embedding, strength, window=window, pause=None, restart=None)
+        window: Any = (window_from, window_to) if window_from or window_to else AUTO
+        repulsion = Repulsion(embedding, strength, window=window, **PUSH_ALONE)
 
         def repel(args: dict[str, Any]) -> Tensor:
             denoised, noisy = args["denoised"], args["input"]
             alpha, sigma = signal_and_noise(args["model"].model_sampling, args["sigma"])
             level = sigma / alpha
-            if not repulsion.needs_step_at(level):
+            if noisy.ndim == 4 and not for_latents(repulsion, noisy).needs_step_at(level):
                 return denoised
             # A sampler does not give the number of its step; the noise level serves as well
             step = round(1000 * level)
