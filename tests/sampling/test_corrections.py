@@ -84,7 +84,7 @@ def test_every_correction_step_calls_the_model_once(monkeypatch):
 
 def test_repulsive_steps_move_particles_apart():
     def spread(corrections):
-        repulsion = Repulsion("thirds", strength=0.1, window=(math.inf, 2.0))
+        repulsion = Repulsion("thirds", strength=0.05, window=(math.inf, 2.0))
         latents = draw(4, repulsion=repulsion, corrections=corrections).latents
         return mean_distance(embeddings.build("thirds")(latents))
 

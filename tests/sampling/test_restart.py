@@ -38,7 +38,7 @@ def test_a_restart_repeats_some_steps_and_changes_the_images_little(scheduler):
         Repulsion(strength=0.0),
         Repulsion(restart=None),
         Repulsion(restart=(0.01, 0.001)),
-        Repulsion(window=(9.0, 2.0)),
+        Repulsion(window=(9.0, 2.0), restart=(3.0, 1.0)),
     ],
     ids=["no-strength", "none", "below-the-last-level", "window-not-over"],
 )
