@@ -82,7 +82,7 @@ def test_repelled_images_of_the_turbo_model_differ_more_and_stay_right(turbo):
             for group, subject in zip(groups, SUBJECTS, strict=True)
         ]
         different = sum(map(attribute_vendi, shown)) / len(SUBJECTS)
-        off = sum(map(off_data, groups, SUBJECTS)) / len(SUBJECTS)
+        off = sum(map(off_data, groups[:4], SUBJECTS[:4])) / 4
         return different, sum(map(len, shown)) / len(images), off
 
     before, after = measured(0.0), measured(0.4)

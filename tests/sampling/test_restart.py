@@ -12,11 +12,13 @@ def draw(n, **arguments):
     return fastrepulse.sample("a potted plant", n, **{**how, **arguments})
 
 
-@pytest.mark.parametrize("scheduler", ["euler", "ddim", "dpm++"])
+@pytest.mark.parametrize(
+    "scheduler", ["euler", "dpm++", pytest.param("ddim", marks=pytest.mark.slow)]
+)
 def test_a_restart_repeats_some_steps_and_changes_the_images_little(scheduler):
     def sampled(restart):
         how = {"num_inference_steps": 20, "scheduler": scheduler, "height": 64, "width": 64}
-        return draw(3, repulsion=Repulsion(restart=restart), **how)
+        return draw(2, repulsion=Repulsion(restart=restart), **how)
 
     straight, again = sampled(None), sampled((3.0, 1.0))
     sigmas = [step.sigma for step in straight.diagnostics]
