@@ -29,9 +29,8 @@ WHEEL = $(wildcard build/wheel/*.whl)
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
-# In the order of the folders: the longest modules have few tests, and would otherwise run last
 test: $(STAMP)-test
-	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
 
 # Builds the native library with Clang, without warnings. It replaces the library of the checkout
 clang: $(STAMP)-test
