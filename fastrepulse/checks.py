@@ -79,7 +79,7 @@ def check_texts(name: str, value: Any) -> None:
 class Window(NamedTuple):
     """An interval of noise levels, both ends included: `sigma in Window(9.0, 4.0)`.
 
-    Args:
+    Attributes:
         high: The higher noise level; may be infinite.
         low: The lower noise level, at least 0.
     """
