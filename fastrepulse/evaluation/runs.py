@@ -21,6 +21,7 @@ from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
 from fastrepulse.metrics import mean_pairwise_similarity
 from fastrepulse.models import Model
+from fastrepulse.models.shipped import Recommended
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
 from fastrepulse.sampling.results import SampleResult
@@ -57,7 +58,7 @@ class Protocol:
 
     num_particles: int
     num_inference_steps: int
-    guidance_scale: float = 5.0
+    guidance_scale: float = Recommended().guidance_scale
     dtype: str = "float32"
     model: str = "small"
 

@@ -90,6 +90,8 @@ class _Repels:
     repulsion: Repulsion
     timesteps: Tensor
     _groups: tuple[int | None, tuple[int, int] | None, int]
+    _resolved: tuple[Any, Any, Repulsion] = None, None, Repulsion()
+    """The timesteps and the shape of the last run, and its repulsion."""
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Any:
@@ -100,14 +102,22 @@ class _Repels:
         """Pickles the plain class, since the derived class is in no module."""
         return _restored, (type(self).__mro__[2], vars(self))
 
+    def _for_run(self, sample: Tensor) -> Repulsion:
+        """Returns the repulsion of a run, which is derived once for its timesteps and size."""
+        times, shape, repulsion = self._resolved
+        if times is not self.timesteps or shape != sample.shape:
+            levels = tuple(noise_level(self, i) for i in range(len(self.timesteps)))
+            repulsion = for_latents(self.repulsion, unpack(sample, self._groups[1]), levels)
+            self._resolved = self.timesteps, sample.shape, repulsion
+        return repulsion
+
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
         group_size, latent_size, seed = self._groups
         step = step_number(self, timestep)
         sigma = noise_level(self, step)
         # Pure noise says nothing about an image
         blind = self.repulsion.on == "noisy" and sigma >= HIGHEST_LEVEL
-        levels = tuple(noise_level(self, i) for i in range(len(self.timesteps)))
-        repulsion = for_latents(self.repulsion, unpack(sample, latent_size), levels)
+        repulsion = self._for_run(sample)
         if blind or not repulsion.needs_step_at(sigma):
             return model_output
         if model_output.shape != sample.shape:

@@ -90,7 +90,8 @@ class Denoiser:
         forward = partial(self._forward, timestep, guided)
         rows = (model_input, text, prompts)
         try:
-            return torch.cat(list(in_batches(forward, rows, self.micro_batch_size, self._halve)))
+            outputs = list(in_batches(forward, rows, self.micro_batch_size, self._halve))
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         except Exception as error:
             if not self.compiled or ran_out(error) or not _cannot_compile(error):
                 raise

@@ -109,6 +109,11 @@ class Drawing:
         return list(self.negative_prompt)
 
     @property
+    def guided(self) -> bool:
+        """Whether the model is guided."""
+        return self.guidance_scale > 1
+
+    @property
     def count(self) -> int:
         """The number of particles of all prompts."""
         return len(self.prompts) * self.num_particles

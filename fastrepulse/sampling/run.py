@@ -60,8 +60,7 @@ def new_loop(
     method = drawing.active_method
     if method is not None:
         sigmas = NoiseSchedule.of(scheduler).sigmas[:-1]
-        guided = drawing.guidance_scale > 1
-        method = method.for_run(RunFacts(noise.shape[2], noise.shape[3], sigmas, guided))
+        method = method.for_run(RunFacts(noise.shape[2], noise.shape[3], sigmas, drawing.guided))
     dtype = torch.promote_types(model.dtype, torch.float32)
     return DenoiseLoop(
         noise.to(budget.storage, dtype) * scheduler.init_noise_sigma,
@@ -126,11 +125,10 @@ def _budget(drawing: Drawing, computing: Computing, model: Model, latents: Tenso
 
 def _text_embeddings(drawing: Drawing, model: Model) -> tuple[Text, Text | None]:
     """Returns the text embeddings of all prompts, and of all negative prompts with guidance."""
-    guided = drawing.guidance_scale > 1
-    everything = [*drawing.prompts, *(drawing.negative_prompts if guided else [])]
+    everything = [*drawing.prompts, *(drawing.negative_prompts if drawing.guided else [])]
     chunks = model.chunks_of(everything) if drawing.long_prompts == "chunks" else 1
     text = _encoded(model, drawing.prompts, chunks)
-    if not guided:
+    if not drawing.guided:
         return text, None
     negative = _encoded(model, drawing.negative_prompts, chunks)
     if model.zeros_for_empty:

@@ -189,3 +189,18 @@ def test_a_batch_that_does_not_divide_and_a_second_wrapping_are_refused(pipeline
         draw(pipeline, repelling)
     with pytest.raises(ValueError, match="repels already"):
         RepulsiveScheduler(repelling)
+
+
+def test_a_window_without_a_step_is_named_once_a_run(caplog):
+    scheduler = RepulsiveScheduler(
+        diffusers.EulerDiscreteScheduler(), Repulsion("pooled", window=(1e4, 9e3))
+    )
+    for steps in (4, 6):
+        caplog.clear()
+        scheduler.set_timesteps(steps)
+        x = scheduler.init_noise_sigma * initial_noise(0, 3, (4, 16, 16))
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, timestep)
+            x = scheduler.step(torch.zeros_like(scaled), timestep, x).prev_sample
+        (record,) = caplog.records
+        assert record.getMessage().count(",") == 1 + steps
