@@ -17,13 +17,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.default_model.training.trainer import Trainer
+from fastrepulse.default_model.training.unet import write_half
 from fastrepulse.models import Model, load_model
 from fastrepulse.schedule import denoised
 
@@ -54,17 +55,17 @@ class Teacher:
     """The shipped model with guidance, at any noise level."""
 
     def __init__(self, model: Model):
-        scheduler = EulerDiscreteScheduler.from_config(
+        self.scheduler = EulerDiscreteScheduler.from_config(
             model.scheduler_config, timestep_spacing="trailing"
         )
-        scheduler.set_timesteps(STEPS)
-        self.timesteps = scheduler.timesteps
-        self.sigmas = scheduler.sigmas.tolist()
+        self.scheduler.set_timesteps(STEPS)
+        self.timesteps = self.scheduler.timesteps
+        self.sigmas = self.scheduler.sigmas.tolist()
         self.unet = copy.deepcopy(model.unet).to(torch.bfloat16)
         self.encode = cache(
             torch.no_grad()(lambda prompt: model.encode_prompts([prompt]).tokens.float()[0])
         )
-        alphas = scheduler.alphas_cumprod.double()
+        alphas = self.scheduler.alphas_cumprod.double()
         self._log_sigmas = ((1 - alphas) / alphas).sqrt().log()
 
     def text(self, prompts: list[str]) -> Tensor:
@@ -178,28 +179,14 @@ def main() -> None:
         if step % 100 == 99:
             progress.write(f"step {step + 1}: loss {running:.4f}")
     trainer.copy_average({"unet": student})
-    save(args.out / "weights", model, student)
-
-
-def save(out: Path, model: Model, student: UNet2DConditionModel) -> None:
-    """Writes the student as a diffusers pipeline in half precision."""
-    scheduler = EulerDiscreteScheduler.from_config(
-        model.scheduler_config, timestep_spacing="trailing"
+    write_half(
+        args.out / "weights",
+        student.eval(),
+        model.text_encoder,
+        model.tokenizer,
+        model.vae,
+        teacher.scheduler,
     )
-    pipeline = StableDiffusionPipeline(
-        vae=copy.deepcopy(model.vae).half(),
-        text_encoder=copy.deepcopy(model.text_encoder).half(),
-        tokenizer=model.tokenizer,
-        unet=student.eval().half(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    for part in (pipeline.vae, pipeline.unet):
-        # Removes a path of this machine from the saved file
-        part.register_to_config(_name_or_path="")
-    pipeline.save_pretrained(out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ import copy
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -89,12 +95,25 @@ def save_pipeline(
     """Writes the averaged weights as a diffusers pipeline in half precision."""
     averaged = {"unet": copy.deepcopy(unet), "text": copy.deepcopy(text_encoder)}
     trainer.copy_average(averaged)
+    text_encoder = averaged["text"]
+    write_half(out / "weights", averaged["unet"], text_encoder, tokenizer, vae, build_scheduler())
+
+
+def write_half(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: AutoencoderKL,
+    scheduler: SchedulerMixin,
+) -> None:
+    """Writes copies of the networks as a diffusers pipeline in half precision."""
     pipeline = StableDiffusionPipeline(
         vae=copy.deepcopy(vae).half(),
-        text_encoder=averaged["text"].half(),
+        text_encoder=copy.deepcopy(text_encoder).half(),
         tokenizer=tokenizer,
-        unet=averaged["unet"].half(),
-        scheduler=build_scheduler(),
+        unet=copy.deepcopy(unet).half(),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -102,7 +121,7 @@ def save_pipeline(
     for part in (pipeline.vae, pipeline.unet):
         # Removes a path of this machine from the saved file
         part.register_to_config(_name_or_path="")
-    pipeline.save_pretrained(out / "weights")
+    pipeline.save_pretrained(folder)
 
 
 def loss_of(
