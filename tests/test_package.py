@@ -147,10 +147,7 @@ def test_imports_run_downwards(file):
         if name.startswith("fastrepulse."):
             assert layer_of(name) <= layer_of(module), name
         if name.split(".")[0] == "diffusers":
-            trains = module.startswith(
-                ("fastrepulse.default_model.training.", "fastrepulse.shipped_models.train")
-            )
-            assert trains or module in WITH_DIFFUSERS or room_of(module) == "integrations"
+            assert module in WITH_DIFFUSERS or room_of(module) == "integrations"
 
 
 def test_rooms_make_no_circle():

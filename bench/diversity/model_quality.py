@@ -1,7 +1,6 @@
 """Measures the shipped model: reconstruction, sparse prompts, and attributes of full captions.
 
-The held-out rendered pictures come from `fastrepulse.default_model.training.render` (extra
-`train`).
+The held-out rendered pictures come from `training.render` (extra `train`).
 
     python -m bench.diversity.model_quality --data data
 """
@@ -20,10 +19,10 @@ from bench.common import environment
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.judge import judge
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.training.autoencoder import evaluate
-from fastrepulse.default_model.training.pictures import load_pictures
 from fastrepulse.noise import initial_noise
 from fastrepulse.sampling.output import image_grid
+from training.autoencoder import evaluate
+from training.pictures import load_pictures
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -13,9 +13,10 @@ from fastrepulse.default_model.judge import (
 )
 from fastrepulse.default_model.rendered import HELD_OUT, off_data, rendered_pictures
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.training.dirt import KINDS
 from fastrepulse.sampling.output import to_pil
+from helpers.checkout import import_from_checkout
 
+KINDS = import_from_checkout("training.dirt").KINDS
 SUBJECT = SUBJECTS[0]
 VISIBLE = {"mottle": (0.05, 0.1, 0.2), "noise": (0.05, 0.1, 0.2), "confetti": (0.01, 0.03, 0.06)}
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from helpers.benchmarks import ROOT, import_bench
+from helpers.checkout import ROOT, import_from_checkout
 
-bench_gpu = import_bench("gpu.__main__")
+bench_gpu = import_from_checkout("bench.gpu.__main__")
 SMOKE = ["-m", "bench.gpu", "--device", "cpu", "--smoke"]
 
 

@@ -9,9 +9,9 @@ pytest.importorskip("triton")
 import triton
 from triton.backends.compiler import GPUTarget
 
-from helpers.benchmarks import import_bench
+from helpers.checkout import import_from_checkout
 
-static_analysis = import_bench("kernels.static_analysis")
+static_analysis = import_from_checkout("bench.kernels.static_analysis")
 TARGETS, entries = static_analysis.TARGETS, static_analysis.entries
 
 # Bytes per program. Smaller devices with 99 KB use the entries of sm_80 too

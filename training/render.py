@@ -3,7 +3,7 @@
 All styles are published under CC0 1.0; `style()` refuses other licences. A picture depends only on
 (subject, split, number), so the data set can be rendered again and does not ship.
 
-    python -m fastrepulse.default_model.training.render --out data
+    python -m training.render --out data
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from fastrepulse.default_model.captions import Subject
 from fastrepulse.default_model.rendered import COLUMNS, PER_SUBJECT, rendered_pictures
 from fastrepulse.default_model.subjects import IMAGE_SIZE, SUBJECTS
-from fastrepulse.default_model.training.frequencies import draw_even, draw_long_tailed
+from training.frequencies import draw_even, draw_long_tailed
 
 SPLITS = ("long_tailed", "even", "heldout")
 """Long-tailed and even training pictures, and held-out even pictures."""

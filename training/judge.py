@@ -1,6 +1,6 @@
 """Trains the judge on rendered pictures.
 
-    python -m fastrepulse.default_model.training.judge --data data --out model
+    python -m training.judge --data data --out model
 
 The pictures have artefacts of every kind and amount, so that the judge learns to ignore them.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from fastrepulse.default_model.judge import HEADS, Classifier
-from fastrepulse.default_model.training.dirt import confetti, mottle, noise
-from fastrepulse.default_model.training.pictures import (
+from training.dirt import confetti, mottle, noise
+from training.pictures import (
     UNNAMED,
     load_labels,
     load_pictures,
     to_float,
 )
-from fastrepulse.default_model.training.trainer import (
+from training.trainer import (
     parse_options,
     save_half,
     train_classifier,

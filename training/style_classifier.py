@@ -1,6 +1,6 @@
 """Trains the style classifier on latents of rendered pictures at all noise levels.
 
-python -m fastrepulse.default_model.training.style_classifier --data data --out model
+python -m training.style_classifier --data data --out model
 """
 
 import json
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastrepulse.default_model.style_classifier import ASPECTS, WORDS, StyleClassifier
-from fastrepulse.default_model.training.pictures import UNNAMED, describe, load_pictures
-from fastrepulse.default_model.training.trainer import (
+from training.pictures import UNNAMED, describe, load_pictures
+from training.trainer import (
     parse_options,
     save_half,
     train_classifier,
 )
-from fastrepulse.default_model.training.unet import build_scheduler, encode
+from training.unet import build_scheduler, encode
 
 SIGMAS = (0.0, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
 """Noise levels of the reported accuracies."""

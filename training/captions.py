@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import CLIPTokenizer
 
-from fastrepulse.default_model.training.frequencies import say
-from fastrepulse.default_model.training.pictures import describe
+from training.frequencies import say
+from training.pictures import describe
 
 EMPTY_CAPTIONS = 0.15
 """Share of long-tailed pictures with an empty caption, for guidance."""

@@ -1,6 +1,6 @@
 """Trains the shipped model's UNet and text encoder together, on latents of rendered pictures.
 
-    python -m fastrepulse.default_model.training.unet --data data --out model
+    python -m training.unet --data data --out model
 
 The latents have the size that the data ask for: `--start` with larger pictures fine-tunes a model
 for a larger size. Every 500 steps the averaged weights are saved as a diffusers
@@ -24,10 +24,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fastrepulse.default_model.training.captions import CaptionedPictures
-from fastrepulse.default_model.training.pictures import load_pictures, to_float
-from fastrepulse.default_model.training.text import TEXT_WIDTH, build_text_encoder, build_tokenizer
-from fastrepulse.default_model.training.trainer import Trainer, parse_options
+from training.captions import CaptionedPictures
+from training.pictures import load_pictures, to_float
+from training.text import TEXT_WIDTH, build_text_encoder, build_tokenizer
+from training.trainer import Trainer, parse_options
 
 CHANNELS = (64, 96, 128)
 MIN_SNR_GAMMA = 5.0

@@ -1,6 +1,6 @@
 """Trains the shipped model's autoencoder: pictures to latents of a quarter of their side and back.
 
-python -m fastrepulse.default_model.training.autoencoder --data data --out model
+python -m training.autoencoder --data data --out model
 """
 
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 from tqdm import tqdm
 
-from fastrepulse.default_model.training.pictures import load_pictures, to_float
-from fastrepulse.default_model.training.trainer import Trainer, parse_options
+from training.pictures import load_pictures, to_float
+from training.trainer import Trainer, parse_options
 
 KL_WEIGHT = 5e-5
 CHANNELS = (24, 48, 96)

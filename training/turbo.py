@@ -1,6 +1,6 @@
 """Distils the shipped model into a student of four steps without guidance.
 
-    python -m fastrepulse.shipped_models.train_turbo --out turbo
+    python -m training.turbo --out turbo
 
 The guided teacher takes particles from noise to images, two steps of DPM-Solver++ (2M) for each
 step of the student. At each of its noise levels the student learns the constant prediction that
@@ -23,10 +23,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.default_model.training.trainer import Trainer
-from fastrepulse.default_model.training.unet import write_half
 from fastrepulse.models import Model, load_model
 from fastrepulse.schedule import denoised
+from training.trainer import Trainer
+from training.unet import write_half
 
 STEPS = 4
 GUIDANCE_SCALE = 7.5
