@@ -20,6 +20,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -66,13 +67,18 @@ def build_scheduler() -> DDIMScheduler:
 
 @torch.no_grad()
 def encode(
-    vae: AutoencoderKL, pictures: Tensor, cache: Path, half: bool = False
+    vae: AutoencoderKL, pictures: Tensor, cache: Path, half: bool = False, size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns the scaled mean and standard deviation of all latents, cached in a file."""
+    """Returns the scaled mean and standard deviation of all latents, cached in a file.
+
+    Pictures are averaged down to `size`, if it is given.
+    """
     if not cache.exists():
         with torch.autocast(vae.device.type, torch.bfloat16, enabled=half):
             parts = [
-                vae.encode(to_float(chunk.to(vae.device))).latent_dist
+                vae.encode(
+                    adaptive_avg_pool2d(to_float(chunk.to(vae.device)), (size, size))
+                ).latent_dist
                 for chunk in tqdm(pictures.split(256), desc="encode")
             ]
         scale = vae.config.scaling_factor
