@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastrepulse.checks import check_choice
 from fastrepulse.default_model.figures import PROMPTS, Figures
+from fastrepulse.files import whole_file
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import SHIPPED
 from fastrepulse.sampling.results import SampleResult
@@ -84,9 +85,14 @@ def side_by_side(
 
 
 def save(comparison: Comparison, folder: Path) -> Path:
-    """Writes both sets and the sheet to a folder and returns the path of the sheet."""
-    comparison.independent.save(folder / "independent")
-    comparison.repelled.save(folder / "repelled")
+    """Writes both sets and the sheet to a folder and returns the path of the sheet.
+
+    An earlier comparison in the folder is replaced.
+    """
     path = folder / "independent-vs-repelled.png"
-    comparison.sheet.save(path)
+    earlier = path.exists()
+    comparison.independent.save(folder / "independent", overwrite=earlier)
+    comparison.repelled.save(folder / "repelled", overwrite=earlier)
+    with whole_file(path) as partial:
+        comparison.sheet.save(partial)
     return path

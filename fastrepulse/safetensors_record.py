@@ -1,8 +1,6 @@
 """Saves tensors and JSON values in one safetensors file with a checksum."""
 
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from fastrepulse.files import to_disk, whole_file
 
 
 def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
@@ -23,19 +23,13 @@ def save_record(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, 
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     text = json.dumps(record)
     metadata = {"record": text, "checksum": str(_checksum(tensors, text))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In a temporary folder, so that files of safetensors from a killed process can be deleted too
-    with tempfile.TemporaryDirectory(
-        prefix=f"{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
-    ) as folder:
-        partial = Path(folder, path.name)
+    with whole_file(path) as partial:
         try:
             save_file(tensors, partial, metadata)
         except SafetensorError as error:
-            raise OSError(f"{str(path)!r} cannot be written: {error}") from None
-        _to_disk(partial)
-        os.replace(partial, path)
-    _to_disk(path.parent)
+            raise OSError(str(error)) from None
+        to_disk(partial)
+    to_disk(path.parent)
 
 
 def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,17 +52,6 @@ def load_record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"file {str(path)!r} cannot be used: {reason}") from None
-
-
-def _to_disk(path: Path) -> None:
-    """Waits until a file, or a folder's list of files, is on the disk and survives a power cut."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> int:

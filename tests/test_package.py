@@ -91,6 +91,7 @@ def test_bad_input_fails_within_a_second_before_any_model_work(tmp_path):
 LAYERS = [
     {
         "checks",
+        "files",
         "native",
         "noise",
         "naive",
@@ -170,8 +171,8 @@ def test_what_stands_alone():
     assert len((PACKAGE / "naive.py").read_text().splitlines()) <= 110
     tops = {path.stem for path in PACKAGE.glob("*.py")}
     layout = (
-        "__init__ __main__ checks cli demo naive native noise out_of_memory safetensors_record "
-        "schedule torch_settings version"
+        "__init__ __main__ checks cli demo files naive native noise out_of_memory "
+        "safetensors_record schedule torch_settings version"
     )
     assert tops <= set(layout.split())
 

@@ -17,6 +17,7 @@ from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import CALIBRATION_SEEDS, Rule, search
 from fastrepulse.evaluation.settings import ALL, FULL_CAPTIONS, INDEPENDENT, Family, Setting
 from fastrepulse.evaluation.tables import compared, write_tables
+from fastrepulse.files import write_text
 from fastrepulse.models import SHIPPED, load_model
 from fastrepulse.models.shipped import recommended
 from fastrepulse.sampling.output import check_writable
@@ -103,7 +104,7 @@ def evaluate(
     rows = measure(runs, rendered, progress)
     notes = _notes(num_seeds, protocol, rule)
     write_tables(folder, notes, rows)
-    (folder / "search.json").write_text(json.dumps(tried, indent=2) + "\n", "utf-8")
+    write_text(folder / "search.json", json.dumps(tried, indent=2) + "\n")
     diverse = compared(rows)
     for suffix in ("svg", "png"):
         plot_against_vendi(rows, QUALITY, folder / f"quality.{suffix}")

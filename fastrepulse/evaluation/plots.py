@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fastrepulse.evaluation.measure import Estimate, Row
 from fastrepulse.evaluation.runs import Run
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.files import whole_file
 
 try:
     import matplotlib
@@ -94,7 +95,8 @@ def plot_against_vendi(rows: Sequence[Row], panels: Sequence[Panel], file: Path)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
         metadata = {"Date": None} if file.suffix == ".svg" else None
-        figure.savefig(file, dpi=130, metadata=metadata)
+        with whole_file(file) as partial:
+            figure.savefig(partial, dpi=130, metadata=metadata)
 
 
 def _magnify_near_one(axis: Axes) -> None:

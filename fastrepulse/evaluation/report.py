@@ -12,6 +12,7 @@ from fastrepulse.evaluation.plots import strength_grid
 from fastrepulse.evaluation.runs import Run
 from fastrepulse.evaluation.settings import DEFAULT, FULL_CAPTIONS, INDEPENDENT
 from fastrepulse.evaluation.tables import DIVERSITY, Column, compared, interval, space_columns
+from fastrepulse.files import write_text
 
 FOLDER = Path(__file__).parent
 
@@ -59,7 +60,7 @@ samples of the same seed, with its 95% interval; it needs several seeds.</p>
 </body>
 </html>
 """
-    (folder / "report.html").write_text(page, "utf-8")
+    write_text(folder / "report.html", page)
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:

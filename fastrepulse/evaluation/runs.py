@@ -1,7 +1,6 @@
 """Samples the runs and stores finished runs, so that an evaluation can resume."""
 
 import json
-import os
 import random
 import re
 import zlib
@@ -19,6 +18,7 @@ from fastrepulse.default_model.figures import PROMPTS, Figures
 from fastrepulse.default_model.judge import spaces_of
 from fastrepulse.default_model.subjects import SUBJECTS
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, Setting
+from fastrepulse.files import to_disk, whole_file, write_text
 from fastrepulse.metrics import mean_pairwise_similarity
 from fastrepulse.models import Model
 from fastrepulse.models.shipped import Recommended
@@ -79,7 +79,7 @@ class RunLog:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             # The process was killed while writing the last line
-            self.log.write_text(whole, "utf-8")
+            write_text(self.log, whole)
         self.rows = [json.loads(line) for line in whole.splitlines()]
 
     def find(self, setting: Setting, seed: int) -> Run | None:
@@ -103,14 +103,16 @@ class RunLog:
             figures.append({"prompt": prompt, "similarity": similarity, **measured})
         key = self._key(setting, seed)
         path = self.files / _file_name(setting, seed, key)
-        save_file({space: rows.half() for space, rows in features.items()}, _features_file(path))
+        with whole_file(_features_file(path)) as partial:
+            save_file({space: rows.half() for space, rows in features.items()}, partial)
         # Without gaps, so that no JPEG block covers two images
-        image_grid(images, columns=n, gap=0).save(_sheet_file(path), quality=90)
+        sheet = image_grid(images, columns=n, gap=0)
+        with whole_file(_sheet_file(path)) as partial:
+            sheet.save(partial, quality=90)
         row = {"key": key, "files": path.name, "figures": figures}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        to_disk(self.log)
         self.rows.append(row)
 
     def _key(self, setting: Setting, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastrepulse.evaluation.measure import PER_PROMPT, Estimate, Row
 from fastrepulse.evaluation.settings import FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.files import whole_file, write_text
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -112,11 +113,14 @@ def write_tables(folder: Path, notes: Sequence[str], rows: Sequence[Row]) -> Non
         "## Distance to the set of maximum diversity\n",
         markdown(space_columns(diverse), diverse),
     ]
-    (folder / "table.md").write_text("\n".join(parts), "utf-8")
+    write_text(folder / "table.md", "\n".join(parts))
     records = [flat(row) for row in rows]
-    (folder / "table.json").write_text(json.dumps(records, indent=2) + "\n", "utf-8")
-    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        fields = max((list(record) for record in records), key=len)
+    write_text(folder / "table.json", json.dumps(records, indent=2) + "\n")
+    fields = max((list(record) for record in records), key=len)
+    with (
+        whole_file(folder / "table.csv") as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(records)

@@ -79,12 +79,11 @@ class Checkpoints:
                 )
             raise
         if self.folder is not None and loop.partition.rank == 0:
-            for path in self.folder.glob(f"{CHECKPOINTS}*"):
-                if path.is_dir():
-                    # Left by a process that was killed while writing
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+            for path in _newest_first(self.folder):
+                path.unlink(missing_ok=True)
+            # Left by a process that was killed while writing
+            for path in self.folder.glob("*.*.????????.partial/"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _write(self, loop: DenoiseLoop, folder: Path) -> bool:
         """Writes a checkpoint and removes old ones; returns whether it was written."""

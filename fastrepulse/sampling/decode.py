@@ -20,6 +20,7 @@ from fastrepulse.out_of_memory import in_batches
 from fastrepulse.sampling.memory import Budget
 from fastrepulse.sampling.output import (
     SavedImages,
+    is_saved,
     picture_path,
     save_picture,
     save_summary,
@@ -40,8 +41,8 @@ def decode(
 ) -> SampleResult:
     """Returns the result with its images, which are written to the folder if there is one.
 
-    Images that the folder already holds are not written again. Their batches are decoded unchanged,
-    since the last bits of an image depend on the other images of its batch.
+    Images of the run that the folder already holds are not written again. Their batches are
+    decoded unchanged, since the last bits of an image depend on the other images of its batch.
 
     Args:
         sd: The model.
@@ -57,7 +58,9 @@ def decode(
             return replace(result, images=[image for _, image in images])
     folder.mkdir(parents=True, exist_ok=True)
     paths = [picture_path(folder, row) for row in range(partition.count)]
-    missing = {i for i, row in enumerate(partition.rows) if not paths[row].exists()}
+    missing = {
+        i for i, row in enumerate(partition.rows) if not is_saved(folder, row, result.settings)
+    }
     writing: list[Future[Path]] = []
     drawing = _images(sd, result.latents, missing, budget, progress)
     # Closed at once if writing fails, since it holds the decoder

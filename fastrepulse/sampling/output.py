@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +13,8 @@ from typing import Any, overload
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from fastrepulse.files import whole_file, write_text
 
 GRID_PIXELS = 2**26
 """Largest number of pixels of a written grid, which image viewers can open."""
@@ -25,6 +28,10 @@ class SavedImages(Sequence[Image.Image]):
 
     def __init__(self, paths: Sequence[Path]):
         self.paths = paths
+
+    @property
+    def folder(self) -> Path:
+        return self.paths[0].parent.resolve()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -48,26 +55,39 @@ def picture_path(folder: Path, i: int) -> Path:
 def save_picture(image: Image.Image, folder: Path, i: int, settings: dict[str, Any]) -> Path:
     """Writes image `i` of a call with its settings inside; returns its path.
 
-    The settings hold only the image's own prompt. The file appears whole or not at all.
+    The settings hold only the image's own prompt.
     """
+    text = PngInfo()
+    for name, value in _about(i, settings).items():
+        text.add_itxt(name, value)
+    path = picture_path(folder, i)
+    with whole_file(path) as partial:
+        image.save(partial, "PNG", pnginfo=text)
+    return path
+
+
+def is_saved(folder: Path, i: int, settings: dict[str, Any]) -> bool:
+    """Whether a folder holds image `i` of the call with these settings."""
+    try:
+        with Image.open(picture_path(folder, i)) as image:
+            return _about(i, settings).items() <= image.info.items()
+    except OSError:
+        return False
+
+
+def _about(i: int, settings: dict[str, Any]) -> dict[str, str]:
+    """Returns what the file of image `i` of a call says about it."""
     count = settings["num_particles"]
     prompt = settings["prompts"][i // count]
     own = settings | {"prompts": [prompt]}
     if isinstance(settings["negative_prompt"], list):
         own["negative_prompt"] = settings["negative_prompt"][i // count]
-    text = PngInfo()
-    text.add_itxt("prompt", prompt)
-    text.add_itxt("seed", str(settings["seed"]))
-    text.add_itxt("particle", str(i % count))
-    text.add_itxt("settings", json.dumps(own))
-    path = picture_path(folder, i)
-    partial = path.with_suffix(".partial")
-    try:
-        image.save(partial, "PNG", pnginfo=text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return {
+        "prompt": prompt,
+        "seed": str(settings["seed"]),
+        "particle": str(i % count),
+        "settings": json.dumps(own),
+    }
 
 
 def check_writable(folder: Path, name: str = "out") -> None:
@@ -90,24 +110,42 @@ def check_writable(folder: Path, name: str = "out") -> None:
         raise PermissionError(f"{name} must be a folder that can be written, got {str(folder)!r}")
 
 
-def check_unused(folder: Path) -> None:
-    """Raises if a folder holds the images or the checkpoint of another run."""
+def check_unused(folder: Path, name: str = "out") -> None:
+    """Raises if a folder, the argument `name`, holds images or the checkpoint of another run."""
     if any(folder.glob(CHECKPOINTS)):
         raise FileExistsError(
-            f"out must be a new folder, got {str(folder)!r} of a stopped run: "
+            f"{name} must be a new folder, got {str(folder)!r} of a stopped run: "
             f"`fastrepulse resume {folder}` continues it"
         )
-    if (folder / "sample.json").exists() or (folder / "00000.png").exists():
+    if any(_files_of_run(folder)):
         raise FileExistsError(
-            f"out must be a new folder, or one without images of another run, got {str(folder)!r}"
+            f"{name} must be a new folder, or one without images of another run, "
+            f"got {str(folder)!r}"
         )
+
+
+def remove_run(folder: Path) -> None:
+    """Removes the images, the summary and the checkpoints of a run from a folder."""
+    # The checkpoints first: nobody can resume a run that has lost images
+    for path in [*folder.glob(CHECKPOINTS), *_files_of_run(folder), folder / "grid.png"]:
+        path.unlink(missing_ok=True)
+
+
+def _files_of_run(folder: Path) -> list[Path]:
+    """Returns the images of a run in a folder, and its summary."""
+    return [
+        path
+        for path in folder.glob("*")
+        if path.name == "sample.json" or re.fullmatch(r"\d{5,}\.png", path.name)
+    ]
 
 
 def check_space(folder: Path, size: int) -> None:
     """Raises if the disk of a folder has fewer than `size` free bytes."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < size:
+    total, _, free = shutil.disk_usage(existing)
+    # Some network disks report no size at all
+    if total and free < size:
         raise OSError(
             f"out must have room for {size / 1e6:.0f} MB of images, "
             f"{str(folder)!r} has {free / 1e6:.0f} MB"
@@ -154,6 +192,8 @@ def save_summary(
         for step in diagnostics
     ]
     record = {"settings": settings, "diagnostics": steps}
-    (folder / "sample.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+    write_text(folder / "sample.json", json.dumps(record, indent=2) + "\n")
     shrunk = math.sqrt(GRID_PIXELS / (len(images) * math.prod(images[0].size)))
-    image_grid(images, scale=min(1.0, shrunk)).save(folder / "grid.png")
+    grid = image_grid(images, scale=min(1.0, shrunk))
+    with whole_file(folder / "grid.png") as partial:
+        grid.save(partial)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from fastrepulse.checks import FiniteCheck
 from fastrepulse.methods.base import Push
-from fastrepulse.sampling.output import image_grid, save_picture, save_summary
+from fastrepulse.sampling.output import (
+    SavedImages,
+    check_unused,
+    image_grid,
+    remove_run,
+    save_picture,
+    save_summary,
+)
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,25 @@ class SampleResult:
         """Returns all images as one grid, by default about square."""
         return image_grid(self.images, columns)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes one PNG per particle, the grid and `sample.json`; returns the folder.
 
         Each PNG holds its prompt, seed, particle index and the settings as text chunks.
+
+        Args:
+            folder: A new folder, or one without images of another run.
+            overwrite: Whether to remove another run's images, summary and checkpoints first.
+
+        Raises:
+            FileExistsError: If the folder holds another run and `overwrite` is False.
+            OSError: If a file cannot be written; names the file.
         """
         folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.images, SavedImages) and self.images.folder == folder.resolve():
+            return folder
+        if overwrite:
+            remove_run(folder)
+        check_unused(folder, "folder")
         for i, image in enumerate(self.images):
             save_picture(image, folder, i, self.settings)
         save_summary(folder, self.images, self.settings, self.diagnostics)

@@ -1,9 +1,9 @@
 """The batches of one tab: images, chosen examples, and the current run."""
 
 import logging
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastrepulse import embeddings
+from fastrepulse.files import whole_file
 from fastrepulse.metrics.spaces import to_pictures
 from fastrepulse.models import Model
 from fastrepulse.models.image_files import read_fitted
@@ -78,8 +79,8 @@ class Session:
 
     def __init__(self, model: Model, folder: Path, worker: Executor):
         self.model = model
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=folder))
+        self.folder = folder / f"session-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir(parents=True)
         self.drawn: list[Drawn] = []
         self.picked: dict[Pile, list[Image.Image]] = {"unlike": [], "like": []}
         self.view = View()
@@ -208,4 +209,5 @@ class Session:
 def _write(images: Sequence[Image.Image], folder: Path) -> None:
     folder.mkdir(parents=True)
     for i, image in enumerate(images):
-        image.save(picture_path(folder, i))
+        with whole_file(picture_path(folder, i)) as partial:
+            image.save(partial)

@@ -1,6 +1,7 @@
 """Sessions, batches, the map and previews, without the page."""
 
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -36,6 +37,13 @@ def drawn(session, **batch):
     session.wait(120)
     assert session.error is None
     return session.drawn[-1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_the_folder_has_the_mode_of_the_umask(model, tmp_path):
+    (tmp_path / "plain").mkdir()
+    folder = Session(model, tmp_path / "new", ThreadPoolExecutor(1)).folder
+    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def pixels(images):
