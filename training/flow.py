@@ -95,7 +95,9 @@ class PaddedOnce:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None
     ) -> tuple[Tensor, Tensor]:
-        def heads(of_image: Tensor, of_text: Tensor, norm: nn.Module, norm_text: nn.Module):
+        def heads(
+            of_image: Tensor, of_text: Tensor, norm: nn.Module, norm_text: nn.Module
+        ) -> Tensor:
             parts = (x.unflatten(2, (attn.heads, -1)) for x in (of_image, of_text))
             image, text = (x.transpose(1, 2) for x in parts)
             return torch.cat([norm(image), norm_text(text)], dim=2)
