@@ -30,7 +30,7 @@ demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
-	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
+	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadgroup
 
 # Builds the native library with Clang, without warnings. It replaces the library of the checkout
 clang: $(STAMP)-test
@@ -54,7 +54,7 @@ build/%-passes:
 	mkdir build/$*-checkout
 	git ls-files -z -- ':!fastrepulse' | xargs -0 cp --parents -t build/$*-checkout
 	ln -s "$$(build/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/fastrepulse" build/$*-checkout/
-	cd build/$*-checkout && OMP_NUM_THREADS=1 ../$*/bin/pytest -n auto --dist loadscope
+	cd build/$*-checkout && OMP_NUM_THREADS=1 ../$*/bin/pytest -n auto --dist loadgroup
 
 bench: $(STAMP)-bench
 	$(PYTHON) -m pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json
