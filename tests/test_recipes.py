@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastrepulse import embeddings, integrations, kernels, methods
-from fastrepulse.evaluation.settings import FAMILIES
+from fastrepulse.evaluation.settings import FAMILIES, PARTS
 from fastrepulse.methods.from_settings import method_from_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,8 @@ class TestNothingIsLeftOut:
 
     @pytest.mark.parametrize("name", methods.__all__)
     def test_a_method_is_compared(self, name):
-        compared = [family.at(family.low).arguments.get("repulsion") for family in FAMILIES]
+        settings = [*PARTS, *(family.at(family.low) for family in FAMILIES)]
+        compared = [setting.arguments.get("repulsion") for setting in settings]
         assert name in [type(method).__name__ for method in compared]
 
     @pytest.mark.parametrize("name", methods.__all__)

@@ -10,12 +10,20 @@ import torch
 from fastrepulse.checks import check_choice, check_number
 from fastrepulse.default_model.figures import PROMPTS
 from fastrepulse.default_model.rendered import rendered_features
+from fastrepulse.evaluation.guidance_front import compare_with_guidance
 from fastrepulse.evaluation.measure import Row, measure
 from fastrepulse.evaluation.plots import QUALITY, plot_against_vendi, space_panels
 from fastrepulse.evaluation.report import write_report
 from fastrepulse.evaluation.runs import Protocol, RunLog, figures_of, run_all
 from fastrepulse.evaluation.search import CALIBRATION_SEEDS, Rule, search
-from fastrepulse.evaluation.settings import ALL, FULL_CAPTIONS, INDEPENDENT, Family, Setting
+from fastrepulse.evaluation.settings import (
+    ALL,
+    FULL_CAPTIONS,
+    GUIDANCE,
+    INDEPENDENT,
+    Family,
+    Setting,
+)
 from fastrepulse.evaluation.tables import compared, write_tables
 from fastrepulse.files import write_text
 from fastrepulse.models import SHIPPED, load_model
@@ -87,7 +95,13 @@ def evaluate(
     folder = Path(out)
     check_writable(folder)
     rendered = rendered_features(None if data is None else Path(data))
-    wanted = [each for each in methods if each not in (INDEPENDENT, FULL_CAPTIONS)]
+    wanted = [
+        each
+        for each in methods
+        if each not in (INDEPENDENT, FULL_CAPTIONS)
+        # Independent samples have this scale already
+        and not (each in GUIDANCE and each.arguments["guidance_scale"] == scale)
+    ]
     loaded = load_model(model, dtype=dtype)
     dtype_name = str(loaded.dtype).removeprefix("torch.")
     name = model or "small"
@@ -101,8 +115,9 @@ def evaluate(
     settings = [FULL_CAPTIONS, INDEPENDENT, *settings]
     runs = run_all(log, loaded, settings, range(num_seeds), compile, progress)
 
-    rows = measure(runs, rendered, progress)
-    notes = _notes(num_seeds, protocol, rule)
+    rows = compare_with_guidance(measure(runs, rendered, progress), float(scale))
+    at_end = [name for name, record in tried["methods"].items() if record["ends"]]
+    notes = _notes(num_seeds, protocol, rule, at_end)
     write_tables(folder, notes, rows)
     write_text(folder / "search.json", json.dumps(tried, indent=2) + "\n")
     diverse = compared(rows)
@@ -114,8 +129,8 @@ def evaluate(
     return rows
 
 
-def _notes(num_seeds: int, protocol: Protocol, rule: Rule) -> list[str]:
-    """Explains how the figures were measured."""
+def _notes(num_seeds: int, protocol: Protocol, rule: Rule, at_end: Sequence[str]) -> list[str]:
+    """Explains how the figures were measured; `at_end` has the methods at the end of a range."""
     num_particles, steps = protocol.num_particles, protocol.num_inference_steps
     guidance = f"guidance {protocol.guidance_scale:g}"
     images = num_seeds * num_particles * len(PROMPTS)
@@ -133,12 +148,16 @@ def _notes(num_seeds: int, protocol: Protocol, rule: Rule) -> list[str]:
         "Each figure is a mean over all pairs of a prompt and a seed, with a 95% interval by the "
         "percentile bootstrap over these pairs. “over independent” is the difference to "
         "independent samples of the same prompt and noise. “× independent” is the ratio of “off "
-        "data” to that of independent samples.",
+        "data” to that of independent samples. “over guidance” is the difference to independent "
+        "samples at the guidance scale that makes them most different, of all scales at which they "
+        "are as clean, and as accurate to one percentage point. It is empty if there is no such "
+        "scale, or if fewer than two scales were sampled.",
         "Methods with a strength are compared at the largest strength with a prompt accuracy of "
         f"at least {rule.accuracy:.0%} and “off data” of at most {rule.cleanliness:g} times the "
         "value of full captions. Full captions give the most varied images, as clean as the "
         "model draws them. The strengths were found on other seeds than this table uses "
-        "(`search.json`).",
+        "(`search.json`)."
+        + (f" The range of strengths ends there for {', '.join(at_end)}." if at_end else ""),
         "Fréchet distance, kernel distance, recall and the covered share of rendered pictures "
         f"compare all {images:,} images of a setting with rendered pictures, in which all values "
         "are equally common.",

@@ -70,6 +70,8 @@ class Row:
         nearer: Decrease of the kernel distance to the images of full captions, compared with
             independent samples of the same seed.
         pairs: Attribute Vendi score of each seed and prompt.
+        over_guidance: Difference to independent samples at the best guidance scale; None if it is
+            not known, or if the row is cleaner or more accurate than at every scale.
     """
 
     setting: Setting
@@ -89,6 +91,7 @@ class Row:
     to_diverse: dict[str, Distance]
     nearer: dict[str, Estimate]
     pairs: list[float]
+    over_guidance: Estimate | None = None
 
     def gain_over(self, other: "Row") -> Estimate:
         """Returns the paired difference of the attribute Vendi scores."""

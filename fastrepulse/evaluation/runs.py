@@ -171,11 +171,15 @@ def sample_setting(
         "compile": compile,
         "progress": False,
     }
+    shape = model.latent_shape(None, None)
+    if setting.noise is not None:
+        noise = setting.noise(initial_noise(seed, n, shape))
+        common["latents"] = noise.repeat(len(PROMPTS), 1, 1, 1)
     if setting != FULL_CAPTIONS:
         return sample(list(PROMPTS), n, **{**common, "repulsion": None, **setting.arguments})
     captions = full_captions(seed, n)
     # Other noise, because shared noise would reduce the distance of the other settings
-    noise = initial_noise(2**32 + seed, len(captions), model.latent_shape(None, None))
+    noise = initial_noise(2**32 + seed, len(captions), shape)
     return sample(captions, 1, latents=noise, repulsion=None, **common)
 
 

@@ -48,7 +48,8 @@ def find_strength(
     The bisection assumes that the rule holds up to some strength and fails above it. `figures_of`
     samples and measures a setting on the calibration seeds. `varied` has the figures of full
     captions. Returns the method at the strength found, and a record for JSON: whether the rule
-    holds there (not if even the lowest strength breaks it), and the figures of all tried strengths.
+    holds there (not if even the lowest strength breaks it), whether the range of strengths ends
+    there, and the figures of all tried strengths.
     """
     ratio = (family.high / family.low) ** (1 / (GRID - 1))
     tried: dict[int, dict[str, Any]] = {}
@@ -68,7 +69,8 @@ def find_strength(
         best, worst = (middle, worst) if holds(middle) else (best, middle)
     chosen = max(best, 0)
     curve = [tried[index] for index in sorted(tried)]
-    return family.at(family.low * ratio**chosen), {"holds": best >= 0, "curve": curve}
+    record = {"holds": best >= 0, "ends": best == GRID - 1, "curve": curve}
+    return family.at(family.low * ratio**chosen), record
 
 
 def search(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastrepulse.evaluation.initial_noise import CoupledNoise, InitialNoise, PinkNoise
 from fastrepulse.methods import (
     CADS,
     SPARKE,
@@ -12,6 +13,7 @@ from fastrepulse.methods import (
     IntervalGuidance,
     MeanScore,
     ParticleGuidance,
+    RandomPush,
     TextNoise,
     VendiGuidance,
 )
@@ -28,11 +30,13 @@ class Setting:
         method: Name of the method in tables and plots.
         strength: Strength in tables and plots; empty for a method without a strength.
         arguments: Arguments of `fastrepulse.sample` besides prompts, number of images and seed.
+        noise: Change of the initial noise, if there is one.
     """
 
     method: str
     strength: str
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"repulsion": None})
+    noise: InitialNoise | None = None
 
     @property
     def title(self) -> str:
@@ -47,7 +51,8 @@ class Setting:
             return value.settings() if isinstance(value, (Method, Correction)) else value
 
         arguments = {name: plain(value) for name, value in self.arguments.items()}
-        return {"method": self.method, "strength": self.strength, "arguments": arguments}
+        key = {"method": self.method, "strength": self.strength, "arguments": arguments}
+        return key | ({"noise": self.noise.settings()} if self.noise else {})
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,19 @@ class Family:
         arguments: Returns the arguments of `fastrepulse.sample` for a strength.
         low: Lowest strength, where the method has little effect.
         high: Highest strength.
+        noise: Returns the change of the initial noise for a strength, if there is one.
     """
 
     method: str
     arguments: Callable[[float], Mapping[str, Any]]
     low: float
     high: float
+    noise: Callable[[float], InitialNoise | None] = lambda strength: None
 
     def at(self, strength: float) -> Setting:
         """Returns the method at one strength."""
-        return Setting(self.method, f"{strength:.3g}", self.arguments(strength))
+        name, arguments = f"{strength:.3g}", self.arguments(strength)
+        return Setting(self.method, name, arguments, self.noise(strength))
 
 
 def method_family(method: str, make: Callable[[float], Method], low: float, high: float) -> Family:
@@ -93,8 +101,27 @@ FULL_CAPTIONS = Setting("full captions", "")
 
 DEFAULT = Setting("default", f"{Repulsion().strength:g}", {"repulsion": Repulsion()})
 
-OURS = ("default", "repulsion")
-"""The names of this package's own method."""
+OURS = ("default", "repulsion", "pause alone", "pause and restart", "push alone", "random push")
+"""The names of this package's own method and of its parts."""
+
+NO_PUSH = 1e-9
+"""A strength at which nothing is pushed, and pause and restart stay."""
+
+PARTS = [
+    Setting("pause alone", "", {"repulsion": Repulsion(strength=NO_PUSH, restart=None)}),
+    Setting("pause and restart", "", {"repulsion": Repulsion(strength=NO_PUSH)}),
+    Setting("push alone", "", {"repulsion": Repulsion(pause=None, restart=None)}),
+    Setting("random push", "", {"repulsion": RandomPush()}),
+]
+"""The parts of the default, and the default with a push that knows of no other particle."""
+
+GUIDANCE = [
+    Setting("guidance scale", f"{scale:g}", {"repulsion": None, "guidance_scale": scale})
+    for scale in (1.0, 1.5, 2.0, 3.0, 5.0, 7.5)
+]
+"""Independent samples at each guidance scale: the first rival of every method."""
+
+COUPLED = Setting("coupled noise", "", noise=CoupledNoise())
 
 FAMILIES = [
     method_family("repulsion", lambda s: Repulsion(strength=s), 0.05, 3),
@@ -106,12 +133,13 @@ FAMILIES = [
     method_family("Vendi guidance", VendiGuidance, 30, 30_000),
     method_family("CADS", CADS, 0.02, 1),
     method_family("text noise", TextNoise, 0.1, 10),
-    Family("interval guidance", interval_guidance, 1, 15),
-    Family("Langevin", langevin, 0.01, 1),
+    Family("interval guidance", interval_guidance, 1, 150),
+    Family("Langevin", langevin, 0.01, 100),
+    Family("pink noise", lambda s: {"repulsion": None}, 0.01, 1, PinkNoise),
 ]
 """All methods with a strength."""
 
-ALL: list[Setting | Family] = [DEFAULT, *FAMILIES]
+ALL: list[Setting | Family] = [DEFAULT, *PARTS, *GUIDANCE, COUPLED, *FAMILIES]
 
 QUICK: list[Setting | Family] = [
     DEFAULT,

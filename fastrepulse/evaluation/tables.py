@@ -46,6 +46,7 @@ DIVERSITY: list[Column] = [
     ("strength", lambda row: row.setting.strength),
     ("attribute Vendi", lambda row: interval(row.attribute_vendi)),
     ("over independent", _gain),
+    ("over guidance", lambda row: interval(row.over_guidance, "+.2f") if row.over_guidance else ""),
     ("attribute coverage", lambda row: f"{row.coverage.mean:.1%}"),
     ("most common value", lambda row: f"{row.most_common.mean:.1%}"),
     ("prompt accuracy", lambda row: f"{row.accuracy.mean:.1%}"),

@@ -4,6 +4,7 @@ from fastrepulse.methods.cads import CADS
 from fastrepulse.methods.interval_guidance import IntervalGuidance
 from fastrepulse.methods.mean_score import MeanScore
 from fastrepulse.methods.particle_guidance import ParticleGuidance
+from fastrepulse.methods.random_push import RandomPush
 from fastrepulse.methods.sparke import SPARKE
 from fastrepulse.methods.spell import SPELL
 from fastrepulse.methods.svgd import SVGD
@@ -18,6 +19,7 @@ __all__ = [
     "IntervalGuidance",
     "MeanScore",
     "ParticleGuidance",
+    "RandomPush",
     "TextNoise",
     "VendiGuidance",
 ]

@@ -9,23 +9,31 @@ pytest.importorskip("matplotlib")
 
 from fastrepulse.evaluation import ALL, QUICK, select
 from fastrepulse.evaluation.measure import Estimate
-from fastrepulse.evaluation.settings import DEFAULT, FAMILIES, FULL_CAPTIONS, INDEPENDENT
+from fastrepulse.evaluation.settings import (
+    DEFAULT,
+    FAMILIES,
+    FULL_CAPTIONS,
+    GUIDANCE,
+    INDEPENDENT,
+    Setting,
+)
 
 
 def test_settings_have_unique_titles_and_keys():
-    settings = [INDEPENDENT, FULL_CAPTIONS, DEFAULT]
+    settings = [INDEPENDENT, FULL_CAPTIONS, *(each for each in ALL if isinstance(each, Setting))]
     settings += [family.at(s) for family in FAMILIES for s in (family.low, family.high)]
     titles = [setting.title for setting in settings]
     keys = {json.dumps(setting.key()) for setting in settings}
     # Full captions differ by their prompts, not by their arguments
     assert len(set(titles)) == len(titles) and len(keys) == len(settings)
-    assert DEFAULT in ALL and len({each.method for each in ALL}) == len(ALL)
+    assert DEFAULT in ALL and len({each.method for each in ALL}) == len(ALL) - len(GUIDANCE) + 1
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.method)
 def test_the_strength_changes_the_arguments_of_sample(family):
-    weak, strong = (dict(family.at(s).key()["arguments"]) for s in (family.low, family.high))
-    assert 0 < family.low < family.high and weak != strong
+    weak, strong = (family.at(s).key() for s in (family.low, family.high))
+    assert 0 < family.low < family.high
+    assert (weak["arguments"], weak.get("noise")) != (strong["arguments"], strong.get("noise"))
 
 
 def test_quick_compares_the_default_with_three_methods():
