@@ -1,4 +1,6 @@
+import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -171,3 +173,41 @@ def test_info_names_versions_and_embeddings(here):
     assert code == 0
     for word in ("fastrepulse", "torch", "thirds", "euler", "cpu: yes"):
         assert word in output
+
+
+LONG = "a-folder-with-a-name-of-many-words/" * 3 + "images-été"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_every_command_prints_whole_lines_in_any_terminal(encoding, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shown = LONG if encoding != "ascii" else LONG.replace("é", "?")
+
+    def run_in_terminal(line):
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["fastrepulse", *line.split()])
+            patch.setenv("COLUMNS", "20")
+            for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+                patch.setattr(sys, name, stream)
+            cli.main()
+        for stream in streams:
+            stream.flush()
+        output, errors = (stream.buffer.getvalue().decode(encoding) for stream in streams)
+        assert "…" not in output + errors
+        return ended.value.code, output, errors
+
+    few = "-n 1 --height 32 --width 32 --num-inference-steps 1"
+    code, output, errors = run_in_terminal(f"sample dé→jà --out {LONG} {few}")
+    assert code == 0 and f"The images: {shown}\n" in output, errors
+    code, _, errors = run_in_terminal(f"sample dé→jà --out {LONG} {few}")
+    assert code == 2 and f"got '{shown}'" in errors
+    code, output, errors = run_in_terminal(f"demo -n 1 --out {LONG}/demo")
+    assert code == 0 and f"side by side: {shown}/demo" in output, errors
+    row = r"images of the subject\W+100%\W+100%\W+=\W"
+    assert re.search(row, output) and re.search(r"off data .*\d\.\d\d\W+\d\.\d\d\W+\w+", output)
+    code, _, errors = run_in_terminal("resume manqué→")
+    assert code == 2 and f"'manqu{'?' if encoding == 'ascii' else 'é'}" in errors
+    for line, word in (("info", "random_cnn"), ("--help", "evaluate"), ("sample --help", "--out")):
+        code, output, errors = run_in_terminal(line)
+        assert code == 0 and word in output, errors

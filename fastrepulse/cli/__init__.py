@@ -8,13 +8,14 @@ import typer
 from rich.console import Console
 
 from fastrepulse.cli import drawing, exploring, measuring
-from fastrepulse.cli.app import app
+from fastrepulse.cli.app import app, fit_terminal
 
 __all__ = ["app", "drawing", "exploring", "main", "measuring"]
 
 
 def main() -> None:
     """Runs the command line; an error prints one line and sets the exit code."""
+    fit_terminal()
     # Huge pages for large tensors: page faults take a fifth of the time on a CPU
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:

@@ -173,15 +173,11 @@ def sample(
         return
     if bank is not None and repulsion is not None and repulsion.bank is not None:
         repulsion.bank.save(bank)
-    table = Table("images", "seed", "repelled in", "time", "folder")
-    table.add_row(
-        str(len(result.images)),
-        str(result.settings["seed"]),
-        escape(embedding),
-        f"{seconds:.1f} s",
-        escape(str(out)),
-    )
+    seed = result.settings["seed"]
+    table = Table("images", "seed", "repelled in", "time")
+    table.add_row(str(len(result.images)), str(seed), escape(embedding), f"{seconds:.1f} s")
     console.print(table)
+    console.print(f"The images: {escape(str(out))}", soft_wrap=True)
 
 
 @app.command()

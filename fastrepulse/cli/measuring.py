@@ -46,7 +46,7 @@ def demo(
 
 
 def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
-    """Returns a table of both figures, with an arrow for better or worse."""
+    """Returns a table of both figures, and which is better."""
     rows = (
         ("different images (attribute Vendi)", "attribute_vendi", ".2f", 1),
         ("attribute values that appear", "coverage", ".0%", 1),
@@ -59,8 +59,8 @@ def _compared(prompt: str, independent: Figures, repelled: Figures) -> Table:
         before, after = getattr(independent, name), getattr(repelled, name)
         change = better * (after - before)
         same = f"{before:{form}}" == f"{after:{form}}"
-        arrow = "=" if same else "[green]▲ better" if change > 0 else "[yellow]▼ worse"
-        table.add_row(title, f"{before:{form}}", f"{after:{form}}", arrow)
+        verdict = "=" if same else "[green]better" if change > 0 else "[yellow]worse"
+        table.add_row(title, f"{before:{form}}", f"{after:{form}}", verdict)
     return table
 
 

@@ -5,6 +5,7 @@ of each rank, so an error on one rank ends all ranks at the next all-gather, wit
 """
 
 import json
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,8 +24,15 @@ from fastrepulse.methods.base import Partition
 
 MESSAGE_BYTES = 400
 """Longest error message that is sent to other ranks."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables of a job."""
+PATIENCE, WAIT = 10.0, 300.0
+"""Seconds after which a rank says that it waits for the others to start, and gives up."""
 TIMEOUT = 3.0
 """Seconds that a rank has to report that it is alive."""
+
+
+log = logging.getLogger("fastrepulse")
 
 
 class OtherRankFailed(RuntimeError):
@@ -170,21 +179,51 @@ class RankPartition(Partition):
 
 @contextmanager
 def torchrun_group() -> Iterator[Any]:
-    """Yields the process group of a `torchrun` job, or None outside of one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Yields the process group of a `torchrun` job, or None outside of one.
+
+    Raises:
+        OtherRankFailed: If the other ranks do not come within `WAIT` seconds.
+    """
+    given = {name: os.environ.get(name, "") for name in TORCHRUN}
+    if given["WORLD_SIZE"] == "1" or not _is_job(given):
         yield None
         return
     import torch.distributed as dist
 
+    rank, world_size = int(given["RANK"]), int(given["WORLD_SIZE"])
+    where = f"{given['MASTER_ADDR']}:{given['MASTER_PORT']}"
+    about = f"rank {rank} of {world_size} waits for the others at {where}"
+    patience = threading.Timer(PATIENCE, log.warning, [about])
+    patience.start()
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=WAIT)))
+    except RuntimeError as error:
+        raise OtherRankFailed(f"{about}, for {WAIT:g} s in vain: {error}") from None
+    finally:
+        patience.cancel()
+    # Once all are there, the steps of a slow rank may take long
+    store.set_timeout(timedelta(minutes=30))
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = os.environ.get("LOCAL_RANK", rank % torch.cuda.device_count())
+        torch.cuda.set_device(int(local))
         backend = "nccl"
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     try:
         yield dist.group.WORLD
     finally:
         dist.destroy_process_group()
+
+
+def _is_job(given: Mapping[str, str]) -> bool:
+    """Whether variables make a job of several processes; stray ones are ignored with a warning."""
+    numbers = [given[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")]
+    if all(given.values()) and all(number.isdecimal() for number in numbers):
+        return True
+    if "WORLD_SIZE" in os.environ:
+        stray = " ".join(f"{name}={value}" for name, value in given.items())
+        log.warning("variables of torchrun are ignored, which are not all set: %s", stray)
+    return False
 
 
 @contextmanager

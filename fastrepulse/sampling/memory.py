@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -12,6 +13,14 @@ MARGIN = 1.5
 """Safety factor on a pass's estimated memory when the user sets a limit."""
 OUTPUTS_KEPT = {"dpm++": 2, "unipc": 3}
 """Number of past outputs and samples that a multistep scheduler keeps."""
+CGROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": (
+        *("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        "total_inactive_file",
+    ),
+}
+"""Folder, limit, used bytes and the cache among them, of control groups version 2 and 1."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 1024**i for i, unit in enumerate("kmgt", start=1)}
 
@@ -113,17 +122,40 @@ def weights_of(model: Any) -> int:
     )
 
 
-def free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device, root: Path = Path("/")) -> int:
     """Returns the free bytes of a GPU or of the host, caches included.
 
-    Only Linux reports the free memory of the host; elsewhere 4 GB are assumed.
+    Only Linux reports the free memory of the host; elsewhere 4 GB are assumed. A container's limit
+    counts where it leaves less. `root` holds the folders proc and sys.
     """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        lines = (root / "proc/meminfo").read_text("ascii").splitlines()
     except OSError:
         return 4 * 2**30
     sizes = dict(line.split(":") for line in lines)
-    return int(sizes["MemAvailable"].split()[0]) * 1024
+    return min([int(sizes["MemAvailable"].split()[0]) * 1024, *_left_by_cgroups(root)])
+
+
+def _left_by_cgroups(root: Path) -> Iterator[int]:
+    """Yields the bytes that each memory limit of this process's control groups leaves."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            mount, *names = CGROUPS.get(controller, ("", "", "", ""))
+            # A limit above the process's own group counts too; in a container the path may be the
+            # host's, of which only the root exists
+            for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+                folder = root / mount / str(group).lstrip("/")
+                with suppress(OSError, ValueError, KeyError):
+                    limit, used = (int((folder / name).read_text("ascii")) for name in names[:2])
+                    stat = dict(
+                        row.split() for row in (folder / "memory.stat").read_text().splitlines()
+                    )
+                    yield max(0, limit - used + int(stat[names[2]]))

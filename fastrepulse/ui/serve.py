@@ -1,5 +1,6 @@
 """Starts the page's local web server."""
 
+import webbrowser
 from pathlib import Path
 
 import gradio as gr
@@ -7,6 +8,7 @@ import gradio as gr
 from fastrepulse.models import Model
 from fastrepulse.ui.layout import CSS
 from fastrepulse.ui.page import Page
+from fastrepulse.ui.proxies import no_proxy
 
 MAX_FILE_SIZE = "20mb"
 
@@ -32,17 +34,21 @@ def launch(
         block: Whether to wait until the server stops.
     """
     page = Page(model, model_name, folder, prompt)
-    _, address, _ = page.blocks.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        inbrowser=open_browser,
-        prevent_thread_lock=not block,
-        max_file_size=MAX_FILE_SIZE,
-        footer_links=[],
-        ssr_mode=False,
-        enable_monitoring=False,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        css=CSS,
-    )
+    with no_proxy():
+        _, address, _ = page.blocks.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=False,
+            prevent_thread_lock=True,
+            max_file_size=MAX_FILE_SIZE,
+            footer_links=[],
+            ssr_mode=False,
+            enable_monitoring=False,
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            css=CSS,
+        )
+    if open_browser:
+        webbrowser.open(address)
+    if block:
+        page.blocks.block_thread()
     return page, address

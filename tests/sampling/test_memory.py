@@ -94,6 +94,39 @@ def test_memory_cached_by_pytorch_counts_as_free(monkeypatch):
     assert free_memory(torch.device("cuda")) == 3 + 20 - 12
 
 
+MEMINFO = "MemTotal: 2000 kB\nMemAvailable: 1000 kB\n"
+V1 = "5:cpu,cpuacct:/x\n4:memory:{}\n"
+V2_FILES = ("memory.max", "memory.current", "inactive_file")
+V1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "folder", "names", "limit", "expected"),
+    [
+        pytest.param("0::/\n", "", V2_FILES, "700000", 450_000, id="container"),
+        pytest.param("0::/user/app\n", "user", V2_FILES, "700000", 450_000, id="parent"),
+        pytest.param("0::/\n", "", V2_FILES, "300000", 50_000, id="almost full"),
+        pytest.param("0::/\n", "", V2_FILES, "200000", 0, id="above the limit"),
+        pytest.param("0::/\n", "", V2_FILES, "9000000", 1_024_000, id="above the host"),
+        pytest.param("0::/\n", "", V2_FILES, "max", 1_024_000, id="no limit"),
+        pytest.param("0::/\n", "other", V2_FILES, "700000", 1_024_000, id="another group"),
+        pytest.param(V1.format("/a"), "memory/a", V1_FILES, "700000", 450_000, id="version 1"),
+        pytest.param(V1.format("/docker/1"), "memory", V1_FILES, "700000", 450_000, id="host path"),
+        pytest.param(V1.format("/"), "memory", V1_FILES, str(2**63 - 4096), 1_024_000, id="v1 max"),
+    ],
+)
+def test_a_container_s_limit_counts(cgroup, folder, names, limit, expected, tmp_path):
+    group = tmp_path / "sys/fs/cgroup" / folder
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(MEMINFO)
+    (tmp_path / "proc/self/cgroup").write_text(cgroup)
+    (group / names[0]).write_text(limit + "\n")
+    (group / names[1]).write_text("300000\n")
+    (group / "memory.stat").write_text(f"anon 1\n{names[2]} 50000\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == expected
+
+
 PROGRAM = """
 import sys, torch, fastrepulse
 from fastrepulse.sampling.memory import weights_of
