@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-PAGES += [ROOT / "fastrepulse/default_model/README.md"]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")]
+PAGES += [ROOT / "fastrepulse" / room / "README.md" for room in ("default_model", "shipped_models")]
 PAGES += [ROOT / "fastrepulse/integrations/comfyui/README.md"]
 PAGES += sorted((ROOT / "bench/diversity").glob("*.md")) + sorted(DOCS.glob("*.md"))
 WORDS_PER_SENTENCE = 25
@@ -108,3 +108,10 @@ def test_every_warning_is_explained():
 def test_the_command_line_reference_is_what_the_commands_say():
     written = runpy.run_path(str(DOCS / "command_line.py"))["reference"]()
     assert text_of(DOCS / "command-line.md") == written, "run: python docs/command_line.py"
+
+
+def test_every_promise_of_the_security_page_has_its_test():
+    promised = re.findall(r"`(test_\w+)` \|$", text_of(ROOT / "SECURITY.md"), re.M)
+    sources = [file.read_text("utf-8") for file in (ROOT / "tests").rglob("test_*.py")]
+    missing = [name for name in promised if not any(f"def {name}(" in text for text in sources)]
+    assert len(promised) >= 8 and not missing
