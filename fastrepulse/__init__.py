@@ -1,5 +1,6 @@
 """fastrepulse: the images of one prompt, different from each other."""
 
+from fastrepulse.integrations.repel import repel
 from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.models import Model, load_model
@@ -19,6 +20,7 @@ __all__ = [
     "StepEnd",
     "__version__",
     "load_model",
+    "repel",
     "resume",
     "sample",
 ]

@@ -7,11 +7,14 @@ variance-exploding schedulers, 1 / sqrt(1 + sigma^2) for variance-preserving one
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastrepulse.checks import Window
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 HIGHEST_LEVEL = 2.0**12
@@ -165,6 +168,30 @@ class NoiseSchedule:
         """Returns the scheduler's x for z."""
         signal = self.signals[step]
         return z if signal == 1 else z * signal
+
+    def jump(self, restart: Window | None, order: int = 1) -> tuple[int, int] | None:
+        """Returns the step before which a restart renoises, and the step that it goes back to.
+
+        Args:
+            restart: Noise levels of the restart; None for no restart.
+            order: Number of steps that a scheduler takes from one noise level to the next.
+        """
+        if restart is None:
+            return None
+        count = len(self.signals)
+
+        def first_at(level: float) -> int:
+            starts = range(0, count, order)
+            return next((step for step in starts if self.sigmas[step] <= level), count)
+
+        low, high = first_at(restart.low), first_at(restart.high)
+        return (low, high) if high < low < count else None
+
+    def renoised(self, sample: Tensor, noise: Tensor, step: int, earlier: int) -> Tensor:
+        """Returns the scheduler's x of an earlier step, from that of a step and unit noise."""
+        added = math.sqrt(self.sigmas[earlier] ** 2 - self.sigmas[step] ** 2)
+        z = self.noisy(sample, step)
+        return self.scheduler_sample((z + added * noise.to(z)).to(sample.dtype), earlier)
 
     def denoised(self, z: Tensor, model_output: Tensor, step: int) -> Tensor:
         """Returns the predicted clean latents x0."""

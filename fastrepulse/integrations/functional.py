@@ -63,13 +63,41 @@ def repulsive_force(
     if z.shape != denoised.shape:
         raise ValueError(f"z must be {list(denoised.shape)} as denoised is, got {list(z.shape)}")
     check_group_size(group_size, repulsion)
-    repulsion = for_latents(repulsion, denoised)
+    return force_on(
+        denoised,
+        z,
+        sigma,
+        for_latents(repulsion, denoised),
+        next_sigma=next_sigma,
+        group_size=group_size,
+        step=step,
+        seed=seed,
+    )
+
+
+def force_on(
+    denoised: Tensor,
+    z: Tensor,
+    sigma: float,
+    repulsion: Repulsion,
+    *,
+    next_sigma: float | None,
+    group_size: int | None,
+    step: int,
+    seed: int,
+    first: bool = False,
+) -> Tensor:
+    """Returns the force of a `Repulsion` that knows its run; see `repulsive_force`.
+
+    Args:
+        first: Whether the step is the first of a run that starts from pure noise.
+    """
     batch = len(denoised)
     size = batch if group_size is None else group_size
     if batch % size:
         raise ValueError(f"group_size must divide the batch of {batch}, got {size}")
     if size < 2 and not repulsion.acts_on_one:
-        warnings.warn("a batch of one has nothing to repel from, so there is no push", stacklevel=2)
+        warnings.warn("a batch of one has nothing to repel from, so there is no push", stacklevel=3)
         return torch.zeros_like(denoised, dtype=torch.float32)
     # Copies, since tensors of ComfyUI's inference mode cannot be differentiated
     with undisturbed():
@@ -85,6 +113,7 @@ def repulsive_force(
             seed=seed,
             device=x0.device,
             measure=False,
+            first=first,
         )
         changes = repulsion.push(particles).changes
         if changes is None:
@@ -137,8 +166,8 @@ def corrected_denoised(
 def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
     """Returns a `Repulsion` that only pushes, from one or from the name of an embedding.
 
-    `pause` and `restart` need the model and the order of the steps, which only `sample` has. A
-    `Repulsion` that asks for them gets a warning; "auto" does not ask.
+    `pause` and `restart` need the model and the order of the steps, which only `sample` and `repel`
+    have. A `Repulsion` that asks for them gets a warning; "auto" does not ask.
     """
     if isinstance(repulsion, str):
         return Repulsion(repulsion, **PUSH_ALONE)
@@ -149,7 +178,8 @@ def as_repulsion(repulsion: Repulsion | str) -> Repulsion:
     if ignored and repulsion.strength > 0:
         warnings.warn(
             f"{' and '.join(ignored)} of the repulsion cannot be obeyed here, only by "
-            "fastrepulse.sample: particles are pushed, guidance stays on and there is no restart",
+            "fastrepulse.sample and repel: particles are pushed, guidance stays on and there is no "
+            "restart",
             stacklevel=3,
         )
     return replace(repulsion, **PUSH_ALONE)

@@ -1,4 +1,4 @@
-"""Latents as pipelines lay them out: spatial [B, C, H, W] or packed [B, tokens, 4 C]."""
+"""Latents as pipelines lay them out: [B, C, H, W], [B, C, 1, H, W] or packed [B, tokens, 4 C]."""
 
 from torch import Tensor
 
@@ -7,6 +7,8 @@ def unpack(latents: Tensor, latent_size: tuple[int, int] | None) -> Tensor:
     """Returns latents [B, C, H, W]; packed latents [B, (H/2)(W/2), 4 C] are unpacked."""
     if latents.ndim == 4:
         return latents
+    if latents.ndim == 5 and latents.shape[2] == 1:
+        return latents.squeeze(2)
     if latents.ndim != 3:
         raise ValueError(f"latents must be [B, C, H, W] or packed, got {list(latents.shape)}")
     batch, tokens, width = latents.shape
@@ -22,6 +24,18 @@ def pack(change: Tensor, like: Tensor) -> Tensor:
     """Returns a change [B, C, H, W] in the layout of the scheduler's samples."""
     if like.ndim == 4:
         return change
+    if like.ndim == 5:
+        return change.unsqueeze(2)
     batch, channels, height, width = change.shape
     patches = change.view(batch, channels, height // 2, 2, width // 2, 2)
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(like.shape)
+
+
+def latent_size_of(latents: Tensor, expected: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width in latent positions; packed latents have the expected shape."""
+    if latents.ndim != 3:
+        height, width = latents.shape[-2:]
+        return height, width
+    tokens = latents.shape[1]
+    rows = max(round((tokens * expected[0] / expected[1]) ** 0.5), 1)
+    return 2 * rows, 2 * (tokens // rows)

@@ -11,21 +11,11 @@ from fastrepulse.integrations.functional import (
     as_repulsion,
     check_group_size,
     for_latents,
-    repulsive_force,
 )
-from fastrepulse.integrations.packing import pack, unpack
+from fastrepulse.integrations.model_output import repelled_output
+from fastrepulse.integrations.packing import unpack
 from fastrepulse.methods.repulsion import DEFAULT_EMBEDDING, Repulsion
-from fastrepulse.schedule import (
-    HIGHEST_LEVEL,
-    check_scheduler,
-    denoised,
-    next_level,
-    noise_level,
-    output_change,
-    prediction_type,
-    signal_at,
-    step_number,
-)
+from fastrepulse.schedule import check_scheduler, noise_level, step_number
 
 
 class RepulsiveScheduler:
@@ -73,7 +63,7 @@ class RepulsiveScheduler:
     ) -> Any:
         repulsion = as_repulsion(repulsion)
         check_group_size(group_size, repulsion)
-        if isinstance(scheduler, _Repels):
+        if repels(scheduler):
             raise ValueError("scheduler must be a plain one, got one that repels already")
         check_scheduler(scheduler)
         repelling = copy.deepcopy(scheduler)
@@ -82,6 +72,11 @@ class RepulsiveScheduler:
         repelling.repulsion = repulsion
         repelling._groups = (group_size, latent_size, seed)
         return repelling
+
+
+def repels(scheduler: Any) -> bool:
+    """Whether a scheduler is a `RepulsiveScheduler`."""
+    return isinstance(scheduler, _Repels)
 
 
 class _Repels:
@@ -113,32 +108,16 @@ class _Repels:
 
     def _repel(self, model_output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
         group_size, latent_size, seed = self._groups
-        step = step_number(self, timestep)
-        sigma = noise_level(self, step)
-        # Pure noise says nothing about an image
-        blind = self.repulsion.on == "noisy" and sigma >= HIGHEST_LEVEL
-        repulsion = self._for_run(sample)
-        if blind or not repulsion.needs_step_at(sigma):
-            return model_output
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output must be {list(sample.shape)} as the sample is, without a learned "
-                f"variance, got {list(model_output.shape)}"
-            )
-        kind, output = prediction_type(self), model_output.float()
-        z = sample.float() / signal_at(self, sigma)
-        force = repulsive_force(
-            unpack(denoised(z, output, sigma, kind), latent_size),
-            unpack(z, latent_size),
-            sigma,
-            repulsion,
-            next_sigma=next_level(self, step, sigma),
+        return repelled_output(
+            self,
+            step_number(self, timestep),
+            model_output,
+            sample,
+            self._for_run(sample),
             group_size=group_size,
-            step=step,
+            latent_size=latent_size,
             seed=seed,
         )
-        added = output_change(pack(force, sample), sigma, kind)
-        return (output + added).to(model_output.dtype)
 
 
 @cache

@@ -100,8 +100,8 @@ class Repulsion(Method):
         subset: Each particle repels from this many particles, drawn at each step, instead of all:
             for N beyond 100,000.
 
-    `sample` obeys all settings. The integrations, which do not run the model, cannot obey `pause`
-    and `restart` and warn about them.
+    `sample` and `repel` obey all settings. The other integrations, which do not run the model,
+    cannot obey `pause` and `restart` and warn about them.
 
     Raises:
         ValueError: If a value is out of range or a name is unknown.

@@ -30,10 +30,8 @@ PREFERRED = {
 """Variants of weights for each dtype, the best first; "" is the variant without a name."""
 
 WRAPPER_HINT = (
-    "for any other pipeline of diffusers wrap its scheduler: "
-    "`from fastrepulse.integrations import RepulsiveScheduler`; "
-    "`pipe.scheduler = RepulsiveScheduler(pipe.scheduler)`; "
-    "`images = pipe(prompt, num_images_per_prompt=16).images`"
+    "for any other image pipeline of diffusers: "
+    "`images = fastrepulse.repel(pipe)(prompt, num_images_per_prompt=16).images`"
 )
 
 

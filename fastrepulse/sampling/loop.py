@@ -1,7 +1,6 @@
 """The denoising loop: all particles are denoised together, with a method's push at every step."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -194,21 +193,19 @@ class DenoiseLoop:
 
     def _plan(self) -> list[Action]:
         """Returns the actions of the run: corrector steps, denoising steps and one restart."""
-        steps, sigmas = range(len(self.scheduler.timesteps)), self.schedule.sigmas
+        steps = range(len(self.scheduler.timesteps))
         plan = [action for step in steps for action in self._actions_at(step, repeated=False)]
-        restart = self.method.restart_window
-        low = [] if restart is None else [step for step in steps if sigmas[step] <= restart.low]
-        if restart is None or not low:
+        jump = self.schedule.jump(self.method.restart_window)
+        if jump is None:
             return plan
-        high = next(step for step in steps if sigmas[step] <= restart.high)
-        before = [action for action in plan if action.step < low[0]]
+        low, high = jump
+        before = [action for action in plan if action.step < low]
         again = [
             action
             for step in steps[high:]
-            for action in self._actions_at(step, repeated=step < low[0])
+            for action in self._actions_at(step, repeated=step < low)
         ]
-        renoise = [Action("renoise", high)] if high < low[0] else []
-        return [*before, *renoise, *again]
+        return [*before, Action("renoise", high), *again]
 
     def _actions_at(self, step: int, repeated: bool) -> Iterator[Action]:
         """Yields the corrector steps at a noise level and the step to the next level."""
@@ -277,13 +274,9 @@ class DenoiseLoop:
 
     def _renoise(self, step: int, earlier: int) -> None:
         """Takes all particles from the noise level of a step up to that of an earlier step."""
-        sigmas = self.schedule.sigmas
-        added = math.sqrt(sigmas[earlier] ** 2 - sigmas[step] ** 2)
         for part in self.parts:
             noise = particle_noise(self.seed, self._indices(part), self.x.shape[1:], "restart")
-            z = self.schedule.noisy(self.x[part], step)
-            noisier = z + added * noise.to(z)
-            self.x[part] = self.schedule.scheduler_sample(noisier.to(self.x.dtype), earlier)
+            self.x[part] = self.schedule.renoised(self.x[part], noise, step, earlier)
         self.schedulers = self._schedulers_at(earlier)
 
     def _schedulers_at(self, step: int) -> list[Any]:

@@ -146,7 +146,7 @@ def test_compiled_forward_passes_are_kept_with_the_unet():
 )
 def test_the_error_for_an_unsupported_pipeline_shows_how_to_wrap_its_scheduler(family, short):
     pipe, _ = small.made(family, short)
-    with pytest.raises(ValueError, match=r"pipe\.scheduler = RepulsiveScheduler"):
+    with pytest.raises(ValueError, match=r"fastrepulse\.repel\(pipe\)"):
         fastrepulse.sample("a planet", model=pipe)
 
 

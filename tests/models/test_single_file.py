@@ -176,8 +176,8 @@ def test_the_prediction_type_of_stable_diffusion_2_is_never_guessed(shapes):
             lambda keys: {**keys, f"{single_file.UNET}input_blocks.0.0.weight": [8, 9, 3, 3]},
             "9 to 4",
         ),
-        (lambda keys: {"model.diffusion_model.joint_blocks.0.x": [1]}, r"RepulsiveScheduler"),
-        (lambda keys: {"double_blocks.0.img_attn.qkv.weight": [1]}, r"RepulsiveScheduler"),
+        (lambda keys: {"model.diffusion_model.joint_blocks.0.x": [1]}, r"fastrepulse\.repel"),
+        (lambda keys: {"double_blocks.0.img_attn.qkv.weight": [1]}, r"fastrepulse\.repel"),
     ],
     ids=["lora", "empty", "no-text", "no-vae", "no-unet", "inpainting", "sd3", "flux"],
 )

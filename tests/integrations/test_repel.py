@@ -1,0 +1,197 @@
+"""The push, the pause and the restart in diffusers' own pipeline."""
+
+import inspect
+
+import diffusers
+import pytest
+import torch
+
+import fastrepulse
+from fastrepulse import Repulsion, models
+from fastrepulse.integrations import RepulsiveScheduler, repel
+from fastrepulse.noise import initial_noise
+from fastrepulse.schedule import noise_level
+from helpers import small_pipelines as small
+from helpers.tolerances import SAME_COMPUTATION
+
+# diffusers' own
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+COUNT = 3
+STRONG = Repulsion("pooled", 0.5, window=(1e9, 2), pause=(5, 0.5), restart=(1.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(
+        models.DEFAULT_MODEL, torch_dtype=torch.float32
+    )
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def scheduled(pipeline, short):
+    config = {**pipeline.scheduler.config, "steps_offset": 1, "clip_sample": False}
+    pipeline.scheduler = getattr(diffusers, models.SCHEDULERS[short]).from_config(config)
+    return pipeline
+
+
+def draw(pipeline, prompts="a potted plant", **call):
+    number = 1 if isinstance(prompts, str) else len(prompts)
+    noise = initial_noise(0, COUNT, (4, 16, 16)).repeat(number, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    settings = {"num_images_per_prompt": COUNT, "latents": noise, "generator": generator, **call}
+    return pipeline(prompts, **settings, output_type="latent").images
+
+
+def small_images(pipeline, call, **more):
+    generator = torch.Generator().manual_seed(0)
+    settings = {"num_images_per_prompt": COUNT, "num_inference_steps": 8, **call, **more}
+    return pipeline(**settings, generator=generator, output_type="latent").images
+
+
+@pytest.mark.parametrize(
+    ("short", "steps", "scale", "prompts"),
+    [
+        pytest.param("euler", 10, 5.0, ["a planet", "a robot"], id="euler-two-prompts"),
+        pytest.param("ddim", 10, 5.0, "a potted plant", id="ddim"),
+        pytest.param("dpm++", 12, 5.0, "a potted plant", id="dpm++"),
+        pytest.param("unipc", 10, 5.0, "a potted plant", id="unipc"),
+        pytest.param("dpm++", 10, 1.0, "a potted plant", id="without-guidance"),
+        pytest.param("unipc", 8, 1.0, "a potted plant", id="few-steps-without-guidance"),
+    ],
+)
+def test_a_pipeline_draws_what_sample_draws(pipeline, short, steps, scale, prompts):
+    how = {"num_inference_steps": steps, "guidance_scale": scale}
+    ours = fastrepulse.sample(prompts, COUNT, scheduler=short, seed=0, progress=False, **how)
+    with repel(scheduled(pipeline, short)):
+        theirs = draw(pipeline, prompts, **how)
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(theirs, ours.latents, rtol=rtol, atol=10 * atol)
+    # The comparison is of a run with a restart, but for few steps
+    assert len(ours.diagnostics) > steps or steps == 8
+
+
+def test_the_pipeline_is_as_it_was_afterwards_even_after_an_error(pipeline):
+    scheduled(pipeline, "euler")
+    kind, parts = type(pipeline), dict(vars(pipeline))
+    with repel(pipeline) as same:
+        assert same is pipeline and isinstance(pipeline, diffusers.StableDiffusionPipeline)
+        with pytest.raises(ZeroDivisionError):
+            draw(pipeline, num_inference_steps=4, callback_on_step_end=lambda *_: 1 / 0)
+        assert vars(pipeline)["unet"] is parts["unet"]
+    assert type(pipeline) is kind
+    assert all(vars(pipeline)[name] is part for name, part in parts.items() if name[0] != "_")
+    alone = draw(pipeline, num_inference_steps=4)
+    assert torch.equal(
+        repel(pipeline, Repulsion(strength=0))(
+            "a potted plant",
+            num_images_per_prompt=COUNT,
+            num_inference_steps=4,
+            output_type="latent",
+            latents=initial_noise(0, COUNT, (4, 16, 16)),
+        ).images,
+        alone,
+    )
+
+
+def test_the_callback_of_the_user_sees_every_step_and_the_new_noise_of_the_restart():
+    pipeline, call = small.made(small.stable_diffusion, "ddim")
+    runs = []
+    for seed in (1, 2):
+        seen = []
+
+        def look(_, step, timestep, kwargs, seen=seen):
+            seen.append((step, int(timestep), kwargs["latents"].clone()))
+            return kwargs
+
+        with repel(pipeline, STRONG, seed=seed):
+            small_images(pipeline, call, callback_on_step_end=look)
+        runs.append(seen)
+    steps, times, latents = zip(*runs[0], strict=True)
+    assert steps == tuple(range(len(steps))) and len(steps) > 8
+    (jump,) = (i for i in range(1, len(times)) if times[i] > times[i - 1])
+    change = latents[jump - 1] - runs[1][jump - 1][2]
+    assert torch.equal(latents[jump - 2], runs[1][jump - 2][2])
+    # Both have unit noise of their own at the signal of the step that the run goes back to
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(8)
+    levels = {int(t): noise_level(scheduler, i) for i, t in enumerate(scheduler.timesteps)}
+    low, high = (levels[t] for t in (next(t for t in levels if levels[t] <= 0.5), times[jump]))
+    expected = (2 * (high**2 - low**2) / (1 + high**2)) ** 0.5
+    assert float(change.std()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("short", ["heun", "euler-ancestral", "dpm++sde", "lcm"])
+def test_other_schedulers_restart_too(short):
+    pipeline, call = small.made(small.stable_diffusion, short)
+    taken = []
+    keep = {"callback_on_step_end": lambda pipe, i, t, kwargs: taken.append(float(t)) or kwargs}
+    with repel(pipeline, STRONG):
+        assert small_images(pipeline, call, **keep).isfinite().all()
+    rises = [i for i in range(1, len(taken)) if taken[i] > taken[i - 1]]
+    assert len(rises) == 1
+    assert small_images(pipeline, call).isfinite().all()
+
+
+@pytest.mark.parametrize("arguments", [{"sigmas": [0.95, 0.9, 0.8, 0.6, 0.3, 0.1]}])
+def test_noise_levels_of_the_user_are_repelled_and_restarted_on(arguments):
+    pipeline, call = small.made(small.stable_diffusion_3, "flow-euler")
+    taken = []
+    keep = {"callback_on_step_end": lambda pipe, i, t, kwargs: taken.append(float(t)) or kwargs}
+    with repel(pipeline, STRONG):
+        small_images(pipeline, {**call, **arguments}, **keep)
+    assert len(taken) > len(arguments["sigmas"])
+
+
+def test_image_to_image_is_repelled_from_its_first_step_and_says_why_it_does_not_restart(caplog):
+    pipeline, call = small.made(small.image_to_image, "dpm++")
+    alone = small_images(pipeline, call)
+    with repel(pipeline, STRONG):
+        repelled = small_images(pipeline, call)
+    assert not torch.allclose(repelled, alone, atol=0.1)
+    (record,) = caplog.records
+    assert "image to image at strength 0.8 starts late" in record.getMessage()
+
+
+def test_one_image_is_drawn_as_it_is_with_a_warning():
+    pipeline, call = small.made(small.stable_diffusion, "euler")
+    call["num_images_per_prompt"] = 1
+    alone = small_images(pipeline, call)
+    with repel(pipeline), pytest.warns(UserWarning, match="a batch of one"):
+        assert torch.equal(small_images(pipeline, call), alone)
+
+
+def empty(name):
+    """A pipeline of a class without its parts."""
+    kind = getattr(diffusers, name)
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return kind(**{each.name: None for each in parameters if each.default is each.empty})
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("AnimateDiffPipeline", "draws videos"),
+        ("WanPipeline", "draws videos"),
+        ("StableDiffusionPAGPipeline", "computes more than two predictions"),
+        ("StableDiffusionInstructPix2PixPipeline", "computes more than two predictions"),
+        ("AudioLDM2Pipeline", "draws sound"),
+        ("StableCascadePriorPipeline", "has neither a unet nor a transformer"),
+    ],
+)
+def test_pipelines_that_cannot_be_served_are_refused_by_name(name, why):
+    with pytest.raises(ValueError, match=f"got {name}, which {why}"):
+        repel(empty(name))
+
+
+def test_what_repels_already_and_what_is_no_pipeline_is_refused():
+    pipeline, call = small.made(small.stable_diffusion, "euler")
+    with repel(pipeline), pytest.raises(ValueError, match="repels already"), repel(pipeline):
+        pass
+    pipeline.scheduler = RepulsiveScheduler(pipeline.scheduler)
+    with repel(pipeline), pytest.raises(ValueError, match="repels already"):
+        small_images(pipeline, call)
+    with pytest.raises(TypeError, match="got EulerDiscreteScheduler"):
+        repel(small.scheduler_of("euler"))
+    with pytest.raises(TypeError, match="got 3"):
+        repel(pipeline, 3)
