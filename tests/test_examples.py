@@ -1,0 +1,19 @@
+"""The notebooks run from their first cell to their last."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = {}
+    for number, source in enumerate(code):
+        exec(compile(source, f"{notebook.name}, code cell {number}", "exec"), names)
+    assert len(code) >= 4 and not any(cell.get("outputs") for cell in cells)
