@@ -1,12 +1,12 @@
-"""The ComfyUI node, from a folder of its own, in a denoising loop on the shipped model.
-
-ComfyUI itself is not installed. What stands in for it below has the two methods of its ModelPatcher
-that the node calls, and hands over what its samplers do after guidance.
-"""
+"""The ComfyUI node, from a folder of its own, in a stand-in for ComfyUI's samplers."""
 
 import importlib.util
+import itertools
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +16,24 @@ import torch
 
 import fastrepulse
 from fastrepulse import Repulsion, embeddings, integrations
+from fastrepulse.integrations.comfyui.hooks import NAME, Hooks
 from fastrepulse.methods.diagnostics import mean_distance
 from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import NoiseSchedule
+from helpers.comfyui_stand_in import (
+    Exploding,
+    Flow,
+    Guider,
+    Patcher,
+    euler,
+    euler_cfg_pp,
+    overwriting,
+    with_rounding,
+)
 from helpers.tolerances import SAME_COMPUTATION
 
 FOLDER = Path(integrations.__file__).parent / "comfyui"
-STEPS = 6
+PUSH_ALONE = {"pause_guidance": False, "restart": False}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +48,8 @@ def package(tmp_path_factory):
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    del sys.modules[name], sys.modules[f"{name}.node"]
+    for loaded in [each for each in sys.modules if each.split(".")[0] == name]:
+        del sys.modules[loaded]
 
 
 @pytest.fixture(scope="module")
@@ -45,120 +57,349 @@ def node(package):
     return package.NODE_CLASS_MAPPINGS["FastRepulse"]()
 
 
-class Exploding:
-    """Adds noise as ComfyUI's EPS and V_PREDICTION do."""
-
-    def noise_scaling(self, sigma, noise, latent_image):
-        return noise * sigma + latent_image
+def repelling(node, strength=1.0, embedding="thirds", window=(0, 0), **how):
+    return node.patch(Patcher(), strength, embedding, *window, 0, **how)[0]
 
 
-class Flow:
-    """Adds noise as ComfyUI's CONST does."""
+class Shipped:
+    """The shipped model, and how often it was asked for a prediction."""
 
-    def noise_scaling(self, sigma, noise, latent_image):
-        return sigma * noise + (1 - sigma) * latent_image
+    def __init__(self, steps):
+        self.model = fastrepulse.load_model()
+        self.scheduler = self.model.scheduler("euler", steps)
+        self.schedule = NoiseSchedule.of(self.scheduler)
+        self.text = self.model.encode_prompts(["a potted plant", ""]).tokens
+        self.asked = {True: [], False: []}
 
-
-class Patcher:
-    def __init__(self, functions=()):
-        self.functions = list(functions)
-
-    def clone(self):
-        return Patcher(self.functions)
-
-    def set_model_sampler_post_cfg_function(self, function):
-        self.functions.append(function)
-
-    def after_guidance(self, denoised, sigma, noisy, sampling, sigmas=None):
-        options = {} if sigmas is None else {"transformer_options": {"sample_sigmas": sigmas}}
-        for function in self.functions:
-            args = {"denoised": denoised, "sigma": sigma.expand(len(noisy)), "input": noisy}
-            args["model"] = SimpleNamespace(model_sampling=sampling)
-            denoised = function({**args, "model_options": options})
-        return denoised
+    def __call__(self, x, sigma, given):
+        step = int((self.scheduler.sigmas - sigma).abs().argmin())
+        self.asked[given].append(step)
+        text = self.text[[0 if given else 1]].expand(len(x), -1, -1)
+        time = self.scheduler.timesteps[step]
+        output = self.model.unet(x / (1 + sigma**2) ** 0.5, time, encoder_hidden_states=text).sample
+        return self.schedule.denoised(x, output, step)
 
 
-def euler(patcher, count=4):
-    """k-diffusion's Euler sampler on the shipped model, in inference mode as ComfyUI runs it."""
-    model = fastrepulse.load_model()
-    scheduler = model.scheduler("euler", STEPS)
-    text = model.encode_prompts(["a potted plant"]).tokens.expand(count, -1, -1)
-    schedule = NoiseSchedule.of(scheduler)
-    with torch.inference_mode():
-        x = initial_noise(0, count, (4, 16, 16)) * scheduler.init_noise_sigma
-        for step, time in enumerate(scheduler.timesteps):
-            sigma, following = scheduler.sigmas[step : step + 2]
-            output = model.unet(x / (1 + sigma**2) ** 0.5, time, encoder_hidden_states=text).sample
-            denoised = schedule.denoised(x, output, step)
-            denoised = patcher.after_guidance(denoised, sigma, x, Exploding(), scheduler.sigmas)
-            x = x + (following - sigma) * (x - denoised) / sigma
-    return x
+def drawn(shipped, patcher, cfg, count=3):
+    sigmas = shipped.scheduler.sigmas
+    noise = initial_noise(0, count, (4, 16, 16)) * (shipped.scheduler.init_noise_sigma / sigmas[0])
+    return Guider(patcher, shipped, Exploding(), cfg).sample(euler, noise, sigmas)
 
 
-def test_strength_zero_is_bit_identical_and_strength_moves_apart(node):
-    alone = euler(Patcher())
-    model = Patcher()
-    (nothing,) = node.patch(model, 0.0, "thirds", 10_000.0, 2.0, 0)
-    assert torch.equal(euler(nothing), alone)
-    for embedding in ("thirds", "random_cnn"):
-        (repelling,) = node.patch(model, 8.0, embedding, 10_000.0, 2.0, 0)
-        embed = embeddings.build(embedding)
-        assert mean_distance(embed(euler(repelling))) > 1.02 * mean_distance(embed(alone))
-    assert model.functions == []
+def shrinking(x, sigma, given):
+    """A model of some other images: what is clean is a part of what is noisy."""
+    return (0.3 if given else 0.2) * x / (1 + sigma**2) ** 0.5
 
 
-def test_it_draws_what_sample_draws(node):
-    (repelling,) = node.patch(Patcher(), 2.0, "thirds", 10_000.0, 2.0, 0)
+def run(
+    patcher, sigmas, function=euler, sampling=None, shape=(4, 4, 16, 16), model=shrinking, **how
+):
+    guider = Guider(patcher, model, sampling or Exploding(), how.pop("cfg", 1.0))
+    return guider.sample(
+        function, initial_noise(0, shape[0], shape[1:]), torch.tensor(sigmas), **how
+    )
+
+
+def close(one, other, times=1):
+    rtol, atol = SAME_COMPUTATION
+    torch.testing.assert_close(one, other, rtol=rtol, atol=times * atol)
+
+
+@pytest.mark.parametrize("steps", [6, 12])
+def test_it_draws_what_sample_draws_at_the_default(node, steps):
+    shipped = Shipped(steps)
     ours = fastrepulse.sample(
         "a potted plant",
-        4,
-        repulsion=Repulsion("thirds", 2.0, window=(10_000.0, 2.0), pause=None),
+        3,
         scheduler="euler",
-        num_inference_steps=STEPS,
+        num_inference_steps=steps,
+        guidance_scale=5.0,
+        seed=0,
+        progress=False,
+        compile=False,
+    )
+    close(drawn(shipped, repelling(node), 5.0), ours.latents, 10)
+    # The steps of the pause leave the negative out, and the restart takes some steps twice
+    assert len(shipped.asked[False]) < steps <= len(shipped.asked[True])
+    assert len(shipped.asked[True]) > steps or steps == 6
+
+
+def test_the_push_alone_draws_what_sample_draws(node):
+    ours = fastrepulse.sample(
+        "a potted plant",
+        3,
+        repulsion=Repulsion("thirds", 0.8, window=(10_000.0, 2.0), pause=None, restart=None),
+        scheduler="euler",
+        num_inference_steps=6,
         guidance_scale=1.0,
         seed=0,
         progress=False,
+        compile=False,
     )
-    rtol, atol = SAME_COMPUTATION
-    torch.testing.assert_close(euler(repelling), ours.latents, rtol=rtol, atol=10 * atol)
+    patcher = repelling(node, 2.0, window=(10_000.0, 2.0), **PUSH_ALONE)
+    close(drawn(Shipped(6), patcher, 1.0), ours.latents, 10)
+
+
+def test_strength_zero_adds_nothing_and_strength_moves_apart(node):
+    model = Patcher()
+    (nothing,) = node.patch(model, 0.0, "thirds", 0, 0, 0)
+    assert nothing is not model and not nothing.functions and not nothing.wrappers
+    levels = [14.0, 8.0, 6.0, 4.5, 2.0, 0.0]
+    for embedding in ("thirds", "channel_mean"):
+        embed = embeddings.build(embedding)
+        apart = mean_distance(embed(run(repelling(node, 1.0, embedding), levels, cfg=3.0)))
+        assert apart > 1.02 * mean_distance(embed(run(model, levels, cfg=3.0)))
+    assert not model.functions and not model.wrappers
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.9, 0.5])
 def test_flow_models_are_corrected_at_their_noise_level(node, sigma):
-    x0, noise = 0.3 * initial_noise(0, 5, (16, 8, 8)), initial_noise(1, 5, (16, 8, 8))
-    x = sigma * noise + (1 - sigma) * x0
-    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0)
-    corrected = repelling.after_guidance(x0, torch.tensor([sigma]), x, Flow())
-    level = sigma / max(1 - sigma, 2**-12)
-    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
-    expected = integrations.corrected_denoised(x0, x / max(1 - sigma, 2**-12), level, repulsion)
-    torch.testing.assert_close(corrected, expected, rtol=1e-4, atol=1e-4 * level)
-    # In units of the clean latents; at 8x8 latents twice as long as at 16x16
-    length = (corrected - x0).square().mean().sqrt().item()
-    assert length == pytest.approx(2.0 * 2.0 * level, rel=0.1)
+    """The prediction of one step; its length is given in units of the clean latents."""
+    x0, x = (0.3 * initial_noise(seed, 5, (16, 8, 8)) for seed in (0, 1))
+    patcher = repelling(node, 2.0, "pooled", (10_000.0, 0.1), **PUSH_ALONE)
+    seen = []
+
+    def one_step(model, noisy, sigmas, extra_args, callback):
+        seen.append(model(x, sigmas[0], **extra_args))
+        return noisy
+
+    run(patcher, [sigma, 0.4 * sigma, 0.0], one_step, Flow(), x.shape, model=lambda *_: x0)
+    (corrected,) = seen
+    level, after = (s / max(1 - s, 2**-12) for s in (sigma, 0.4 * sigma))
+    expected = integrations.corrected_denoised(
+        x0,
+        x / max(1 - sigma, 2**-12),
+        level,
+        Repulsion("pooled", 0.8, window=(10_000.0, 0.1)),
+        next_sigma=after,
+    )
+    torch.testing.assert_close(corrected, expected, rtol=1e-3, atol=1e-4 * level)
+    assert not torch.equal(corrected, x0)
 
 
-def test_a_flows_next_level_bounds_the_push(node):
-    x0, sigmas = 0.3 * initial_noise(0, 5, (16, 8, 8)), torch.tensor([0.9, 0.5, 0.0])
-    (repelling,) = node.patch(Patcher(), 2.0, "pooled", 10_000.0, 0.1, 0)
-    corrected = repelling.after_guidance(x0, sigmas[:1], x0, Flow(), sigmas)
-    repulsion = Repulsion("pooled", 2.0, window=(10_000.0, 0.1))
-    expected = integrations.corrected_denoised(x0, x0, 9.0, repulsion, next_sigma=1.0)
-    torch.testing.assert_close(corrected, expected, rtol=1e-3, atol=1e-4)
-    last = repelling.after_guidance(x0, sigmas[1:2], x0, Flow(), sigmas)
-    assert torch.equal(last, x0)
+@pytest.mark.parametrize("pause", [False, True])
+def test_cfg_plus_plus_takes_the_push_as_euler_does(node, pause):
+    """Where guidance does nothing, CFG++ is Euler's method."""
+    patcher = repelling(node, 3.0, restart=False, pause_guidance=pause)
+    levels = [14.0, 8.0, 6.0, 4.5, 2.0, 0.0]
+
+    def unguided(x, sigma, given):
+        return shrinking(x, sigma, True)
+
+    alone = run(Patcher(), levels, euler_cfg_pp, model=unguided)
+    close(alone, run(Patcher(), levels, model=unguided))
+    pushed = run(patcher, levels, euler_cfg_pp, model=unguided)
+    close(pushed, run(patcher, levels, model=unguided, cfg=7.0))
+    assert (pushed - alone).abs().max() > 0.1
 
 
-def test_video_latents_are_refused(node):
-    (repelling,) = node.patch(Patcher(), 8.0, "pooled", 10_000.0, 0.1, 0)
-    video = torch.zeros(2, 16, 5, 8, 8)
-    with pytest.raises(ValueError, match=r"denoised must be .*, got \[2, 16, 5, 8, 8\]"):
-        repelling.after_guidance(video, torch.tensor([5.0]), video, Exploding())
+def test_cfg_plus_plus_pauses_as_euler_does(node):
+    """The first step has guidance, all others are in the pause."""
+    patcher = repelling(node, restart=False)
+    levels = [8.0, 7.0, 6.0, 4.5]
+
+    def guided_at_first(x, sigma, given):
+        return shrinking(x, sigma, given or sigma == 8)
+
+    paused = run(patcher, levels, euler_cfg_pp, model=guided_at_first)
+    close(paused, run(patcher, levels, model=guided_at_first, cfg=7.0))
 
 
-def test_a_window_upside_down_is_refused(node):
-    with pytest.raises(ValueError, match="high > low"):
-        node.patch(Patcher(), 8.0, "pooled", 1.0, 2.0, 0)
+@pytest.mark.parametrize("function", [with_rounding, overwriting])
+def test_samplers_that_change_noise_levels_take_the_same_push(node, function):
+    levels = [14.0, 7.0, 2.0, 1.0, 0.5, 0.0]
+    patcher = repelling(node, 10.0, window=(10_000.0, 0.1))
+    close(run(patcher, levels, function, cfg=3.0), run(patcher, levels, cfg=3.0))
+
+
+def test_the_schedule_of_a_run_is_not_overwritten(node):
+    sigmas = torch.tensor([14.0, 7.0, 2.0, 1.0, 0.5, 0.0])
+    guider = Guider(repelling(node), shrinking, Exploding())
+    guider.sample(overwriting, initial_noise(0, 3, (4, 16, 16)), sigmas)
+    assert sigmas[-1] == 0
+
+
+def test_steps_are_counted_upwards_between_noise_levels_too(node):
+    steps = []
+
+    class Recording(embeddings.Embedding):
+        name = "recording"
+
+        def prepare(self, seed, step, sigma):
+            steps.append(step)
+
+        def __call__(self, latents):
+            return latents.flatten(1)
+
+    def halfway(model, x, sigmas, extra_args, callback):
+        for sigma, following in itertools.pairwise(sigmas):
+            for asked in (sigma, (sigma + following) / 2):
+                model(x, asked, **extra_args)
+        return x
+
+    patcher = Patcher()
+    repulsion = Repulsion(Recording(), 0.4, window=(100.0, 0.1), restart=None, pause=None)
+    Hooks(repulsion, 0, None).add_to(patcher)
+    run(patcher, [14.0, 7.0, 2.0, 0.0], halfway)
+    assert steps == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_first_step_waits_unless_an_image_is_there(node):
+    """A schedule that starts inside the window: from noise the subject comes first."""
+    image = 0.5 * initial_noise(3, 4, (4, 16, 16))
+    patcher, levels = repelling(node, restart=False), [8.0, 6.0]
+    assert torch.equal(run(patcher, levels, cfg=3.0), run(Patcher(), levels, cfg=3.0))
+    from_image = run(patcher, levels, cfg=3.0, latent_image=image)
+    assert not torch.equal(from_image, run(Patcher(), levels, cfg=3.0, latent_image=image))
+
+
+def test_the_restart_keeps_to_the_image_and_counts_all_steps(node):
+    image, seen, seeds = 0.5 * initial_noise(3, 4, (4, 16, 16)), [], []
+    levels = [14.0, 8.0, 6.0, 3.0, 2.0, 0.9, 0.0]
+
+    def recording(model, x, sigmas, extra_args, callback):
+        seeds.append(extra_args["seed"])
+        return euler(model, x, sigmas, extra_args, callback)
+
+    drawn = run(
+        repelling(node),
+        levels,
+        recording,
+        cfg=3.0,
+        model=lambda x, sigma, given: image,
+        latent_image=image,
+        callback=lambda step, x0, x, total: seen.append((step, total)),
+    )
+    # 14 to 0.9, then from 3 to 0
+    assert seen == [(step, 8) for step in range(8)]
+    assert seeds == [0, 1]
+    close(drawn, image)
+
+
+def test_one_frame_is_an_image(node):
+    levels, patcher = [14.0, 8.0, 6.0, 3.0, 2.0, 0.9, 0.0], repelling(node)
+    images = run(patcher, levels, cfg=3.0, shape=(4, 16, 8, 8))
+    frames = run(patcher, levels, cfg=3.0, shape=(4, 16, 1, 8, 8))
+    close(frames.squeeze(2), images)
+    assert not torch.equal(images, run(Patcher(), levels, cfg=3.0, shape=(4, 16, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    "shape, named",
+    [((2, 16, 5, 8, 8), "of a video"), ((2, 1, 5120), "of sound, or of several media together")],
+)
+def test_what_is_no_image_is_refused_at_the_start(node, shape, named):
+    with pytest.raises(ValueError, match=rf"fastrepulse\): latents must be .* {named}"):
+        run(repelling(node), [0.2, 0.1, 0.0], shape=shape)
+
+
+def test_errors_while_sampling_name_the_node(node):
+    def broken(x, sigma, given):
+        return torch.full_like(x, torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"^Repulsion \(fastrepulse\): .*not finite"):
+        run(repelling(node), [14.0, 8.0, 6.0, 4.5, 0.0], model=broken)
+
+
+@pytest.mark.parametrize(
+    "arguments, named", [({"window": (1.0, 2.0)}, "high > low"), ({"embedding": "x"}, "embedding")]
+)
+def test_bad_values_are_refused(node, arguments, named):
+    with pytest.raises(ValueError, match=named):
+        repelling(node, **arguments)
+
+
+def test_a_model_that_repels_already_is_refused(node):
+    with pytest.raises(ValueError, match="does not repel already"):
+        node.patch(repelling(node), 1.0, "thirds", 0, 0, 0)
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """What the page would show, by node."""
+    shown = []
+    instance = SimpleNamespace(send_progress_text=lambda text, node: shown.append((node, text)))
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=instance))
+    monkeypatch.setitem(sys.modules, "server", server)
+    return shown
+
+
+@pytest.mark.parametrize(
+    "shape, window, message",
+    [
+        ((1, 4, 16, 16), (0, 0), "a batch of one has nothing to repel from"),
+        ((3, 4, 16, 16), (5.0, 4.0), "no step is pushed: .* from noise level 5 to 4, .* 14, 8, 3"),
+        ((3, 4, 16, 16), (2.0, 0.1), "no step is pushed"),
+    ],
+)
+def test_a_run_without_push_is_told_on_the_page(node, page, caplog, shape, window, message):
+    patcher = repelling(node, window=window, unique_id="7", **PUSH_ALONE)
+    levels = [14.0, 8.0, 3.0, 0.0] if window != (2.0, 0.1) else [14.0, 1.0, 0.0]
+    drawn = run(patcher, levels, shape=shape)
+    assert torch.equal(drawn, run(Patcher(), levels, shape=shape))
+    ((who, text),) = page
+    assert who == "7"
+    assert re.search(message, text)
+    assert f"{NAME} pushes nothing: {text}" in caplog.messages
+
+
+def test_the_page_says_what_happens_in_a_run(node, page, caplog):
+    levels = [14.0, 8.0, 6.0, 3.0, 2.0, 0.9, 0.2, 0.0]
+    run(repelling(node, unique_id="7"), levels, cfg=3.0)
+    assert page == [
+        (
+            "7",
+            "2 of 7 steps are pushed, guidance pauses in 5, "
+            "one restart goes from noise level 0.9 to 3",
+        )
+    ]
+    assert not caplog.messages
+
+
+def test_every_embedding_that_is_offered_fits_any_model(node):
+    offered = node.INPUT_TYPES()["required"]["embedding"][0]
+    assert not {"decoded_mean", "style_classifier", "style_thirds"} & set(offered)
+    for name in offered:
+        for channels in (4, 16):
+            levels = [14.0, 8.0, 6.0, 0.0]
+            drawn = run(repelling(node, embedding=name), levels, shape=(3, channels, 16, 16))
+            assert not torch.equal(drawn, run(Patcher(), levels, shape=(3, channels, 16, 16)))
+
+
+def test_a_factor_of_one_is_the_strength_of_the_embedding(node):
+    for name in ("thirds", "gram"):
+        (hook,) = repelling(node, embedding=name).functions
+        assert hook.__self__.repulsion.strength == embeddings.build(name).strength
+
+
+def test_every_input_and_output_has_a_tooltip(node):
+    inputs = node.INPUT_TYPES()
+    for name, (_, options) in (inputs["required"] | inputs["optional"]).items():
+        assert options["tooltip"], name
+    assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_TYPES)
+
+
+def test_the_node_runs_without_diffusers_and_transformers():
+    program = (
+        "import sys\n"
+        "for name in 'diffusers transformers tokenizers huggingface_hub typer rich'.split():\n"
+        "    sys.modules[name] = None\n"
+        "import torch\n"
+        "from fastrepulse.integrations.comfyui import NODE_CLASS_MAPPINGS\n"
+        "from helpers.comfyui_stand_in import Exploding, Guider, Patcher, euler\n"
+        "node = NODE_CLASS_MAPPINGS['FastRepulse']()\n"
+        "patcher = node.patch(Patcher(), 1.0, 'thirds', 0, 0, 0)[0]\n"
+        "guider = Guider(patcher, lambda x, sigma, given: 0.1 * x, Exploding(), 3.0)\n"
+        "levels = torch.tensor([14.0, 8, 6, 3, 0.9, 0])\n"
+        "print(guider.sample(euler, torch.randn(3, 4, 16, 16), levels).isfinite().all().item())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_the_example_workflow_fits_the_node(package, node):
@@ -169,11 +410,14 @@ def test_the_example_workflow_fits_the_node(package, node):
         assert link in output["links"] and taken["link"] == link
         assert output["type"] == taken["type"] == kind
     (ours,) = [each for each in nodes.values() if each["type"] in package.NODE_CLASS_MAPPINGS]
-    inputs = dict(node.INPUT_TYPES()["required"])
+    inputs = node.INPUT_TYPES()
+    inputs = inputs["required"] | inputs["optional"]
     assert [given["type"] for given in ours["inputs"]] == [inputs.pop("model")[0]]
     node.patch(Patcher(), **dict(zip(inputs, ours["widgets_values"], strict=True)))
-    for value, (kind, *options) in zip(ours["widgets_values"], inputs.values(), strict=True):
+    for value, (kind, options) in zip(ours["widgets_values"], inputs.values(), strict=True):
         if isinstance(kind, list):
-            assert value in kind and options[0]["default"] in kind
+            assert value in kind and options["default"] in kind
+        elif kind == "BOOLEAN":
+            assert isinstance(value, bool)
         else:
-            assert options[0]["min"] <= value <= options[0]["max"]
+            assert options["min"] <= value <= options["max"]
