@@ -1,7 +1,7 @@
 """Overrides settings of torch that change results, and restores them afterwards."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
@@ -23,6 +23,33 @@ def undisturbed() -> Iterator[None]:
         if torch.get_default_device() != CPU:
             settings.enter_context(CPU)
         yield
+
+
+def settings_of_this_thread() -> Callable[[], AbstractContextManager[None]]:
+    """Returns a context manager that gives another thread the settings of this one."""
+    gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    device, cached = torch.get_default_device(), torch.is_autocast_cache_enabled()
+    kinds = ("cpu", "cuda", "mps", "xpu")
+    autocast = [
+        (kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)
+    ]
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+
+    @contextmanager
+    def same() -> Iterator[None]:
+        with ExitStack() as settings:
+            settings.enter_context(torch.inference_mode(inference))
+            settings.enter_context(torch.set_grad_enabled(gradients))
+            for kind, dtype in autocast:
+                settings.enter_context(torch.autocast(kind, dtype, cache_enabled=cached))
+            if device != CPU:
+                settings.enter_context(device)
+            if stream is not None:
+                # The stream's device becomes the current one
+                settings.enter_context(torch.cuda.stream(stream))
+            yield
+
+    return same
 
 
 @contextmanager

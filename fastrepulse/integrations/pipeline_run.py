@@ -104,6 +104,9 @@ class PipelineRun:
         """Returns the model output after the repulsion."""
         if not self.taken:
             self._measure(sample)
+        return self._push(scheduler, model_output, sample)
+
+    def _push(self, scheduler: Any, model_output: Tensor, sample: Tensor) -> Tensor:
         return repelled_output(
             scheduler,
             self.step,

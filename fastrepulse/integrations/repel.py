@@ -1,20 +1,22 @@
 """`repel()`: the push, the pause of guidance and the restart in any image pipeline of diffusers."""
 
+import copy
 import inspect
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
-from fastrepulse.integrations.call import Call, check_pipeline, model_name
+import torch
+
+from fastrepulse.checks import check_count
+from fastrepulse.integrations.call import Call, check_pipeline
 from fastrepulse.integrations.functional import check_group_size
-from fastrepulse.integrations.pause import PausingModel
+from fastrepulse.integrations.micro_batches import MicroBatches, joined
+from fastrepulse.integrations.parts import repelling
 from fastrepulse.integrations.pipeline_run import How, PipelineRun
-from fastrepulse.integrations.restarting import RestartingScheduler
-from fastrepulse.integrations.scheduler import repels
 from fastrepulse.methods.repulsion import Repulsion
-from fastrepulse.schedule import check_scheduler
 
 
 def repel(
@@ -91,6 +93,62 @@ class Repelled:
         with self as pipe:
             return pipe(*args, **kwargs)
 
+    def sample(
+        self,
+        prompt: str | Sequence[str] | None,
+        num_images: int = 16,
+        *,
+        micro_batch_size: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        progress: bool = True,
+        **given: Any,
+    ) -> Any:
+        """Draws images in micro-batches, all of which repel each other.
+
+            repel(pipe).sample("a potted plant", 64, micro_batch_size=4)
+
+        The pipeline is called once a micro-batch, and the calls go in lockstep: each waits at the
+        steps that are pushed until the others have arrived. So memory is that of one micro-batch
+        and of all latents, and the images depend on the micro-batches by rounding only.
+
+        Args:
+            prompt: What to draw; None for text embeddings. With several prompts, one after the
+                other gets `num_images`.
+            num_images: Number of images of each prompt.
+            micro_batch_size: Number of images in one call of the pipeline, by default all.
+            generator: Draws the seed of each image; or one generator for each image.
+            progress: Whether to show a progress bar, which counts images.
+            given: The other arguments of the pipeline. Latents and text embeddings may have a row
+                for each image.
+
+        Returns:
+            The pipeline's output for all images.
+
+        Raises:
+            ValueError: If an argument is out of range; names it and what is accepted.
+            TypeError: If an argument has a wrong type.
+        """
+        check_count("num_images", num_images)
+        size = num_images if micro_batch_size is None else micro_batch_size
+        check_count("micro_batch_size", size)
+        pipe, how = copy.copy(self.pipe), self.how
+        pipe.__class__ = getattr(type(pipe), "plain_kind", type(pipe))
+        if how.group_size is not None:
+            raise ValueError(f"group_size must be None for sample, got {how.group_size}")
+        if num_images < 2 and not how.repulsion.acts_on_one:
+            _warn_of_one()
+            how = replace(how, repulsion=replace(how.repulsion, strength=0))
+        generators = _generator_each(generator, num_images)
+        if how.seed is None:
+            how = replace(how, seed=generators[0].initial_seed() % 2**63)
+        outputs = [
+            MicroBatches(
+                pipe, how, each, [one.clone_state() for one in generators], size, given, progress
+            ).draw()
+            for each in ([prompt] if prompt is None or isinstance(prompt, str) else prompt)
+        ]
+        return joined(outputs)
+
 
 def _repelling_kind(kind: Any, how: How) -> type:
     """Returns the class of a pipeline that repels."""
@@ -99,9 +157,7 @@ def _repelling_kind(kind: Any, how: How) -> type:
     def call(pipe: Any, *args: Any, **kwargs: Any) -> Any:
         run = PipelineRun(Call.of(pipe, inspect.signature(kind.__call__), *args, **kwargs), how)
         if run.group_size < 2 and not how.repulsion.acts_on_one:
-            warnings.warn(
-                "a batch of one has nothing to repel from, so there is no push", stacklevel=2
-            )
+            _warn_of_one()
             return kind.__call__(pipe, *args, **kwargs)
         with repelling(pipe, run):
             return kind.__call__(pipe, *args, **kwargs)
@@ -111,17 +167,18 @@ def _repelling_kind(kind: Any, how: How) -> type:
     return type(kind.__name__, (kind,), members)
 
 
-@contextmanager
-def repelling(pipe: Any, run: PipelineRun) -> Iterator[None]:
-    """Gives a pipeline the scheduler and the model of a run."""
-    scheduler, model = pipe.scheduler, model_name(pipe)
-    if repels(scheduler):
-        raise ValueError("scheduler must be a plain one, got one that repels already")
-    check_scheduler(scheduler)
-    parts = {"scheduler": scheduler, model: getattr(pipe, model)}
-    vars(pipe)["scheduler"] = RestartingScheduler(scheduler, run)
-    vars(pipe)[model] = PausingModel(parts[model], run)
-    try:
-        yield
-    finally:
-        vars(pipe).update(parts)
+def _warn_of_one() -> None:
+    warnings.warn("a batch of one has nothing to repel from, so there is no push", stacklevel=3)
+
+
+def _generator_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator]:
+    """Returns a generator for each image."""
+    if isinstance(generator, Sequence):
+        if len(generator) != count:
+            raise ValueError(f"generator must be one or {count}, got {len(generator)}")
+        return list(generator)
+    device = None if generator is None else generator.device
+    seeds = torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 COUNT, STEPS = small.COUNT, 8
 PAUSE = (9.0, 0.3)
 REPULSION = Repulsion("pooled", 0.5, window=(math.inf, 0.1), pause=PAUSE, restart=None)
+RESTARTING = Repulsion("pooled", 0.5, window=(math.inf, 2), pause=(9, 0.3), restart=(1.5, 0.5))
 OLDER = [
     (small.stable_diffusion, "euler"),
     (small.stable_diffusion_xl, "dpm++"),
@@ -83,3 +84,25 @@ def test_strength_zero_changes_nothing_a_push_acts_and_the_pause_skips_the_negat
     else:
         assert sum(rows) == all_rows
         assert [bool((scale == 1).all()) for scale in scales] == paused
+
+
+@pytest.mark.parametrize(("family", "short"), CASES)
+def test_micro_batches_of_any_size_draw_the_images_of_one_batch(family, short):
+    pipeline, call = built(family, short)
+    alone = draw(pipeline, call)
+    how = {"num_inference_steps": STEPS, "generator": generators(), "progress": False}
+    how |= {name: value for name, value in call.items() if name != "num_images_per_prompt"}
+
+    def sample(repulsion, size):
+        repelled = repel(pipeline, repulsion)
+        return repelled.sample(
+            None, COUNT, micro_batch_size=size, output_type="latent", **how
+        ).images
+
+    assert torch.equal(sample(Repulsion(strength=0), COUNT), alone)
+    with repel(pipeline, RESTARTING):
+        together = draw(pipeline, call)
+    assert torch.equal(sample(RESTARTING, COUNT), together)
+    assert not torch.allclose(together, alone, atol=0.1)
+    for size in (1, 2):
+        torch.testing.assert_close(sample(RESTARTING, size), together, rtol=1e-3, atol=1e-3)
