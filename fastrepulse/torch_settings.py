@@ -6,6 +6,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import torch
 
 CPU = torch.device("cpu")
+LIMITED = ("mps",)
+"""Types of devices without float64 and without some operators."""
+
+
+def is_limited(device: torch.device) -> bool:
+    """Whether a device lacks float64, `pdist` and `eigh`."""
+    return device.type in LIMITED
+
+
+def precise_dtype(device: torch.device) -> torch.dtype:
+    """Returns float64, or float32 where a device lacks float64."""
+    return torch.float32 if is_limited(device) else torch.float64
 
 
 @contextmanager

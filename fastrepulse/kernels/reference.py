@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastrepulse.torch_settings import is_limited, precise_dtype
+
 
 def rbf_repulsion_reference(
     x: Tensor,  # [N, d]
@@ -29,14 +31,19 @@ def rbf_repulsion_reference(
 
 def median_sq_distance_reference(x: Tensor, rank: int) -> Tensor:
     """Returns the `rank`-th smallest ||x_i - x_j||^2 over i < j, counted from 0."""
-    return torch.pdist(x).square().kthvalue(rank + 1).values
+    if is_limited(x.device):
+        i, j = torch.triu_indices(len(x), len(x), 1, device=x.device)
+        distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")[i, j]
+    else:
+        distances = torch.pdist(x)
+    return distances.square().kthvalue(rank + 1).values
 
 
 def bandwidth_from_median(x: Tensor, median: Tensor) -> Tensor:
     """Returns h = median / log N, at least 1e-4 of the variance, or 1 if all rows are equal."""
     h = median / math.log(len(x))
     x = widen(x)
-    norm = torch.linalg.vector_norm(x - x.mean(dim=0), dtype=torch.float64)
+    norm = torch.linalg.vector_norm(x - x.mean(dim=0), dtype=precise_dtype(x.device))
     h = torch.maximum(h, (1e-4 * norm.square() / len(x)).to(h.dtype))
     return torch.where(h == 0, torch.ones_like(h), h)
 

@@ -45,6 +45,7 @@ def pays(shape: torch.Size, out_channels: int) -> bool:
 def _is_plain(module: nn.Module) -> bool:
     return (
         type(module) is nn.Conv2d
+        and type(module.weight) is nn.Parameter  # not quantised
         and module.kernel_size == (3, 3)
         and module.padding in ((1, 1), "same")
         and module.stride == module.dilation == (1, 1)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.methods.duplicates import ROWS
+from fastrepulse.torch_settings import is_limited
 
 
 def mean_distance(embedded: Tensor, rows: int = ROWS, local: slice | None = None) -> Tensor:
@@ -11,7 +12,7 @@ def mean_distance(embedded: Tensor, rows: int = ROWS, local: slice | None = None
 
     With `local` only the pairs (i, j) of these i are summed: the sum over ranks is the mean.
     """
-    if local is None and len(embedded) <= rows:
+    if local is None and len(embedded) <= rows and not is_limited(embedded.device):
         return torch.pdist(embedded).mean()
     # Centred, where cdist's matrix product cancels least
     embedded = embedded - embedded.mean(dim=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse.methods.base import Particles
+from fastrepulse.torch_settings import is_limited, precise_dtype
 
 MAX_MOVE = 0.4
 """Longest push of one step, in units of the noise level that the step ends at."""
@@ -36,7 +37,10 @@ def with_step_length(
 def with_rms(latents: Tensor, rms: float) -> Tensor:
     """Scales each of the latents [n, C, H, W] to a root mean square; zeros stay zero."""
     rows = latents.flatten(1)
-    # In float64, since the square of a small float32 underflows
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+    # In float64 or scaled, since the square of a small float32 underflows
+    if is_limited(rows.device):
+        rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
+    dtype = precise_dtype(rows.device)
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=dtype)
     factors = rms * math.sqrt(rows.shape[1]) / norms.clamp_min(1e-30)
     return (rows * factors.float()).view_as(latents)

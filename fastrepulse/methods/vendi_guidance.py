@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastrepulse.kernels import median_bandwidth
 from fastrepulse.methods.embedded import EmbeddedMethod
+from fastrepulse.torch_settings import is_limited
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class VendiGuidance(EmbeddedMethod):
 
     def gradient(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         n, h = len(embedded), median_bandwidth(embedded)
-        x = embedded.double()
-        kernel = torch.exp(-torch.cdist(x, x).square() / h)
+        x = (embedded.cpu() if is_limited(embedded.device) else embedded).double()
+        kernel = torch.exp(-torch.cdist(x, x).square() / h.to(x.device))
         values, vectors = torch.linalg.eigh(kernel / n)
         logarithm = (vectors * values.clamp_min(1e-12).log()) @ vectors.T
         weights = -(logarithm + torch.eye(n).to(x)) * kernel  # N G K, elementwise
         # d k_ij / d phi_i = -(2/h) k_ij (phi_i - phi_j), twice in the trace
         pull = weights.sum(dim=1, keepdim=True) * x - weights @ x
-        return (-4 / h * pull).to(embedded.dtype), h
+        return -4 / h * pull.to(embedded), h

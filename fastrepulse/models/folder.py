@@ -23,6 +23,12 @@ WEIGHTS = {
     "text_encoder_2": "model",
 }
 SUPPORTED = "Stable Diffusion 1, 2 and XL"
+TENSORS = {
+    "missing_keys": "lacks tensors",
+    "unexpected_keys": "has unknown tensors",
+    "mismatched_keys": "has tensors of another size",
+}
+"""Loading information of diffusers and transformers, in words."""
 PREFERRED = {
     torch.float16: ("fp16", "", "bf16", "non_ema"),
     torch.bfloat16: ("bf16", "", "fp16", "non_ema"),
@@ -63,6 +69,7 @@ def check_folder(path: Path) -> None:
         if not any((path / tokenizer).glob("*.json")):
             raise ValueError(f"model folder {str(path)!r} has no {tokenizer}")
     check_unet(str(path), configs["unet/config.json"], second)
+    check_autoencoder(str(path), configs["vae/config.json"], configs["unet/config.json"])
     check_schedule(str(path), configs["scheduler/scheduler_config.json"])
 
 
@@ -70,6 +77,11 @@ def components_of(path: Path) -> dict[str, str]:
     """Returns the networks that a folder must hold, with their classes."""
     second = "text_encoder_2" in read_json(path / "model_index.json")
     return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
+
+
+def zeros_for_empty(index: Mapping[str, Any]) -> bool:
+    """Returns whether an empty negative prompt is encoded as zeros: XL's pipeline alone can."""
+    return "text_encoder_2" in index and bool(index.get("force_zeros_for_empty_prompt", False))
 
 
 def choose_variants(path: Path, dtype: torch.dtype) -> dict[str, str]:
@@ -127,6 +139,26 @@ def _index_of(part: str) -> "re.Pattern[str]":
     return re.compile(rf"{WEIGHTS[part]}\.safetensors\.index(?:\.(\w+))?\.json")
 
 
+def check_loading(name: str, part: str, loading: Mapping[str, Any]) -> None:
+    """Raises ValueError if a part's tensors are not those of its configuration; names the first.
+
+    Args:
+        name: The model.
+        part: The part.
+        loading: The loading information of diffusers and transformers.
+    """
+    for key, what in TENSORS.items():
+        found = sorted(each if isinstance(each, str) else each[0] for each in loading[key])
+        # Old text encoders saved this counter
+        found = [each for each in found if not each.endswith("embeddings.position_ids")]
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise ValueError(
+                f"model {name!r} {what} in its {part}: {found[0]!r}{more}; "
+                f"accepted are the tensors of {part}/config.json"
+            )
+
+
 def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> None:
     """Raises ValueError if a UNet takes more than noisy latents, a timestep and text embeddings.
 
@@ -143,12 +175,25 @@ def check_unet(name: str, config: Mapping[str, Any], second: bool = False) -> No
         "addition_embed_type": "text_time" if second else None,
         "class_embed_type": None,
         "encoder_hid_dim_type": None,
+        "num_class_embeds": None,
+        "time_cond_proj_dim": None,
     }
     for more, kind in accepted.items():
         if config.get(more) != kind:
             raise ValueError(
                 f"model {name!r} has a unet with {more} {config.get(more)!r}, "
                 f"accepted is {kind!r} ({SUPPORTED}); {WRAPPER_HINT}"
+            )
+
+
+def check_autoencoder(name: str, config: Mapping[str, Any], unet: Mapping[str, Any]) -> None:
+    """Raises ValueError if an autoencoder is not between images and the latents of a UNet."""
+    accepted = {"in_channels": 3, "out_channels": 3, "latent_channels": unet.get("in_channels", 4)}
+    for channels, count in accepted.items():
+        if config.get(channels, count) != count:
+            raise ValueError(
+                f"model {name!r} has a vae with {channels} {config[channels]}, "
+                f"accepted is {count}; {WRAPPER_HINT}"
             )
 
 

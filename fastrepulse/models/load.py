@@ -14,7 +14,13 @@ from safetensors import SafetensorError
 from fastrepulse.checks import check_choice, check_path
 from fastrepulse.default_model.captions import vocabulary
 from fastrepulse.default_model.subjects import SUBJECTS
-from fastrepulse.models.folder import check_folder, choose_variants, read_json
+from fastrepulse.models.folder import (
+    check_folder,
+    check_loading,
+    choose_variants,
+    read_json,
+    zeros_for_empty,
+)
 from fastrepulse.models.hub import download
 from fastrepulse.models.locate import locate_model
 from fastrepulse.models.model import Model
@@ -165,34 +171,40 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
 
     variants = choose_variants(path, dtype)
 
-    def weights_of(part: str) -> dict[str, Any]:
-        variant = variants.get(part) or None
-        return {"subfolder": part, "use_safetensors": True, "variant": variant}
+    def read(kind: Any, part: str, **how: Any) -> Any:
+        network, loading = kind.from_pretrained(
+            path,
+            subfolder=part,
+            use_safetensors=True,
+            variant=variants[part] or None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **how,
+        )
+        check_loading(name, part, loading)
+        # diffusers leaves a single tensor in another dtype as it is
+        return torch.nn.Module.to(network, dtype)
 
     index = read_json(path / "model_index.json")
     how = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-    unet = UNet2DConditionModel.from_pretrained(path, **weights_of("unet"), **how)
-    vae = AutoencoderKL.from_pretrained(path, **weights_of("vae"), **how)
-    second: dict[str, Any] = {}
+    parts = {
+        "unet": read(UNet2DConditionModel, "unet", **how),
+        "vae": read(AutoencoderKL, "vae", **how),
+        "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
+    }
     with _without_progress_bars():
-        weights = weights_of("text_encoder")
-        text_encoder = CLIPTextModel.from_pretrained(path, **weights, dtype=dtype)
+        parts["text_encoder"] = read(CLIPTextModel, "text_encoder", dtype=dtype)
         if "text_encoder_2" in variants:
-            weights = weights_of("text_encoder_2")
-            encoder = CLIPTextModelWithProjection.from_pretrained(path, **weights, dtype=dtype)
-            second["text_encoder_2"] = encoder
-            second["tokenizer_2"] = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer_2")
+            second = read(CLIPTextModelWithProjection, "text_encoder_2", dtype=dtype)
+            parts["text_encoder_2"] = second
+            parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer_2")
     return Model(
         name=name,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
+        **parts,
         scheduler_config=dict(DDIMScheduler.load_config(path, subfolder="scheduler")),
-        zeros_for_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
+        zeros_for_empty=zeros_for_empty(index),
         variants={part: variant for part, variant in variants.items() if variant},
         vocabulary=vocabulary(SUBJECTS) if shipped_name(path) else None,
-        **second,
     )
 
 

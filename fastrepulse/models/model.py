@@ -1,12 +1,13 @@
 """A text-to-image latent diffusion model: its networks, and how to call them."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fastrepulse.models.prompts import check_words, chunks_of
 from fastrepulse.models.text import Text, encode, encode_xl
@@ -73,9 +74,10 @@ class Model:
             TypeError: If a size is not an int.
         """
         factor, native = self.vae_scale_factor, self.unet.config.sample_size
+        sizes = [native, native] if isinstance(native, int) else native
         sides = []
-        for name, pixels in (("height", height), ("width", width)):
-            pixels = native * factor if pixels is None else pixels
+        for name, pixels, size in zip(("height", "width"), (height, width), sizes, strict=True):
+            pixels = size * factor if pixels is None else pixels
             if isinstance(pixels, bool) or not isinstance(pixels, int):
                 raise TypeError(f"{name} must be an int or None, got {pixels!r}")
             if pixels <= 0 or pixels % factor:
@@ -105,10 +107,11 @@ class Model:
     def fingerprint(self) -> str:
         """Returns a checksum of the names, the shapes and some values of all weights."""
         parts = [
-            (f"{name} {tuple(tensor.shape)}", tensor.detach()[:1].flatten()[:64].float())
+            (f"{name} {tuple(tensor.shape)}", inner[:1].flatten()[:64].float())
             for network in (self.unet, self.vae, self.text_encoder, self.text_encoder_2)
             if network is not None
             for name, tensor in network.named_parameters()
+            for inner in _plain_tensors(tensor.detach())
         ]
         names = zlib.crc32("\n".join(name for name, _ in parts).encode())
         values = torch.cat([values for _, values in parts]).cpu().contiguous()
@@ -157,11 +160,37 @@ class Model:
 
         f is `vae_scale_factor`.
         """
+        mean, std = self._statistics()
         distribution = self.vae.encode(images * 2 - 1).latent_dist
-        return distribution.mode() * self.vae.config.scaling_factor
+        return (distribution.mode() - mean) * self.vae.config.scaling_factor / std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns images [N, 3, f H, f W] in [0, 1]; f is `vae_scale_factor`."""
-        scaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        mean, std = self._statistics()
+        scaled = latents.to(self.vae.dtype) * std / self.vae.config.scaling_factor + mean
         images = self.vae.decode(scaled).sample
         return (images / 2 + 0.5).clamp(0, 1)
+
+    def _statistics(self) -> tuple[Tensor | float, Tensor | float]:
+        """Returns mean and standard deviation of the autoencoder's latents, [C, 1, 1] or 0 and 1.
+
+        Only Stable Diffusion XL's pipeline in diffusers obeys them.
+        """
+        config = self.vae.config
+        given = [getattr(config, name, None) for name in ("latents_mean", "latents_std")]
+        if self.text_encoder_2 is None or None in given:
+            return 0.0, 1.0
+        mean, std = torch.tensor(given, dtype=self.vae.dtype, device=self.vae.device)
+        return mean[:, None, None], std[:, None, None]
+
+
+def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:
+    """Yields a tensor, or the tensors that a tensor subclass holds, such as quantised weights.
+
+    Nothing is yielded for a subclass that does not tell them by torch's protocol.
+    """
+    if is_traceable_wrapper_subclass(tensor):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(tensor, name))
+    elif type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        yield torch.atleast_1d(tensor.as_subclass(Tensor))

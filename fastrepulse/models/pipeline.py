@@ -9,8 +9,10 @@ from fastrepulse.models.folder import (
     SECOND_ENCODER,
     SUPPORTED,
     WRAPPER_HINT,
+    check_autoencoder,
     check_schedule,
     check_unet,
+    zeros_for_empty,
 )
 from fastrepulse.models.model import Model
 
@@ -38,6 +40,7 @@ def model_of_pipeline(pipe: Any) -> Model:
                 "offloading; use remove_all_hooks() and to(device) first"
             )
     check_unet(kind, pipe.unet.config, second)
+    check_autoencoder(kind, pipe.vae.config, pipe.unet.config)
     check_schedule(kind, {"_class_name": type(pipe.scheduler).__name__})
     name = str(getattr(pipe, "name_or_path", None) or kind)
     adapters = sorted(getattr(pipe.unet, "peft_config", {}))
@@ -50,7 +53,7 @@ def model_of_pipeline(pipe: Any) -> Model:
         scheduler_config=dict(pipe.scheduler.config),
         text_encoder_2=_unwrapped(getattr(pipe, "text_encoder_2", None)),
         tokenizer_2=getattr(pipe, "tokenizer_2", None),
-        zeros_for_empty=bool(pipe.config.get("force_zeros_for_empty_prompt", False)),
+        zeros_for_empty=zeros_for_empty(pipe.config),
     )
     before = _models.get(pipe)
     if before is not None and before.unet is model.unet:

@@ -64,6 +64,7 @@ def read_file(
         else clip_tokenizer(pad)
         for name, pad in zip(("tokenizer", "tokenizer_2"), kind.pads, strict=False)
     }
+    _check_names(path, shapes, folder)
     try:
         pipe = getattr(diffusers, kind.pipeline).from_single_file(
             str(path), config=str(folder), torch_dtype=dtype, local_files_only=True, **tokenizers
@@ -134,6 +135,38 @@ def prediction_of(
         how,
     )
     return "epsilon"
+
+
+def _check_names(path: Path, shapes: Mapping[str, list[int]], folder: Path) -> None:
+    """Raises ValueError if the UNet or the autoencoder lacks a weight, or the UNet has another."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.loaders import single_file_utils as convert
+
+    given = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    for part, network, converted in (
+        ("unet", UNet2DConditionModel, convert.convert_ldm_unet_checkpoint),
+        ("vae", AutoencoderKL, convert.convert_ldm_vae_checkpoint),
+    ):
+        config = network.load_config(folder, subfolder=part)
+        with torch.device("meta"):
+            expected = network.from_config(config).state_dict()
+        try:
+            found = converted(dict(given), config=config)
+            missing = sorted(expected.keys() - found.keys())
+        except KeyError as error:
+            missing = [str(error.args[0])]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(
+                f"checkpoint {str(path)!r} is incomplete: its {part} lacks {missing[0]!r}{more}"
+            )
+        used = {id(tensor) for name, tensor in found.items() if name in expected}
+        left = [name for name in given if name.startswith(UNET) and id(given[name]) not in used]
+        if part == "unet" and left:
+            raise ValueError(
+                f"checkpoint {str(path)!r} has a tensor that the configuration in "
+                f"{str(folder)!r} does not have: {left[0]!r}"
+            )
 
 
 def _check_complete(path: Path, pipe: Any) -> None:

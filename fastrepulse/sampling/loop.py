@@ -16,6 +16,7 @@ from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.denoiser import Denoiser
 from fastrepulse.sampling.results import StepDiagnostics
 from fastrepulse.schedule import NoiseSchedule
+from fastrepulse.torch_settings import precise_dtype
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,9 @@ class DenoiseLoop:
         """Runs the model on all particles at a step."""
         timestep, sigma = self.scheduler.timesteps[step], self.schedule.sigmas[step]
         guided = self.method.uses_guidance_at(sigma, first=step == 0)
-        # In float64 the sum does not depend on the micro-batches; MPS has no float64
+        # In float64 the sum does not depend on the micro-batches
         device = self.denoise.device
-        precise = torch.float32 if device.type == "mps" else torch.float64
-        square_score = torch.zeros(2, dtype=precise, device=device)
+        square_score = torch.zeros(2, dtype=precise_dtype(device), device=device)
         square_score[1] = len(self.x)
         finite = FiniteCheck(step)
         for part, scheduler in zip(self.parts, self.schedulers, strict=True):

@@ -22,6 +22,7 @@ def particles_of(
     last=False,
     num_particles=None,
     seed=0,
+    device="cpu",
 ):
     """Returns particles at one step; the noisy latents are the denoised ones by default."""
     return Particles(
@@ -34,6 +35,7 @@ def particles_of(
         num_particles or len(noisy),
         seed,
         micro_batch_size=3,
+        device=device,
     )
 
 

@@ -2,15 +2,19 @@
 
 import copy
 import gc
+import tempfile
 import weakref
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.noise import initial_noise
 from helpers import small_pipelines as small
+from helpers.quantised import Int8Weight, NamedWeight, OpaqueWeight, quantise
 from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
@@ -56,21 +60,79 @@ def with_a_compiled_unet(pipe):
     pipe.unet = torch.compile(pipe.unet, backend="eager")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda pipe: None,
-        with_adapters,
-        with_a_token,
-        with_another_autoencoder,
-        with_another_schedule,
-        with_a_compiled_unet,
-    ],
-    ids=["plain", "adapters", "token", "autoencoder", "schedule", "compiled"],
-)
+def layers(pipe, *kinds):
+    for network in (pipe.unet, pipe.vae):
+        yield from (each for each in network.modules() if isinstance(each, kinds))
+
+
+def with_hooks(pipe):
+    for layer in layers(pipe, nn.GroupNorm, nn.SiLU, nn.Dropout):
+        layer.register_forward_hook(lambda layer, given, output: 0.98 * output)
+
+
+def with_hooks_before_convolutions(pipe):
+    for layer in layers(pipe, nn.Conv2d):
+        layer.register_forward_pre_hook(lambda layer, given: (0.98 * given[0],))
+
+
+def with_patched_forwards(pipe):
+    for layer in layers(pipe, nn.Conv2d, nn.GroupNorm):
+        layer.forward = lambda *given, before=layer.forward: 0.98 * before(*given)
+
+
+def with_weight_norm(pipe):
+    for layer in list(layers(pipe, nn.Conv2d)):
+        nn.utils.parametrizations.weight_norm(layer)
+
+
+def with_other_adapters_since(pipe):
+    with_adapters(pipe)
+    fastrepulse.sample("a planet", 1, model=pipe, num_inference_steps=1, progress=False)
+    pipe.unet.set_adapters(["ink"], [0.5])
+
+
+def with_group_offloading(pipe, kind, **how):
+    cpu = torch.device("cpu")
+    for network in (pipe.unet, pipe.vae):
+        network.enable_group_offload(cpu, cpu, offload_type=kind, **how)
+
+
+def with_offloading_to_disk(pipe):
+    folder = tempfile.TemporaryDirectory()
+    with_group_offloading(pipe, "leaf_level", offload_to_disk_path=folder.name)
+    pipe.offloaded_to = folder  # removed with the pipeline
+
+
+CHANGES = {
+    "plain": lambda pipe: None,
+    "adapters": with_adapters,
+    "token": with_a_token,
+    "autoencoder": with_another_autoencoder,
+    "schedule": with_another_schedule,
+    "compiled": with_a_compiled_unet,
+    "hooks": with_hooks,
+    "hooks-before": with_hooks_before_convolutions,
+    "patched": with_patched_forwards,
+    "weight-norm": with_weight_norm,
+    "swapped-adapters": with_other_adapters_since,
+    "fp8": lambda pipe: pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+    "freeu": lambda pipe: pipe.enable_freeu(0.9, 0.2, 1.2, 1.4),
+    "fused-projections": lambda pipe: pipe.fuse_qkv_projections(),
+    "tiling": lambda pipe: pipe.vae.enable_tiling(),
+    "slicing": lambda pipe: (pipe.enable_attention_slicing(), pipe.vae.enable_slicing()),
+    "group-offload": partial(with_group_offloading, kind="block_level", num_blocks_per_group=1),
+    "disk-offload": with_offloading_to_disk,
+    "int8": lambda pipe: quantise(pipe.unet, Int8Weight, (nn.Linear, nn.Conv2d)),
+    "opaque": lambda pipe: quantise(pipe.unet, OpaqueWeight),
+    "subclass": lambda pipe: quantise(pipe.unet, NamedWeight, (nn.Linear, nn.Conv2d)),
+}
+"""What people do to a pipeline."""
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_images_equal_the_pipelines(change):
     pipe = shipped()
-    change(pipe)
+    CHANGES[change](pipe)
     latents = initial_noise(0, 2, (4, 16, 16))
     prompt = "an <odd> planet"
     expected = pipe(
@@ -87,7 +149,17 @@ def test_images_equal_the_pipelines(change):
 
     torch.testing.assert_close(to_pictures(result.images), expected, rtol=0, atol=1.1 / 255)
     name = result.settings["model"]
-    assert ("with ink, sketch" in name) == (change is with_adapters)
+    assert ("with ink, sketch" in name) == ("adapters" in change)
+
+
+@pytest.mark.parametrize("kind", [Int8Weight, NamedWeight])
+def test_the_fingerprint_depends_on_quantised_weights(kind):
+    pipe = shipped()
+    quantise(pipe.unet, kind)
+    before = models.load_model(pipe).fingerprint()
+    weight = pipe.unet.time_embedding.linear_1.weight
+    getattr(weight, "values" if kind is Int8Weight else "data")[:1] += 1
+    assert models.load_model(pipe).fingerprint() != before
 
 
 def test_sampling_does_not_change_a_pipeline():

@@ -89,7 +89,20 @@ def test_a_missing_weight_is_refused(small_case, part, tmp_path):
     missing = next(name for name in weights if part in name)
     fewer = {name: value for name, value in weights.items() if name != missing}
     file = single_files.write(tmp_path / "model.safetensors", fewer, V)
-    with pytest.raises(ValueError, match="is incomplete"):
+    with pytest.raises(ValueError, match=r"is incomplete: its \w+ lacks '\w+\."):
+        models.load_model(file, config=folder)
+    file = single_files.write(
+        tmp_path / "model.safetensors", {**fewer, f"{missing}_": weights[missing]}, V
+    )
+    with pytest.raises(ValueError, match=r"is incomplete: its \w+ lacks '\w+\."):
+        models.load_model(file, config=folder)
+
+
+def test_an_unknown_weight_of_the_unet_is_refused(small_case, tmp_path):
+    _, folder, weights = small_case
+    name = "model.diffusion_model.middle_block.3.weight"
+    file = single_files.write(tmp_path / "x.safetensors", {**weights, name: torch.zeros(2)}, V)
+    with pytest.raises(ValueError, match=f"does not have: '{name}'"):
         models.load_model(file, config=folder)
 
 
@@ -100,7 +113,7 @@ def test_sizes_that_differ_from_the_configuration_are_refused(small_case, tmp_pa
     unet_config = config / "unet" / "config.json"
     wider = {**json.loads(unet_config.read_text()), "block_out_channels": [16, 16]}
     unet_config.write_text(json.dumps(wider))
-    with pytest.raises(ValueError, match="its sizes differ from those in"):
+    with pytest.raises(ValueError, match=r"its sizes differ from|does not have"):
         models.load_model(file, config=config)
 
 
