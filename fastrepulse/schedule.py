@@ -25,6 +25,11 @@ REFUSED = {
     "scales what the model predicts": ("EDM", "CosineDPM", "CMStochastic", "CogVideoX"),
     "goes from pictures to noise": ("Inverse",),
     "takes steps up, or other arguments": ("RePaint", "UnCLIP", "KarrasVe", "ScoreSde"),
+    "has noise levels of another kind": (
+        "EulerAncestralRF",
+        "FlowMapEuler",
+        "MiniMaxH3",
+    ),
 }
 """Refused schedulers: the reason, and parts of their class names."""
 
@@ -38,6 +43,8 @@ def check_scheduler(scheduler: Any) -> None:
     reasons = [why for why, parts in REFUSED.items() if any(part in name for part in parts)]
     if not (hasattr(scheduler, "sigmas") or hasattr(scheduler, "alphas_cumprod")):
         reasons.append("has no noise levels")
+    if scheduler.config.get("invert_sigmas"):
+        reasons.append("counts its noise levels upwards (invert_sigmas)")
     if reasons:
         raise ValueError(
             "scheduler must ask for one model output at each of its noise levels "

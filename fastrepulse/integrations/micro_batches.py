@@ -20,6 +20,8 @@ from fastrepulse.integrations.pipeline_run import How, PipelineRun
 AN_IMAGE_EACH = ("embeds", "embeds_mask", "attention_mask", "latents")
 """Ends of the names of arguments that may have one row for each image."""
 
+IMAGES = ("image", "mask_image")
+"""Names of the images that image to image and inpainting start from."""
 GUIDERS = ("guider", "ocr_guider")
 """Names under which pipelines keep guiders."""
 
@@ -122,18 +124,35 @@ class MicroBatches:
     def _arguments(self, rows: range) -> dict[str, Any]:
         """Returns the pipeline's arguments for some of the images."""
         count, part = len(self.generators), slice(rows.start, rows.stop)
+        embeddings = self.given.get("prompt_embeds")
+        a_row_each = embeddings is not None and len(embeddings) == count
         given: dict[str, Any] = {
-            "num_images_per_prompt": len(rows),
+            "num_images_per_prompt": 1 if a_row_each else len(rows),
             "generator": list(self.generators[part]),
         }
         if self.prompt is not None:
             given["prompt"] = self.prompt
+        starts_from_images = "strength" in inspect.signature(self.pipe.__call__).parameters
         for name, value in self.given.items():
-            rowwise = name.removesuffix("_2").endswith(AN_IMAGE_EACH) and value is not None
-            given[name] = value[part] if rowwise and len(value) == count else value
-            if name == "prompt_embeds" and rowwise and len(value) == count:
-                given["num_images_per_prompt"] = 1
+            given[name] = value
+            if value is None:
+                continue
+            if starts_from_images and name in IMAGES:
+                given[name] = _one_each(value, count)[part]
+            elif name.removesuffix("_2").endswith(AN_IMAGE_EACH) and len(value) == count:
+                given[name] = value[part]
         return given
+
+
+def _one_each(image: Any, count: int) -> Any:
+    """Returns an image for each of some rows, from one image or one for each row.
+
+    Pipelines encode one image with the noise of one row, and images with the noise of their own.
+    """
+    if isinstance(image, (Tensor, np.ndarray)) and image.ndim == 4:
+        image = list(image)
+    images = image if isinstance(image, list) else [image]
+    return images * count if len(images) == 1 else images
 
 
 def joined(outputs: Sequence[Any]) -> Any:

@@ -36,7 +36,7 @@ class RepulsiveScheduler:
     Args:
         scheduler: A scheduler of diffusers whose `step` takes one model output, one timestep and
             one sample: Euler, DDIM, DPM-Solver++, UniPC, Heun, and their ancestral and
-            flow-matching kinds. Eleven kinds are refused by name (`schedule.REFUSED`).
+            flow-matching kinds. Others are refused by name (`schedule.REFUSED`).
         repulsion: A `Repulsion`, or the name of an embedding.
         group_size: Number of neighbours in the batch that belong to one prompt
             (`num_images_per_prompt`); by default the whole batch does.

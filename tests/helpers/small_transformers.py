@@ -221,6 +221,21 @@ def hunyuan_image():
     return pipeline, {**call, "height": 256, "width": 384}
 
 
+def lumina():
+    transformer = diffusers.LuminaNextDiT2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        cross_attention_dim=16,
+    )
+    call = an_image_each(embeddings(masks=("prompt_attention_mask",)))
+    return without_encoders("LuminaPipeline", transformer), {**call, "height": 64, "width": 64}
+
+
 FAMILIES = [
     flux_true_cfg,
     flux_with_embedded_guidance,
@@ -233,4 +248,5 @@ FAMILIES = [
     auraflow,
     cogview_4,
     hunyuan_image,
+    lumina,
 ]

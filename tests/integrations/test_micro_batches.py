@@ -33,6 +33,17 @@ def test_stochastic_and_second_order_schedulers_draw_the_images_of_one_batch(sho
     torch.testing.assert_close(several, one, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", [small.image_to_image, small.inpainting])
+def test_images_that_a_run_starts_from_are_encoded_with_the_noise_of_each_row(family):
+    made = small.made(family, "ddim")
+    one, several = sample(made), sample(made, micro_batch_size=2)
+    torch.testing.assert_close(several, one, rtol=1e-3, atol=1e-3)
+    images = {"image": small.noise(8, COUNT, 3, 16, 16).clamp(-1, 1)}
+    pipeline, call = made
+    one, several = (sample((pipeline, call | images), micro_batch_size=size) for size in (5, 2))
+    torch.testing.assert_close(several, one, rtol=1e-3, atol=1e-3)
+
+
 def test_micro_batches_of_the_shipped_model_draw_what_sample_draws():
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         models.DEFAULT_MODEL, torch_dtype=torch.float32

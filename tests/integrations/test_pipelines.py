@@ -236,12 +236,21 @@ def test_a_batch_of_one_is_drawn_as_it_is_with_one_warning():
         "VQDiffusionScheduler",
         "IPNDMScheduler",
         "CogVideoXDPMScheduler",
+        "LTXEulerAncestralRFScheduler",
+        "FlowMapEulerDiscreteScheduler",
+        "MiniMaxH3Scheduler",
     ],
 )
 def test_schedulers_of_other_kinds_are_refused(name):
     arguments = {"num_vec_classes": 4} if name.startswith("VQ") else {}
     with pytest.raises(ValueError, match=f"got {name}"):
         RepulsiveScheduler(getattr(diffusers, name)(**arguments))
+
+
+def test_noise_levels_that_are_counted_upwards_are_refused():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)
+    with pytest.raises(ValueError, match="invert_sigmas"):
+        RepulsiveScheduler(scheduler)
 
 
 def test_what_is_no_scheduler_or_predicts_a_variance_is_refused():

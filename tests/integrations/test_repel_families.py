@@ -1,5 +1,6 @@
 """The repulsion in pipelines of many families: real classes, small random weights."""
 
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from fastrepulse import Repulsion, repel
 from fastrepulse.schedule import noise_level
 from helpers import small_pipelines as small
-from helpers.small_transformers import FAMILIES
+from helpers.small_transformers import FAMILIES, flux_with_embedded_guidance
 
 # diffusers' own
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -48,42 +49,49 @@ def draw(pipeline, call):
     return pipeline(**settings, generator=generators(), output_type="latent").images
 
 
-def counting(pipeline):
-    """The rows of every batch that goes through a pipeline's model, and its guidance scales."""
+def watched(pipeline):
+    """The rows, the text embeddings of a row and the guidance scales of each call of the model."""
     model = getattr(pipeline, "unet", None) or pipeline.transformer
-    rows, scales = [], []
+    calls = []
 
-    def count(_, args, kwargs):
-        rows.append(len(args[0] if args else next(iter(kwargs.values()))))
-        scales.append(kwargs.get("guidance"))
+    def watch(_, args, kwargs):
+        latents = args[0] if args else next(iter(kwargs.values()))
+        text = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
+        calls.append((len(latents), text[0], kwargs.get("guidance")))
 
-    model.register_forward_pre_hook(count, with_kwargs=True)
-    return rows, scales
+    model.register_forward_pre_hook(watch, with_kwargs=True)
+    return calls
 
 
 @pytest.mark.parametrize(("family", "short"), CASES)
-def test_strength_zero_changes_nothing_a_push_acts_and_the_pause_skips_the_negative_prompt(
+def test_strength_zero_changes_nothing_a_push_acts_and_the_pause_asks_for_the_prompt_alone(
     family, short
 ):
     pipeline, call = built(family, short)
-    rows, scales = counting(pipeline)
+    calls = watched(pipeline)
     alone = draw(pipeline, call)
-    all_rows = sum(rows)
+    all_rows = sum(rows for rows, _, _ in calls)
     with repel(pipeline, Repulsion(strength=0)):
         assert torch.equal(draw(pipeline, call), alone)
-    rows.clear()
-    scales.clear()
+    calls.clear()
     with repel(pipeline, REPULSION):
         repelled = draw(pipeline, call)
     assert repelled.isfinite().all() and not torch.allclose(repelled, alone, atol=0.1)
     levels = [noise_level(pipeline.scheduler, step) for step in range(STEPS)]
     paused = [step > 0 and PAUSE[0] >= level >= PAUSE[1] for step, level in enumerate(levels)]
     assert any(paused) and not all(paused)
-    if scales[0] is None:
-        assert sum(rows) == all_rows - COUNT * sum(paused)
-    else:
-        assert sum(rows) == all_rows
-        assert [bool((scale == 1).all()) for scale in scales] == paused
+    if family is flux_with_embedded_guidance:
+        assert sum(rows for rows, _, _ in calls) == all_rows
+        assert [bool((scale == 1).all()) for _, _, scale in calls] == paused
+        return
+    assert sum(rows for rows, _, _ in calls) == all_rows - COUNT * sum(paused)
+    # Guided steps have two rows an image, or two calls
+    per_step = 1 if calls[0][0] == 2 * COUNT else 2
+    texts = iter([text for _, text, _ in calls])
+    for pausing in paused:
+        (text, *_) = itertools.islice(texts, 1 if pausing else per_step)
+        if pausing:
+            assert torch.equal(text, call["prompt_embeds"][0])
 
 
 @pytest.mark.parametrize(("family", "short"), CASES)
