@@ -17,13 +17,10 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
 
-try:
-    from torch.utils.cpp_extension import include_paths, library_paths
-except ImportError as error:
-    raise SystemExit(
-        "fastrepulse is built against the torch that is installed. Install torch, setuptools and "
-        "wheel first, then: pip install --no-build-isolation ."
-    ) from error
+NATIVE = os.environ.get("FASTREPULSE_NATIVE", "1")
+"""0 for a wheel without the native library, which fits every platform and needs no torch here."""
+if NATIVE not in ("0", "1"):
+    raise SystemExit(f"FASTREPULSE_NATIVE must be 0 or 1, got {NATIVE!r}")
 
 SOURCES = ["csrc/ops.cpp", *map(str, sorted(Path("csrc/cpu").rglob("*.cpp")))]
 TILES = "csrc/cpu/simd/tiles.cpp"  # compiled once for each instruction set
@@ -37,6 +34,18 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 CUDA_FLAGS = ["-std=c++17", "-O3", "--threads=0", "-Xcompiler=-fPIC,-fvisibility=hidden"]
 CUDA_ARCHITECTURES = ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
+
+
+def torch_paths() -> tuple[list[str], list[str]]:
+    """Returns the folders of torch's headers and of its libraries."""
+    try:
+        from torch.utils.cpp_extension import include_paths, library_paths
+    except ImportError as error:
+        raise SystemExit(
+            "fastrepulse is built against the torch that is installed. Install torch, setuptools "
+            "and wheel first, then: pip install --no-build-isolation ."
+        ) from error
+    return include_paths(), library_paths()
 
 
 def find_nvcc() -> str | None:
@@ -124,7 +133,8 @@ class BuildNative(build_ext):
             *os.environ.get("CXXFLAGS", "").split(),
         ]
         x86 = ["-DFASTREPULSE_X86"] if X86 else []
-        torch_headers = [f"-isystem{path}" for path in include_paths()]
+        include_paths, library_paths = torch_paths()
+        torch_headers = [f"-isystem{path}" for path in include_paths]
         commands = {
             f"{Path(source).stem}.o": [*compiler, STABLE_ABI, *x86, *torch_headers, source]
             for source in SOURCES
@@ -141,7 +151,7 @@ class BuildNative(build_ext):
             cuda = str(temporary / "cuda_ops.o")
             try:
                 # nvcc requires an equals sign
-                headers = [f"-isystem={path}" for path in include_paths()]
+                headers = [f"-isystem={path}" for path in include_paths]
                 flags = [*CUDA_FLAGS, *architecture_flags(nvcc), STABLE_ABI]
                 self.spawn([nvcc, *flags, *headers, "csrc/cuda/ops.cu", "-c", "-o", cuda])
                 objects.append(cuda)
@@ -154,17 +164,16 @@ class BuildNative(build_ext):
         library.parent.mkdir(parents=True, exist_ok=True)
         # nvcc finds its static runtime. No run path is needed: torch is loaded before the library.
         linker = [nvcc, "-cudart=static"] if nvcc else compiler
-        torch_library = [f"-L{library_paths()[0]}", "-ltorch_cpu"]
+        torch_library = [f"-L{library_paths[0]}", "-ltorch_cpu"]
         self.spawn([*linker, "-shared", *objects, *torch_library, "-o", str(library)])
 
 
 headers = sorted(map(str, {*Path("csrc").rglob("*.*")} - {*map(Path, SOURCES)}))
+library = Extension(
+    "fastrepulse._native", SOURCES, depends=headers, py_limited_api=True, optional=True
+)
 setup(
-    ext_modules=[
-        Extension(
-            "fastrepulse._native", SOURCES, depends=headers, py_limited_api=True, optional=True
-        )
-    ],
+    ext_modules=[library] if NATIVE == "1" else [],
     cmdclass={"build_ext": BuildNative},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if NATIVE == "1" else {},
 )
