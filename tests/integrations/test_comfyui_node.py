@@ -328,7 +328,7 @@ def page(monkeypatch):
     "shape, window, message",
     [
         ((1, 4, 16, 16), (0, 0), "a batch of one has nothing to repel from"),
-        ((3, 4, 16, 16), (5.0, 4.0), "no step is pushed: .* from noise level 5 to 4, .* 14, 8, 3"),
+        ((3, 4, 16, 16), (5.0, 4.0), "no step is pushed: .* from 5 to 4, .* 14, 8, 3"),
         ((3, 4, 16, 16), (2.0, 0.1), "no step is pushed"),
     ],
 )
@@ -349,7 +349,7 @@ def test_the_page_says_what_happens_in_a_run(node, page, caplog):
     assert page == [
         (
             "7",
-            "2 of 7 steps are pushed, guidance pauses in 5, "
+            "2 of 7 steps are pushed; guidance pauses in 5; "
             "one restart goes from noise level 0.9 to 3",
         )
     ]

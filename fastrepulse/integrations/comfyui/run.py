@@ -124,19 +124,17 @@ class Run:
         """Returns what happens in the run, for the page."""
         levels = self.schedule.sigmas
         steps, pushed = len(levels) - 1, len(self.pushed)
+        parts = [f"{pushed} of {steps} steps are pushed"]
         if not pushed:
             window = " to ".join(f"{level:.3g}" for level in self.repulsion.levels.window)
-            return (
-                f"no step is pushed: the window is from noise level {window}, and the steps are at "
-                + ", ".join(f"{level:.3g}" for level in levels[:-1])
-            )
+            there = ", ".join(f"{level:.3g}" for level in levels[:-1])
+            parts = [f"no step is pushed: the window is from {window}, the steps are at {there}"]
         paused = sum(self.pauses_at(step, level) for step, level in enumerate(levels[:-1]))
-        parts = [f"{pushed} of {steps} steps are pushed"]
         parts += [f"guidance pauses in {paused}"] if paused else []
         if self.jump:
             low, high = (levels[step] for step in self.jump)
             parts.append(f"one restart goes from noise level {low:.3g} to {high:.3g}")
-        return ", ".join(parts)
+        return "; ".join(parts)
 
 
 def level_of(sampling: Any, sigma: float) -> float:
