@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +42,14 @@ def check_choice(name: str, value: Any, accepted: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python or NumPy, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raises unless an argument is an int of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Raises unless an argument is an integer of at least `least`."""
+    if not is_integer(value):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -131,7 +136,7 @@ def plain(settings: dict[str, Any]) -> dict[str, Any]:
 
     def number(value: Any) -> float:
         try:
-            return float(value)
+            return int(value) if is_integer(value) else float(value)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"settings must be what JSON can hold, got {value!r}") from None
 

@@ -55,6 +55,11 @@ def make_patterns(
     cells = embedding.cells
     grid = np.einsum("rh,cw->rchw", averages(height, cells), averages(width, cells))
     patterns = embedding.mix.astype(np.float32) @ grid.reshape(cells**2, height * width)
+    if not patterns.any():
+        raise ValueError(
+            f"embedding {embedding.name!r} compares parts of an image, so latents must be larger, "
+            f"got {height}x{width}: use 'channel_mean'"
+        )
     # Autograd cannot save a tensor that was made in inference mode
     with torch.inference_mode(False):
         return torch.from_numpy(patterns).to(device, dtype)

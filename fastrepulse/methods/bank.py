@@ -1,5 +1,6 @@
 """A bank: embeddings of earlier particles, and of images, to repel from or to be attracted to."""
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ RUN = "run."
 """Prefix of the keys of the current run."""
 
 
+log = logging.getLogger("fastrepulse")
+
+
 @dataclass
 class _Run:
     """What the current run will add."""
@@ -29,6 +33,11 @@ class _Run:
     seed: int
     sigmas: dict[int, float] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> float:
+        """The noise level of the last step."""
+        return self.sigmas[max(self.sigmas)]
 
     def goes_on(self, kind: dict[str, Any], seed: int, step: int) -> bool:
         """Whether a step can belong to this run."""
@@ -47,7 +56,7 @@ class Bank:
 
     All runs need the same noise levels, size, embedding and number of prompts. Particles of the
     first prompt repel from earlier particles of the first prompt, and so on. A run is added when
-    its last step is done; a stopped run adds nothing.
+    its last step is done; a run that ends earlier is added by `close`.
 
     Args:
         pictures: Clean latents [M, C, H, W] to repel from in every run, for instance from
@@ -132,6 +141,7 @@ class Bank:
             self._embed_pictures(particles, on, embedding)
         # An earlier step, another seed or another kind of run means that the last run was stopped
         if self._run is None or not self._run.goes_on(kind, particles.seed, particles.step):
+            self._warn_of_unfinished()
             self._run = _Run(kind, particles.seed)
         self._run.sigmas[particles.step] = particles.sigma
 
@@ -156,20 +166,37 @@ class Bank:
                 weights.append(own.new_full(part.shape[:1], weight))
         return (torch.cat(rows), torch.cat(weights)) if len(rows) > 1 else (own, None)
 
-    def close(self) -> None:
-        """Adds the finished run."""
+    def close(self) -> float | None:
+        """Adds the current run up to the noise level that it has reached, and returns that level.
+
+        The last step of a run does so by itself. Call it after a run that ends earlier, as with a
+        pipeline's `denoising_end`. Without a run the bank stays as it is, and None is returned.
+        """
         run, self._run = self._run, None
         if run is None:
-            return
+            return None
         self._kind = run.kind
         self.seed = run.seed if self.seed is None else self.seed
         self._sigmas = run.sigmas | self._sigmas
         for key, rows in run.rows.items():
             earlier = self._levels.get(key)
             self._levels[key] = rows if earlier is None else torch.cat([earlier.to(rows), rows])
+        return run.reached
+
+    def _warn_of_unfinished(self) -> None:
+        if self._run is not None:
+            log.warning(
+                "the bank leaves out a run that ended at noise level %.3g, before its last step: "
+                "bank.close() after such a run adds it",
+                self._run.reached,
+            )
 
     def save(self, path: str | Path) -> None:
-        """Writes the bank to a safetensors file; missing folders are made."""
+        """Writes the bank to a safetensors file; missing folders are made.
+
+        A run that has not done its last step is left out, with a warning; see `close`.
+        """
+        self._warn_of_unfinished()
         save_record(Path(path).expanduser(), *self._kept())
 
     @classmethod

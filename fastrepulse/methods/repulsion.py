@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrepulse import embeddings
-from fastrepulse.checks import Window, check_positive
+from fastrepulse.checks import Window, check_positive, is_integer
 from fastrepulse.embeddings import Embedding
 from fastrepulse.embeddings.base import REFERENCE_SIDE
 from fastrepulse.kernels import (
@@ -131,7 +131,7 @@ class Repulsion(Method):
             check_positive("bandwidth", self.bandwidth, "'median' or ")
         if self.bank is not None and not isinstance(self.bank, Bank):
             raise TypeError(f"bank must be a Bank or None, got {self.bank!r}")
-        if self.subset is not None and not (isinstance(self.subset, int) and self.subset >= 2):
+        if self.subset is not None and not (is_integer(self.subset) and self.subset >= 2):
             raise ValueError(f"subset must be None or an int of at least 2, got {self.subset!r}")
 
     def for_run(self, run: RunFacts) -> "Repulsion":

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 COMPONENTS = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": ("CLIPTextModel",),
 }
-"""The networks of every model, with their classes."""
-SECOND_ENCODER = {"text_encoder_2": "CLIPTextModelWithProjection"}
+"""The networks of every model, with the classes that each may have."""
+SECOND_ENCODER = {"text_encoder_2": ("CLIPTextModelWithProjection",)}
 """The additional network of Stable Diffusion XL."""
 WEIGHTS = {
     "unet": "diffusion_pytorch_model",
@@ -53,10 +53,10 @@ def check_folder(path: Path) -> None:
             f"{', '.join(COMPONENTS)}: {type(error).__name__}: {error}; {WRAPPER_HINT}"
         ) from None
     for part, accepted in components.items():
-        if parts[part] != accepted:
+        if parts[part] not in accepted:
             raise ValueError(
                 f"model folder {str(path)!r} has a {part} of class {parts[part]!r}, "
-                f"accepted is {accepted!r} ({SUPPORTED}); {WRAPPER_HINT}"
+                f"accepted is {' or '.join(accepted)} ({SUPPORTED}); {WRAPPER_HINT}"
             )
         variants_in(path, part)
     files = [f"{part}/config.json" for part in components] + ["scheduler/scheduler_config.json"]
@@ -73,8 +73,8 @@ def check_folder(path: Path) -> None:
     check_schedule(str(path), configs["scheduler/scheduler_config.json"])
 
 
-def components_of(path: Path) -> dict[str, str]:
-    """Returns the networks that a folder must hold, with their classes."""
+def components_of(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the networks that a folder must hold, with the classes that each may have."""
     second = "text_encoder_2" in read_json(path / "model_index.json")
     return {**COMPONENTS, **SECOND_ENCODER} if second else COMPONENTS
 

@@ -166,7 +166,8 @@ def _load(
 
 def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
     """Reads the model in a checked folder, on the CPU."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    import diffusers
+    from diffusers import DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     variants = choose_variants(path, dtype)
@@ -189,7 +190,7 @@ def _read_folder(path: Path, name: str, dtype: torch.dtype) -> Model:
     how = {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     parts = {
         "unet": read(UNet2DConditionModel, "unet", **how),
-        "vae": read(AutoencoderKL, "vae", **how),
+        "vae": read(getattr(diffusers, index["vae"][1]), "vae", **how),
         "tokenizer": CLIPTokenizer.from_pretrained(path, subfolder="tokenizer"),
     }
     with _without_progress_bars():

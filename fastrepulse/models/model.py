@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from fastrepulse.checks import is_integer
 from fastrepulse.models.prompts import check_words, chunks_of
 from fastrepulse.models.text import Text, encode, encode_xl
 
@@ -27,7 +28,7 @@ class Model:
     Args:
         name: The folder, file, hub id or pipeline that the model was loaded from.
         unet: `UNet2DConditionModel`.
-        vae: `AutoencoderKL`.
+        vae: `AutoencoderKL` or `AutoencoderTiny`.
         text_encoder: `CLIPTextModel`.
         tokenizer: `CLIPTokenizer`.
         scheduler_config: The configuration of the training scheduler.
@@ -78,7 +79,7 @@ class Model:
         sides = []
         for name, pixels, size in zip(("height", "width"), (height, width), sizes, strict=True):
             pixels = size * factor if pixels is None else pixels
-            if isinstance(pixels, bool) or not isinstance(pixels, int):
+            if not is_integer(pixels):
                 raise TypeError(f"{name} must be an int or None, got {pixels!r}")
             if pixels <= 0 or pixels % factor:
                 raise ValueError(f"{name} must be a positive multiple of {factor}, got {pixels}")
@@ -161,8 +162,11 @@ class Model:
         f is `vae_scale_factor`.
         """
         mean, std = self._statistics()
-        distribution = self.vae.encode(images * 2 - 1).latent_dist
-        return (distribution.mode() - mean) * self.vae.config.scaling_factor / std
+        encoded = self.vae.encode(images * 2 - 1)
+        # A tiny autoencoder predicts no distribution
+        has_mode = hasattr(encoded, "latent_dist")
+        latents = encoded.latent_dist.mode() if has_mode else encoded.latents
+        return (latents - mean) * self.vae.config.scaling_factor / std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns images [N, 3, f H, f W] in [0, 1]; f is `vae_scale_factor`."""

@@ -29,7 +29,7 @@ def model_of_pipeline(pipe: Any) -> Model:
     second = "text_encoder_2" in pipe.components
     for part, accepted in {**COMPONENTS, **(SECOND_ENCODER if second else {})}.items():
         found = _unwrapped(getattr(pipe, part, None))
-        if accepted not in [base.__name__ for base in type(found).__mro__]:
+        if not {base.__name__ for base in type(found).__mro__} & set(accepted):
             raise ValueError(
                 f"model must be a pipeline of {SUPPORTED}, got a {kind} "
                 f"whose {part} is a {type(found).__name__}; {WRAPPER_HINT}"

@@ -16,6 +16,7 @@ from fastrepulse.checks import (
     check_number,
     check_path,
     check_texts,
+    is_integer,
     plain,
 )
 from fastrepulse.embeddings import names
@@ -53,7 +54,7 @@ class Drawing:
     repulsion: Method | str | None = Repulsion()  # noqa: RUF009  frozen
     num_inference_steps: int = None  # type: ignore[assignment]  # set below
     guidance_scale: float = None  # type: ignore[assignment]  # set below
-    negative_prompt: str | Sequence[str] = ""
+    negative_prompt: str | Sequence[str] | None = ""
     height: int | None = None
     width: int | None = None
     scheduler: str = "euler"
@@ -67,6 +68,12 @@ class Drawing:
         for name, value in recommended(self.model)._asdict().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if self.negative_prompt is None:
+            object.__setattr__(self, "negative_prompt", "")
+        # NumPy's integers overflow
+        for name, value in vars(self).items():
+            if is_integer(value):
+                object.__setattr__(self, name, int(value))
         for name in ("prompt", "negative_prompt"):
             check_texts(name, getattr(self, name))
         counts = len(self.negative_prompts), len(self.prompts)
@@ -106,7 +113,7 @@ class Drawing:
         """The negative prompt of each prompt."""
         if isinstance(self.negative_prompt, str):
             return [self.negative_prompt] * len(self.prompts)
-        return list(self.negative_prompt)
+        return list(self.negative_prompt or ())
 
     @property
     def guided(self) -> bool:
@@ -136,7 +143,7 @@ class Drawing:
     def noise_seed(self) -> int:
         """The given seed, or one that the generator draws."""
         if self.seed is not None:
-            if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            if not is_integer(self.seed):
                 raise TypeError(f"seed must be an int or None, got {self.seed!r}")
             if not 0 <= self.seed < 2**63:
                 raise ValueError(f"seed must be in [0, 2**63), got {self.seed}")

@@ -40,7 +40,7 @@ def new_loop(
     """
     scheduler = model.scheduler(drawing.scheduler, drawing.num_inference_steps)
     budget = _budget(drawing, computing, model, noise)
-    size = min(computing.micro_batch_size or budget.micro_batch_size(), len(noise))
+    size = int(min(computing.micro_batch_size or budget.micro_batch_size(), len(noise)))
     compiled = computing.compile
     if compiled == "auto":
         steps = drawing.num_inference_steps

@@ -32,7 +32,7 @@ def sample(
     repulsion: Method | str | None = Drawing.repulsion,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     height: int | None = None,
     width: int | None = None,
     scheduler: str = Drawing.scheduler,
@@ -74,7 +74,8 @@ def sample(
             default 25, and 4 for "turbo".
         guidance_scale: Classifier-free guidance; 1 and below switches it off. By default 5, and 1
             for "turbo".
-        negative_prompt: What guidance leads away from: one for all prompts, or one for each.
+        negative_prompt: What guidance leads away from: one for all prompts, or one for each. None
+            is the empty one.
         height: Height in pixels; by default the model's own.
         width: Width in pixels; by default the model's own.
         scheduler: "euler", "ddim", "dpm++" or "unipc".

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastrepulse import Repulsion
-from fastrepulse.embeddings import Embedding, build
+from fastrepulse.embeddings import Embedding, build, names
 from fastrepulse.embeddings.patterns import make_patterns
 from fastrepulse.noise import initial_noise
 from helpers.drawn import particles_of
@@ -41,3 +41,16 @@ def test_patterns_that_were_made_in_inference_mode_have_a_gradient():
         build("halves")(latents)
     build("halves")(latents.requires_grad_()).sum().backward()
     assert latents.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("sides", [(1, 1), (1, 4), (2, 2)], ids=["1x1", "1x4", "2x2"])
+def test_at_the_smallest_sizes_an_embedding_pushes_or_is_refused_by_name(name, sides):
+    latents = initial_noise(0, 3, (4, *sides))
+    method = Repulsion(name, window=(10.0, 0.0))
+    try:
+        changes = torch.cat(list(method.push(particles_of(latents, sigma=2.0)).changes))
+    except ValueError as error:
+        assert name.removeprefix("style_") in str(error)
+    else:
+        assert changes.abs().amax(dim=(1, 2, 3)).min() > 0

@@ -7,7 +7,9 @@ from safetensors.torch import save_file
 
 import fastrepulse
 from fastrepulse import Correction, Repulsion, embeddings
+from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.methods.bank import Bank
+from helpers import small_pipelines as small
 from helpers.drawn import particles_of
 
 EVERYWHERE = (math.inf, 0.0)
@@ -98,6 +100,41 @@ def test_a_run_that_was_stopped_at_once_leaves_not_even_its_seed():
     change_of(repulsion, draw(4), last=False, seed=3)
     change_of(repulsion, draw(4), seed=7)
     assert bank.seed == 7
+
+
+def part_of_a_run(repulsion, seed, steps=3):
+    for step in range(steps):
+        change_of(repulsion, draw(4, seed), step=step, last=False, sigma=9.0 - 2 * step, seed=seed)
+
+
+def test_a_run_that_ends_before_its_last_step_is_added_up_to_its_noise_level(caplog, tmp_path):
+    repulsion = Repulsion("pooled", window=EVERYWHERE, bank=Bank())
+    part_of_a_run(repulsion, 0)
+    assert repulsion.bank.close() == 5.0 and len(repulsion.bank) == 4
+    assert repulsion.bank.close() is None
+    part_of_a_run(repulsion, 1)
+    assert not caplog.records
+    repulsion.bank.save(tmp_path / "bank")
+    part_of_a_run(repulsion, 2, steps=1)
+    assert [record.args for record in caplog.records] == [(5.0,), (5.0,)]
+    assert "leaves out a run that ended at noise level 5, before its last step" in caplog.text
+    assert len(repulsion.bank) == len(Bank.load(tmp_path / "bank")) == 4
+
+
+def test_the_bank_of_a_pipeline_with_denoising_end_says_what_it_leaves_out(caplog):
+    pipe, call = small.made(small.stable_diffusion_xl, "euler")
+    bank = Bank()
+    pipe.scheduler = RepulsiveScheduler(pipe.scheduler, Repulsion("halves", bank=bank))
+    call |= {"num_inference_steps": 5, "denoising_end": 0.8, "num_images_per_prompt": 2}
+    for added in (0, 2):
+        pipe(**call, output_type="latent")
+        assert len(bank) == added
+        level = bank.close()
+        assert 0 < level < 5 and len(bank) == added + 2
+    assert "leaves out a run" not in caplog.text
+    pipe(**call, output_type="latent")
+    pipe(**call, output_type="latent")
+    assert "leaves out a run" in caplog.text
 
 
 def test_corrections_at_the_last_step_count_a_particle_once():

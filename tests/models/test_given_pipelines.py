@@ -6,6 +6,7 @@ import tempfile
 import weakref
 from functools import partial
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -49,6 +50,17 @@ def with_another_autoencoder(pipe):
     pipe.vae = copy.deepcopy(pipe.vae)
     with torch.no_grad():
         pipe.vae.decoder.conv_out.bias += 0.3
+
+
+def with_a_tiny_autoencoder(pipe):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipe.vae = diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(16, 16, 16),
+            decoder_block_out_channels=(16, 16, 16),
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+        )
 
 
 def with_another_schedule(pipe):
@@ -108,6 +120,7 @@ CHANGES = {
     "adapters": with_adapters,
     "token": with_a_token,
     "autoencoder": with_another_autoencoder,
+    "tiny-autoencoder": with_a_tiny_autoencoder,
     "schedule": with_another_schedule,
     "compiled": with_a_compiled_unet,
     "hooks": with_hooks,
@@ -150,6 +163,20 @@ def test_images_equal_the_pipelines(change):
     torch.testing.assert_close(to_pictures(result.images), expected, rtol=0, atol=1.1 / 255)
     name = result.settings["model"]
     assert ("with ink, sketch" in name) == ("adapters" in change)
+
+
+def test_a_folder_with_a_tiny_autoencoder_is_loaded_and_encodes_images(tmp_path):
+    pipe = shipped()
+    with_a_tiny_autoencoder(pipe)
+    pipe.save_pretrained(tmp_path / "model")
+    model = models.load_model(tmp_path / "model")
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = pipe.vae.encode(2 * images - 1).latents * pipe.vae.config.scaling_factor
+        torch.testing.assert_close(model.encode(images), expected)
+        torch.testing.assert_close(
+            model.decode(expected), (pipe.vae.decode(expected).sample / 2 + 0.5).clamp(0, 1)
+        )
 
 
 @pytest.mark.parametrize("kind", [Int8Weight, NamedWeight])

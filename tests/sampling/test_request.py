@@ -43,6 +43,26 @@ def test_settings_hold_plain_numbers_whatever_was_given(tmp_path):
     assert json.loads((tmp_path / "out" / "sample.json").read_text())["settings"] == result.settings
 
 
+def test_numpy_integers_and_a_negative_prompt_of_none_are_plain_ones(tmp_path):
+    plain = {"num_particles": 2, "num_inference_steps": 2, "seed": 2**62, "micro_batch_size": 2}
+    repulsion = Repulsion("halves", subset=2)
+    expected = draw(**plain, repulsion=repulsion)
+    sizes = {"height": np.int32(32), "width": np.uint8(32)}
+    result = draw(
+        **{name: np.int64(value) for name, value in plain.items()},
+        **sizes,
+        repulsion=Repulsion("halves", subset=np.int64(2)),
+        corrections=[],
+        negative_prompt=None,
+        out=tmp_path / "out",
+    )
+    assert torch.equal(result.latents, expected.latents)
+    assert json.dumps(result.settings) == json.dumps(expected.settings)
+    for wrong in (np.bool_(True), np.float64(2), True, 2.0):
+        with pytest.raises(TypeError, match="num_particles must be an int"):
+            draw(num_particles=wrong)
+
+
 def test_settings_that_json_cannot_hold_are_named_before_the_first_step(tmp_path):
     class Mine(Method):
         def push(self, particles):
@@ -89,9 +109,9 @@ def test_images_of_another_run_are_not_overwritten(tmp_path):
         ({"num_inference_steps": 1001}, ValueError, "num_inference_steps must be below 1000"),
         ({"prompt": None}, TypeError, "prompt .* got None"),
         (
-            {"negative_prompt": None},
+            {"negative_prompt": 3},
             TypeError,
-            "negative_prompt must be a string or a list of strings, got None",
+            "negative_prompt must be a string or a list of strings, got 3",
         ),
         ({"height": "64"}, TypeError, "height must be an int or None, got '64'"),
         ({"height": 30}, ValueError, "height must be a positive multiple of 4, got 30"),
