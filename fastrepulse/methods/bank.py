@@ -186,9 +186,9 @@ class Bank:
     def _warn_of_unfinished(self) -> None:
         if self._run is not None:
             log.warning(
-                "the bank leaves out a run that ended at noise level %.3g, before its last step: "
+                "the bank leaves out a run that ended at noise level %s, before its last step: "
                 "bank.close() after such a run adds it",
-                self._run.reached,
+                f"{self._run.reached:.3g}",
             )
 
     def save(self, path: str | Path) -> None:

@@ -116,7 +116,7 @@ def test_a_run_that_ends_before_its_last_step_is_added_up_to_its_noise_level(cap
     assert not caplog.records
     repulsion.bank.save(tmp_path / "bank")
     part_of_a_run(repulsion, 2, steps=1)
-    assert [record.args for record in caplog.records] == [(5.0,), (5.0,)]
+    assert [record.args for record in caplog.records] == [("5",), ("5",)]
     assert "leaves out a run that ended at noise level 5, before its last step" in caplog.text
     assert len(repulsion.bank) == len(Bank.load(tmp_path / "bank")) == 4
 
