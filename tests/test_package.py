@@ -106,8 +106,9 @@ LAYERS = [
     {"schedule", "default_model"},
     {"embeddings", "models"},
     {"methods", "shipped_models"},
+    {"integrations"},
     {"sampling"},
-    {"demo", "evaluation", "integrations", "ui"},
+    {"demo", "evaluation", "ui"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastrepulse.integrations.call import Call
 from fastrepulse.integrations.lockstep import Lockstep, Meet
+from fastrepulse.integrations.packing import unpack
 from fastrepulse.integrations.parts import repelling
 from fastrepulse.integrations.pipeline_run import How, PipelineRun
 
@@ -51,9 +52,9 @@ class MicroBatchRun(PipelineRun):
         self._steps = len(steps)
         return steps
 
-    def advance(self) -> int | None:
+    def advance(self, latents: Tensor) -> int | None:
         self._update(len(self._rows) / self._steps)
-        return super().advance()
+        return super().advance(latents)
 
     def _push(self, scheduler: Any, model_output: Tensor, sample: Tensor) -> Tensor:
         # In all other steps the micro-batches need not wait for each other
@@ -93,8 +94,8 @@ class MicroBatches:
     given: dict[str, Any]
     progress: bool
 
-    def draw(self) -> Any:
-        """Returns the pipeline's output for all images."""
+    def draw(self) -> tuple[Any, Tensor]:
+        """Returns the pipeline's output for all images, and the latents [N, C, H, W]."""
         count = len(self.generators)
         starts = range(0, count, self.size)
         parts = [range(start, min(start + self.size, count)) for start in starts]
@@ -108,7 +109,7 @@ class MicroBatches:
         ) as bar:
             return joined(Lockstep([partial(self._call, bar.update, part) for part in parts]).run())
 
-    def _call(self, update: Callable[[float], Any], rows: range, meet: Meet) -> Any:
+    def _call(self, update: Callable[[float], Any], rows: range, meet: Meet) -> tuple[Any, Tensor]:
         """Calls a copy of the pipeline for some of the images."""
         pipe = copy.copy(self.pipe)
         # Guiders keep predictions of earlier steps
@@ -118,8 +119,10 @@ class MicroBatches:
         given = self._arguments(rows)
         call = Call.of(pipe, inspect.signature(type(pipe).__call__), **given)
         how = replace(self.how, group_size=len(self.generators))
-        with repelling(pipe, MicroBatchRun(call, how, rows, meet, update)):
-            return pipe(**given)
+        run = MicroBatchRun(call, how, rows, meet, update)
+        with repelling(pipe, run):
+            output = pipe(**given)
+        return output, unpack(run.latents, run.latent_size)
 
     def _arguments(self, rows: range) -> dict[str, Any]:
         """Returns the pipeline's arguments for some of the images."""

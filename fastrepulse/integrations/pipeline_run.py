@@ -43,6 +43,8 @@ class PipelineRun:
 
     schedule: NoiseSchedule
     """The noise levels, known once the scheduler's timesteps are set."""
+    latents: Tensor
+    """What the last step ended with."""
 
     def __init__(self, call: Call, how: How):
         self.call = call
@@ -119,8 +121,13 @@ class PipelineRun:
             seed=self.seed,
         )
 
-    def advance(self) -> int | None:
-        """Goes to the next step; returns its number if the restart goes back to that step."""
+    def advance(self, latents: Tensor) -> int | None:
+        """Goes to the next step; returns its number if the restart goes back to that step.
+
+        Args:
+            latents: What the step ended with.
+        """
+        self.latents = latents
         self.step, self.taken = self.step + 1, self.taken + 1
         if self._jump is None or self.step != self._jump[0]:
             return None

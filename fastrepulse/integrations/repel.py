@@ -144,7 +144,7 @@ class Repelled:
         outputs = [
             MicroBatches(
                 pipe, how, each, [one.clone_state() for one in generators], size, given, progress
-            ).draw()
+            ).draw()[0]
             for each in ([prompt] if prompt is None or isinstance(prompt, str) else prompt)
         ]
         return joined(outputs)

@@ -62,14 +62,15 @@ class RestartingScheduler(StandIn):
         run.begin_at(step_number(plain, timestep))
         output = run.repelled(plain, model_output, sample)
         result = plain.step(output, timestep, sample, *args, **kwargs)
-        reached = run.step + 1
-        earlier = run.advance()
+        latents = result[0] if isinstance(result, tuple) else result.prev_sample
+        reached, earlier = run.step + 1, run.advance(latents)
         if earlier is None:
             return result
         self._part = self._unused_at(earlier)
+        latents = run.renoised(latents, reached, earlier)
         if isinstance(result, tuple):
-            return run.renoised(result[0], reached, earlier), *result[1:]
-        result.prev_sample = run.renoised(result.prev_sample, reached, earlier)
+            return latents, *result[1:]
+        result.prev_sample = latents
         return result
 
     def _unused_at(self, step: int) -> Any:

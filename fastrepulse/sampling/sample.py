@@ -1,5 +1,6 @@
 """`sample()`: a prompt in, N different images out."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastrepulse.models import Model, load_model
 from fastrepulse.sampling.checkpoint import Checkpoints, about_run
 from fastrepulse.sampling.corrections import Correction
 from fastrepulse.sampling.distributed import Ranks
+from fastrepulse.sampling.own_loop import keeps_its_loop, sample_in_own_loop
 from fastrepulse.sampling.request import Computing, Drawing, Output
 from fastrepulse.sampling.results import SampleResult, StepEnd
 from fastrepulse.sampling.run import new_loop, run
@@ -67,7 +69,11 @@ def sample(
         model: None for the shipped model, or "turbo" for the shipped model of four steps.
             Otherwise Stable Diffusion 1, 2 or XL: a local diffusers folder, a single-file
             checkpoint, a hub id "owner/name", a loaded StableDiffusionPipeline, which is used as it
-            is (adapters, tokens, autoencoder and noise schedule), or what `load_model` returned.
+            is (adapters, tokens, autoencoder and noise schedule), or what `load_model` returned. An
+            image pipeline with a transformer (Stable Diffusion 3, Flux, Qwen-Image, ...) keeps its
+            own loop and scheduler, as `repel` leaves them. Then steps, guidance scale and size are
+            by default the pipeline's, there are no diagnostics, and `corrections`, `compile`,
+            `group` and the like are refused.
         repulsion: A `Repulsion`, the name of an embedding, another method (`fastrepulse.methods`),
             or None for independent samples.
         num_inference_steps: T >= 1, below the number of timesteps of the model's training; by
@@ -121,6 +127,8 @@ def sample(
 
     After the last step a checkpoint is kept until all images are decoded, with or without `out`.
     """
+    if keeps_its_loop(model):
+        return sample_in_own_loop(dict(locals()), DEFAULTS)
     ranks = Ranks(group)
     with ranks.failing_together():
         drawing = Drawing(
@@ -159,6 +167,9 @@ def sample(
         about = about_run(computing, loaded, settings, loop)
         checkpoints = Checkpoints(output.folder, checkpoint_every, about)
         return run(drawing, computing, output, loaded, loop, checkpoints, settings)
+
+
+DEFAULTS = {name: each.default for name, each in inspect.signature(sample).parameters.items()}
 
 
 def _agreed(ranks: Ranks, drawing: Drawing, output: Output) -> tuple[Drawing, Output]:

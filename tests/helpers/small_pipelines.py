@@ -213,6 +213,19 @@ def whole_stable_diffusion_xl(tokenizer):
     return pipeline
 
 
+def whole_stable_diffusion_3(tokenizer):
+    """A pipeline with two of the three text encoders, which accepts prompts."""
+    pipeline, _ = made(stable_diffusion_3, "flow-euler")
+    kind = "CLIPTextModelWithProjection"
+    first = small_text_encoder(kind, tokenizer, 1, width=6, projection_dim=4)
+    second = small_text_encoder(kind, tokenizer, 2, width=10, projection_dim=8)
+    pipeline.register_modules(
+        text_encoder=first, text_encoder_2=second, tokenizer=tokenizer, tokenizer_2=tokenizer
+    )
+    pipeline.tokenizer_max_length = tokenizer.model_max_length
+    return pipeline
+
+
 def stable_diffusion_3(prompts):
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8,

@@ -237,9 +237,6 @@ def test_compiled_forward_passes_are_kept_with_the_unet():
     ("family", "short"),
     [
         (small.stable_diffusion_xl, "euler"),
-        (small.stable_diffusion_3, "flow-euler"),
-        (small.flux, "flow-euler"),
-        (small.pixart, "dpm++"),
         (small.inpainting, "euler"),
     ],
 )
