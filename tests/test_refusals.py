@@ -85,7 +85,7 @@ SAMPLE = {
     "repulsion": lambda v: v is None or isinstance(v, Method) or v in embeddings.names(),
     "num_inference_steps": or_none(is_count),
     "guidance_scale": or_none(is_number),
-    "negative_prompt": lambda value: value is None or is_text(value),
+    "negative_prompt": or_none(is_text),
     "scheduler": lambda v: v in SCHEDULERS,
     "seed": or_none(lambda v: isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 2**63),
     "generator": or_none(lambda v: isinstance(v, torch.Generator)),

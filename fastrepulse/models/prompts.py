@@ -22,23 +22,27 @@ def tokenize(
     start and an end token. A short prompt leaves the last chunks empty.
     """
     room = room_in_chunk(tokenizer, encoder)
-    longest = room + 2
+    longest, limit = room + 2, chunks * room
+    cuts_left = tokenizer.truncation_side == "left"
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pads_left = tokenizer.padding_side == "left"
     rows, kept = [], []
     for words in _words(tokenizer, prompts):
-        if warns and len(words) > chunks * room:
+        if warns and len(words) > limit:
             log.warning(
                 "a prompt has %d tokens and the text encoder takes %d: cut off is %r",
                 len(words) + 2 * chunks,
                 longest * chunks,
-                tokenizer.decode(words[chunks * room :]).strip(),
+                tokenizer.decode(words[:-limit] if cuts_left else words[limit:]).strip(),
             )
+        words = words[-limit:] if cuts_left else words
         for chunk in range(chunks):
             own = words[chunk * room : (chunk + 1) * room]
             own = [tokenizer.bos_token_id, *own, tokenizer.eos_token_id]
-            padding = longest - len(own)
-            rows.append(own + [pad] * padding)
-            kept.append([1] * len(own) + [0] * padding)
+            count = longest - len(own)
+            for kind, values, filler in ((rows, own, pad), (kept, [1] * len(own), 0)):
+                filling = [filler] * count
+                kind.append(filling + values if pads_left else values + filling)
     return torch.tensor(rows, device=encoder.device), torch.tensor(kept, device=encoder.device)
 
 

@@ -63,6 +63,12 @@ def encode_xl(
         output = encoder(ids, output_hidden_states=True)
         hidden.append(_joined(output.hidden_states[-2], len(prompts)))
         pooled = output[0][::chunks]
+    lengths = [each.shape[1] for each in hidden]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            "tokenizer and tokenizer_2 must take prompts of one length, got "
+            f"{' and '.join(map(str, lengths))} tokens"
+        )
     return Text(torch.cat(hidden, dim=-1), pooled)
 
 

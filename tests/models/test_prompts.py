@@ -10,6 +10,7 @@ import torch
 import fastrepulse
 from fastrepulse import models
 from fastrepulse.default_model.subjects import SUBJECTS
+from fastrepulse.models.prompts import tokenize
 from helpers.tolerances import SAME_COMPUTATION
 
 RTOL, ATOL = SAME_COMPUTATION
@@ -27,6 +28,18 @@ def test_a_warning_names_text_that_is_cut_off(caplog):
     assert "35 tokens and the text encoder takes 24" in record.getMessage()
     assert record.getMessage().endswith("blue green'")
     assert record.getMessage().count("blue") == 10
+
+
+@pytest.mark.parametrize("pads", ["left", "right"])
+@pytest.mark.parametrize("cuts", ["left", "right"])
+def test_tokens_are_those_of_the_tokenizer(pads, cuts):
+    model = models.load_model()
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.padding_side, tokenizer.truncation_side = pads, cuts
+    prompts = [LONG, "a planet", ""]
+    expected = tokenizer(prompts, padding="max_length", truncation=True, max_length=24)
+    ids, mask = tokenize(tokenizer, model.text_encoder, prompts, 1)
+    assert ids.tolist() == expected.input_ids and mask.tolist() == expected.attention_mask
 
 
 def test_a_cut_off_negative_prompt_is_warned_about(caplog):
@@ -100,7 +113,7 @@ def test_each_prompt_has_its_negative_prompt():
         (["x"], ValueError, "for each of 2 prompts, got 1"),
         ([], ValueError, "negative_prompt must be .* empty list"),
         ([1, 2], TypeError, "negative_prompt must be a string or a list of strings"),
-        (None, TypeError, "negative_prompt .* got None"),
+        (3, TypeError, "negative_prompt .* got 3"),
     ],
 )
 def test_bad_negative_prompts_are_refused(negative, error, named):
