@@ -26,7 +26,8 @@ def tokenize(
     cuts_left = tokenizer.truncation_side == "left"
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     pads_left = tokenizer.padding_side == "left"
-    rows, kept = [], []
+    rows: list[list[int]] = []
+    kept: list[list[int]] = []
     for words in _words(tokenizer, prompts):
         if warns and len(words) > limit:
             log.warning(
