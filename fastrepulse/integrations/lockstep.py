@@ -3,12 +3,9 @@
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import Any
 
 from fastrepulse.torch_settings import settings_of_this_thread
-
-Meet: TypeAlias = Callable[[Any, Callable[[list[Any]], Sequence[Any]]], Any]
-"""`Lockstep.meet`, as the functions get it."""
 
 
 class Stopped(BaseException):
@@ -23,10 +20,10 @@ class Lockstep:
     caller's settings of torch: gradients, autocast, default device, stream.
 
     Args:
-        functions: What to run; each gets `meet`. The first one begins.
+        functions: What to run; each gets the lockstep. The first one begins.
     """
 
-    def __init__(self, functions: Sequence[Callable[[Meet], Any]]):
+    def __init__(self, functions: Sequence[Callable[["Lockstep"], Any]]):
         self._functions = functions
         self._turns = [threading.Semaphore(0) for _ in functions]
         self._results: list[Any] = []
@@ -55,7 +52,7 @@ class Lockstep:
         try:
             self._join(threads)
         except BaseException as error:
-            # The running function learns of the error where it meets the others
+            # The running function learns of the error where it asks
             self._error = self._error or error
             self._join(threads)
         if self._error is not None:
@@ -79,12 +76,17 @@ class Lockstep:
         self._wait(own)
         return self._answers[own]
 
+    def stop_after_an_error(self) -> None:
+        """Ends the function that calls this, if another function or the caller has failed."""
+        if self._error is not None:
+            raise Stopped
+
     def _take_part(self, number: int, settings: Callable[[], Any]) -> None:
         """Runs one function in its thread."""
         try:
             self._wait(number)
             with settings():
-                self._results.append(self._functions[number](self.meet))
+                self._results.append(self._functions[number](self))
         except Stopped:
             pass
         except BaseException as error:
@@ -95,8 +97,7 @@ class Lockstep:
     def _wait(self, number: int) -> None:
         self._turns[number].acquire()
         self._running = number
-        if self._error is not None:
-            raise Stopped
+        self.stop_after_an_error()
 
     def _hand_over(self, number: int) -> None:
         self._turns[(number + 1) % len(self._turns)].release()

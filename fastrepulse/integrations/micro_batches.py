@@ -13,10 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastrepulse.integrations.call import Call
-from fastrepulse.integrations.lockstep import Lockstep, Meet
+from fastrepulse.integrations.lockstep import Lockstep
 from fastrepulse.integrations.packing import unpack
 from fastrepulse.integrations.parts import repelling
 from fastrepulse.integrations.pipeline_run import How, PipelineRun
+from fastrepulse.methods.defaults import RunFacts
+from fastrepulse.methods.repulsion import Repulsion
 
 AN_IMAGE_EACH = ("embeds", "embeds_mask", "attention_mask", "latents")
 """Ends of the names of arguments that may have one row for each image."""
@@ -34,16 +36,24 @@ class MicroBatchRun(PipelineRun):
         call: The pipeline's call for the micro-batch.
         how: How the images of all micro-batches repel each other.
         rows: Which of the images these are.
-        meet: Waits for the other micro-batches; see `Lockstep.meet`.
+        lockstep: Where the micro-batches meet.
+        settled: The repulsion for facts of a run, which all micro-batches share.
         update: Called after each step with the number of images that the step amounts to.
     """
 
     def __init__(
-        self, call: Call, how: How, rows: range, meet: Meet, update: Callable[[float], Any]
+        self,
+        call: Call,
+        how: How,
+        rows: range,
+        lockstep: Lockstep,
+        settled: dict[RunFacts, Repulsion],
+        update: Callable[[float], Any],
     ):
         super().__init__(call, how)
         self._rows = rows
-        self._meet = meet
+        self._lockstep = lockstep
+        self._settled = settled
         self._update = update
         self._steps = 0
 
@@ -53,6 +63,7 @@ class MicroBatchRun(PipelineRun):
         return steps
 
     def advance(self, latents: Tensor) -> int | None:
+        self._lockstep.stop_after_an_error()
         self._update(len(self._rows) / self._steps)
         return super().advance(latents)
 
@@ -66,7 +77,17 @@ class MicroBatchRun(PipelineRun):
             outputs, samples = (torch.cat(each) for each in zip(*handed, strict=True))
             return push(scheduler, outputs, samples).split([len(own) for own, _ in handed])
 
-        return self._meet((model_output, sample), push_all)
+        return self._lockstep.meet((model_output, sample), push_all)
+
+    def _resolved(self, facts: RunFacts) -> Repulsion:
+        # Once, since a warning should come once
+        if facts not in self._settled:
+            self._settled[facts] = super()._resolved(facts)
+        return self._settled[facts]
+
+    def _warn(self, message: str, *values: object) -> None:
+        if self._rows.start == 0:
+            super()._warn(message, *values)
 
     def _indices(self, count: int) -> list[int]:
         return list(self._rows)
@@ -107,9 +128,18 @@ class MicroBatches:
             "[{elapsed}<{remaining}, {rate_fmt}]",
             disable=not self.progress,
         ) as bar:
-            return joined(Lockstep([partial(self._call, bar.update, part) for part in parts]).run())
+            settled: dict[RunFacts, Repulsion] = {}
+            calls = [partial(self._call, bar.update, settled, part) for part in parts]
+            outputs, latents = joined(Lockstep(calls).run())
+            return outputs, latents
 
-    def _call(self, update: Callable[[float], Any], rows: range, meet: Meet) -> tuple[Any, Tensor]:
+    def _call(
+        self,
+        update: Callable[[float], Any],
+        settled: dict[RunFacts, Repulsion],
+        rows: range,
+        lockstep: Lockstep,
+    ) -> tuple[Any, Tensor]:
         """Calls a copy of the pipeline for some of the images."""
         pipe = copy.copy(self.pipe)
         # Guiders keep predictions of earlier steps
@@ -119,7 +149,7 @@ class MicroBatches:
         given = self._arguments(rows)
         call = Call.of(pipe, inspect.signature(type(pipe).__call__), **given)
         how = replace(self.how, group_size=len(self.generators))
-        run = MicroBatchRun(call, how, rows, meet, update)
+        run = MicroBatchRun(call, how, rows, lockstep, settled, update)
         with repelling(pipe, run):
             output = pipe(**given)
         return output, unpack(run.latents, run.latent_size)

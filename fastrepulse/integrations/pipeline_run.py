@@ -59,6 +59,7 @@ class PipelineRun:
         self.taken = 0
         """Steps taken so far; a repeated step counts each time."""
         self._first_step = 0
+        self._order = 1
         self._jump: tuple[int, int] | None = None
 
     @property
@@ -82,8 +83,9 @@ class PipelineRun:
         self.schedule = NoiseSchedule.of(scheduler)
         self.guided = self.call.guided
         self.step = self.taken = self._first_step = 0
-        self.repulsion = self._resolved()
-        self._jump = self._planned_jump(scheduler)
+        self._order = getattr(scheduler, "order", 1)
+        self.repulsion = self._resolved(self._facts())
+        self._jump = self._planned_jump(type(scheduler).__name__)
         steps = list(range(len(scheduler.timesteps)))
         if self._jump is None:
             return steps
@@ -100,7 +102,7 @@ class PipelineRun:
                 "the restart is out of place; use a Repulsion with restart=None"
             )
         self.step = self._first_step = step
-        self.repulsion = self._resolved()
+        self.repulsion = self._resolved(self._facts())
 
     def repelled(self, scheduler: Any, model_output: Tensor, sample: Tensor) -> Tensor:
         """Returns the model output after the repulsion."""
@@ -144,18 +146,22 @@ class PipelineRun:
         """Returns the index of each image within its prompt."""
         return [row % self.group_size for row in range(count)]
 
-    def _resolved(self) -> Repulsion:
-        sigmas = self.schedule.sigmas[self._first_step : -1]
-        return self.how.repulsion.for_run(RunFacts(*self.latent_size, sigmas, self.guided))
+    def _facts(self) -> RunFacts:
+        return RunFacts(*self.latent_size, self.schedule.sigmas[self._first_step : -1], self.guided)
 
-    def _planned_jump(self, scheduler: Any) -> tuple[int, int] | None:
-        jump = self.schedule.jump(self.repulsion.restart_window, getattr(scheduler, "order", 1))
+    def _resolved(self, facts: RunFacts) -> Repulsion:
+        return self.how.repulsion.for_run(facts)
+
+    def _warn(self, message: str, *values: object) -> None:
+        log.warning(message, *values)
+
+    def _planned_jump(self, scheduler: str) -> tuple[int, int] | None:
+        jump = self.schedule.jump(self.repulsion.restart_window, self._order)
         reason = self.call.why_not_all_steps
-        name = type(scheduler).__name__
-        if name.startswith(ONLY_FROM_THE_START):
-            reason = f"{name} cannot start in the middle"
+        if scheduler.startswith(ONLY_FROM_THE_START):
+            reason = f"{scheduler} cannot start in the middle"
         if jump is not None and reason:
-            log.warning("there is no restart, since %s", reason)
+            self._warn("there is no restart, since %s", reason)
         return None if reason else jump
 
     def _measure(self, sample: Tensor) -> None:
@@ -165,9 +171,11 @@ class PipelineRun:
         if size == self.latent_size:
             return
         expected, self.latent_size = self.latent_size, size
-        self.repulsion = self._resolved()
-        log.warning(
-            "the latents have %d x %d positions where the call of the pipeline says %d x %d: the "
-            "restart is that of the latter; pass latent_size",
-            *(*size, *expected),
-        )
+        self.repulsion = self._resolved(self._facts())
+        jump = self.schedule.jump(self.repulsion.restart_window, self._order)
+        if self._jump is not None and jump != self._jump:
+            self._warn(
+                "the latents have %d x %d positions where the call of the pipeline says %d x %d: "
+                "the restart is that of the latter; pass latent_size",
+                *(*size, *expected),
+            )

@@ -15,12 +15,12 @@ def meeting(count, meetings, log, fail=lambda number, turn: None):
     """A lockstep of functions that hand in their number at each of some meetings."""
 
     def function(number):
-        def run(meet):
+        def run(lockstep):
             answers = []
             for turn in range(meetings):
                 log.append((number, turn))
                 fail(number, turn)
-                answers.append(meet(number, lambda values: [sum(values)] * len(values)))
+                answers.append(lockstep.meet(number, lambda values: [sum(values)] * len(values)))
             return number, answers
 
         return run
@@ -65,12 +65,12 @@ def test_ctrl_c_ends_all():
 
 
 def test_a_function_that_meets_once_more_than_the_others_is_an_error():
-    def once(meet):
-        meet(0, lambda values: values)
+    def once(lockstep):
+        lockstep.meet(0, lambda values: values)
 
-    def twice(meet):
-        once(meet)
-        once(meet)
+    def twice(lockstep):
+        once(lockstep)
+        once(lockstep)
 
     with pytest.raises(RuntimeError, match="as many steps"):
         Lockstep([once, twice]).run()

@@ -1,5 +1,9 @@
 """More images than fit at once: micro-batches of a pipeline in lockstep."""
 
+import os
+import signal
+import time
+
 import diffusers
 import pytest
 import torch
@@ -107,6 +111,30 @@ def test_an_error_in_one_call_ends_all_and_the_pipeline_is_as_it_was(made, error
         sample(made, micro_batch_size=2, callback_on_step_end=fail)
     assert len(calls) == 4
     assert all(vars(pipeline)[name] is part for name, part in parts.items())
+
+
+def test_ctrl_c_ends_a_call_after_its_step_even_if_nothing_is_pushed(made):
+    steps = []
+
+    def interrupt(pipe, step, timestep, kwargs):
+        steps.append(step)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        return kwargs
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(made, repulsion=Repulsion(strength=0), callback_on_step_end=interrupt)
+    assert steps == [0, 1, 2]
+
+
+def test_a_warning_comes_once_for_all_micro_batches(made, caplog):
+    sample(made, repulsion=Repulsion("pooled", window=(1e4, 9e3)), micro_batch_size=1)
+    assert [record.getMessage()[:16] for record in caplog.records] == ["no step lies in "]
+    caplog.clear()
+    image = small.made(small.image_to_image, "dpm++")
+    sample(image, micro_batch_size=1)
+    assert [record.getMessage()[:20] for record in caplog.records] == ["there is no restart,"]
 
 
 def test_progress_counts_images(made, capsys):

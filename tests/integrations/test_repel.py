@@ -5,6 +5,7 @@ import inspect
 import diffusers
 import pytest
 import torch
+from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 
 import fastrepulse
 from fastrepulse import Repulsion, models
@@ -143,14 +144,33 @@ def test_noise_levels_of_the_user_are_repelled_and_restarted_on(arguments):
     assert len(taken) > len(arguments["sigmas"])
 
 
-def test_image_to_image_is_repelled_from_its_first_step_and_says_why_it_does_not_restart(caplog):
-    pipeline, call = small.made(small.image_to_image, "dpm++")
+@pytest.mark.parametrize(
+    ("family", "short", "why"),
+    [
+        (small.image_to_image, "dpm++", "image to image at strength 0.8 starts late"),
+        (small.stable_diffusion, "pndm", "PNDMScheduler cannot start in the middle"),
+    ],
+)
+def test_a_run_that_cannot_restart_is_repelled_and_says_why(family, short, why, caplog):
+    pipeline, call = small.made(family, short)
     alone = small_images(pipeline, call)
     with repel(pipeline, STRONG):
         repelled = small_images(pipeline, call)
-    assert not torch.allclose(repelled, alone, atol=0.1)
+    assert repelled.isfinite().all() and not torch.allclose(repelled, alone, atol=0.1)
     (record,) = caplog.records
-    assert "image to image at strength 0.8 starts late" in record.getMessage()
+    assert record.getMessage() == f"there is no restart, since {why}"
+
+
+def test_latents_of_another_size_than_the_call_says_are_named_if_that_changes_the_restart(caplog):
+    pipeline, call = small.made(small.pixart, "dpm++")
+    with repel(pipeline, "pooled", latent_size=(32, 32)):
+        small_images(pipeline, call)
+    (record,) = caplog.records
+    assert "the latents have 8 x 8 positions where" in record.getMessage()
+    caplog.clear()
+    with repel(pipeline, STRONG, latent_size=(32, 32)):
+        small_images(pipeline, call)
+    assert not caplog.records
 
 
 def test_one_image_is_drawn_as_it_is_with_a_warning():
@@ -191,6 +211,8 @@ def test_what_repels_already_and_what_is_no_pipeline_is_refused():
     pipeline.scheduler = RepulsiveScheduler(pipeline.scheduler)
     with repel(pipeline), pytest.raises(ValueError, match="repels already"):
         small_images(pipeline, call)
+    with pytest.raises(ValueError, match="is modular; use RepulsiveScheduler"):
+        repel(StableDiffusionXLAutoBlocks().init_pipeline())
     with pytest.raises(TypeError, match="got EulerDiscreteScheduler"):
         repel(small.scheduler_of("euler"))
     with pytest.raises(TypeError, match="got 3"):
