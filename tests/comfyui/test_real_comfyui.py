@@ -219,6 +219,20 @@ def test_image_to_image_moves_apart(node, shipped, denoise):
     assert distance(apart) > 1.1 * distance(alone)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc", "heun", "dpm_2", "euler_cfg_pp"])
+def test_single_images_move_apart_through_the_bank(node, shipped, sampler):
+    model, *texts = shipped
+    noises = initial_noise(5, 4, (4, 16, 16)).split(1)
+
+    def one_by_one(model):
+        how = {"sampler": sampler, "cfg": 1.0 if sampler in CFG_PP else 5.0, "count": 1}
+        drawn = [draw(model, *texts, noise=each, seed=i, **how) for i, each in enumerate(noises)]
+        return torch.cat(drawn)
+
+    alone = one_by_one(repelling(node, model))
+    assert distance(one_by_one(repelling(node, model, bank=1))) > 1.1 * distance(alone)
+
+
 @pytest.mark.parametrize("kind", ["basic", "dual"])
 def test_other_guiders_run(node, shipped, kind):
     model, positive, negative = shipped

@@ -231,12 +231,6 @@ def test_steps_are_counted_upwards_between_noise_levels_too(node):
         def __call__(self, latents):
             return latents.flatten(1)
 
-    def halfway(model, x, sigmas, extra_args, callback):
-        for sigma, following in itertools.pairwise(sigmas):
-            for asked in (sigma, (sigma + following) / 2):
-                model(x, asked, **extra_args)
-        return x
-
     patcher = Patcher()
     repulsion = Repulsion(Recording(), 0.4, window=(100.0, 0.1), restart=None, pause=None)
     Hooks(repulsion, 0, None).add_to(patcher)
@@ -354,6 +348,50 @@ def test_the_page_says_what_happens_in_a_run(node, page, caplog):
         )
     ]
     assert not caplog.messages
+
+
+def halfway(model, x, sigmas, extra_args, callback):
+    """The midpoint method, which asks the model between two noise levels too."""
+    for sigma, following in itertools.pairwise(sigmas):
+        middle = (sigma + following) / 2
+        between = x + (middle - sigma) * (x - model(x, sigma, **extra_args)) / sigma
+        slope = (between - model(between, middle, **extra_args)) / middle
+        x = x + (following - sigma) * slope
+    return x
+
+
+def one_by_one(patcher, function):
+    guider, levels = Guider(patcher, shrinking, Exploding(), 3.0), [14.0, 8.0, 6.0, 3.0, 0.9, 0.0]
+    noise = initial_noise(0, 4, (4, 16, 16)).split(1)
+    return torch.cat([guider.sample(function, each, torch.tensor(levels)) for each in noise])
+
+
+@pytest.mark.parametrize("function", [euler, halfway, overwriting])
+def test_single_images_move_apart_through_the_bank(node, function):
+    embed = embeddings.build("thirds")
+    kept = one_by_one(repelling(node, 2.0, bank=1, **PUSH_ALONE), function)
+    alone = one_by_one(Patcher(), function)
+    assert mean_distance(embed(kept)) > 1.02 * mean_distance(embed(alone))
+
+
+@pytest.mark.parametrize("function", [euler, halfway])
+def test_every_image_goes_into_the_bank(node, page, function):
+    kept = one_by_one(repelling(node, bank=1, unique_id="7"), function)
+    changed = (kept != one_by_one(Patcher(), function)).flatten(1).any(dim=1)
+    assert changed.all()
+    counts = [re.search(r"the bank has (\d) earlier images", text)[1] for _, text in page]
+    assert counts == ["0", "1", "2", "3"]
+
+
+def test_each_size_schedule_and_prompt_has_its_own_bank(node, page):
+    patcher, levels = repelling(node, bank=1, unique_id="7"), [14.0, 8.0, 6.0, 4.5, 0.0]
+    guider = Guider(patcher, shrinking, Exploding(), 3.0)
+    for words, side in ((1.0, 16), (1.0, 16), (2.0, 16), (2.0, 24)):
+        guider.original_conds = {"positive": [{"cross_attn": torch.full((1, 6, 8), words)}]}
+        guider.sample(euler, initial_noise(0, 2, (4, side, side)), torch.tensor(levels))
+    guider.sample(euler, initial_noise(0, 2, (4, 24, 24)), torch.tensor([14.0, 7.0, 6.0, 0.0]))
+    counts = [re.search(r"the bank has (\d) earlier images", text)[1] for _, text in page]
+    assert counts == ["0", "2", "0", "0", "0"]
 
 
 def test_every_embedding_that_is_offered_fits_any_model(node):

@@ -4,11 +4,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from fastrepulse.integrations.functional import force_on
+from fastrepulse.methods.bank import Bank
 from fastrepulse.methods.repulsion import Repulsion
 from fastrepulse.noise import particle_noise
 
@@ -39,12 +41,15 @@ class Hooks:
         repulsion: The repulsion.
         seed: Seed of random embeddings.
         node: ComfyUI's id of the node, under which the page shows messages; None for no page.
+        keeps: Whether runs repel from earlier ones of the same schedule, size and prompt.
     """
 
-    def __init__(self, repulsion: Repulsion, seed: int, node: str | None):
+    def __init__(self, repulsion: Repulsion, seed: int, node: str | None, keeps: bool = False):
         self.repulsion = repulsion
         self.seed = seed
         self.node = node
+        self.keeps = keeps
+        self._banks: dict[tuple[Any, ...], Bank] = {}
 
     def add_to(self, model: Any) -> None:
         """Adds the functions to a `ModelPatcher`.
@@ -100,12 +105,15 @@ class Hooks:
             return part(sigmas, noise, {}, 0, 0)
         with named():
             height, width = as_images(noise).shape[2:]
-            if len(noise) < 2:
+            if len(noise) < 2 and not self.keeps:
                 self.tell("a batch of one has nothing to repel from")
                 return part(sigmas, noise, {}, 0, steps)
             size = (height, width)
-            sampler = executor.class_obj
-            run = Run.of(self.repulsion, guider, sampler, sigmas, options, latent_image, size)
+            sampler, repulsion = executor.class_obj, self.repulsion
+            if self.keeps:
+                key = (*sigmas.tolist(), *noise.shape[1:], *marks_of_prompt(guider))
+                repulsion = replace(repulsion, bank=self._banks.setdefault(key, Bank()))
+            run = Run.of(repulsion, guider, sampler, sigmas, options, latent_image, size)
         self.tell(run.summary(), warns=not run.pushed)
         transformer = {**options.get("transformer_options", {}), KEY: run}
         changed = {"model_options": {**options, "transformer_options": transformer}}
@@ -169,17 +177,17 @@ class Hooks:
     def _pushed(self, run: Run, args: dict[str, Any]) -> Tensor:
         x0, x, sigma = args["denoised"], args["input"], float(args["sigma"].flatten()[0])
         signal, noise = signal_and_noise(args["model"].model_sampling, sigma)
-        level, step = noise / signal, run.step_at(sigma)
-        if not run.repulsion.active_at(level):
+        level, step, repulsion = noise / signal, run.step_at(sigma), run.repulsion
+        if not repulsion.needs_step_at(level) or (len(x0) < 2 and not repulsion.acts_on_one):
             return x0
         force = force_on(
             as_images(x0),
             as_images(x) / signal,
             level,
-            run.repulsion,
+            repulsion,
             next_sigma=run.next_level(step),
             group_size=None,
-            step=step,
+            step=step if repulsion.bank is None else run.place_in_bank(step, sigma),
             seed=self.seed,
             first=run.is_first(step),
         )
@@ -201,6 +209,13 @@ class Hooks:
 def run_of(options: dict[str, Any]) -> Run | None:
     """Returns the run that model options belong to."""
     return options.get("transformer_options", {}).get(KEY)
+
+
+def marks_of_prompt(guider: Any) -> list[str]:
+    """Returns numbers that differ from prompt to prompt."""
+    conditions = getattr(guider, "original_conds", {}).get("positive", ())
+    texts = [each["cross_attn"] for each in conditions if each.get("cross_attn") is not None]
+    return [f"{moment:.5g}" for text in texts for moment in (text.sum(), text.square().sum())]
 
 
 def as_images(latents: Tensor) -> Tensor:

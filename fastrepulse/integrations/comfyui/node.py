@@ -101,6 +101,17 @@ class RepulsionNode:
                         "which removes artefacts.",
                     },
                 ),
+                "bank": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**31,
+                        "tooltip": "0: a batch repels on its own. Above 0: also from all images of "
+                        "the same prompt, size and steps that were drawn before, so single images "
+                        "work. Another number, or a change of another input, forgets them.",
+                    },
+                ),
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
@@ -115,6 +126,7 @@ class RepulsionNode:
         embedding_seed: int,
         pause_guidance: bool = True,
         restart: bool = True,
+        bank: int = 0,
         unique_id: str | None = None,
     ) -> tuple[Any]:
         """Returns a copy of the model, a `ModelPatcher`, that repels; see `INPUT_TYPES`.
@@ -133,5 +145,5 @@ class RepulsionNode:
             )
             repelling = model.clone()
             if repulsion.strength:
-                Hooks(repulsion, embedding_seed, unique_id).add_to(repelling)
+                Hooks(repulsion, embedding_seed, unique_id, keeps=bank > 0).add_to(repelling)
         return (repelling,)

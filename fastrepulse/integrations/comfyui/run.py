@@ -14,6 +14,9 @@ from fastrepulse.schedule import HIGHEST_LEVEL, NoiseSchedule
 ROUNDING = 1e-4
 """Relative difference below which two noise levels of a sampler are the same."""
 
+PLACES = 1000
+"""Places of a step that a bank tells apart."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -84,6 +87,15 @@ class Run:
         lower = (i for i, each in enumerate(self.sigmas) if each < sigma * (1 - ROUNDING))
         return max(next(lower, len(self.sigmas)) - 1, 0)
 
+    def place_in_bank(self, step: int, sigma: float) -> int:
+        """Returns a number that increases along the run, between the noise levels too.
+
+        Some samplers ask the model twice a step. A bank has embeddings at each place.
+        """
+        ends = self.sigmas[step : step + 2]
+        part = (ends[0] - sigma) / (ends[0] - ends[-1]) if len(ends) == 2 else 0.0
+        return PLACES * step + min(max(round(PLACES * part), 0), PLACES - 1)
+
     def next_level(self, step: int) -> float:
         """Returns the noise level that a step ends at."""
         levels = self.schedule.sigmas
@@ -134,6 +146,8 @@ class Run:
         if self.jump:
             low, high = (levels[step] for step in self.jump)
             parts.append(f"one restart goes from noise level {low:.3g} to {high:.3g}")
+        if self.repulsion.bank is not None:
+            parts.append(f"the bank has {len(self.repulsion.bank)} earlier images")
         return "; ".join(parts)
 
 
