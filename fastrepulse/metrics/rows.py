@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastrepulse.torch_settings import is_limited
+
 
 class SmallSetWarning(UserWarning):
     """A set is so small that the result depends on its size."""
@@ -11,6 +13,8 @@ class SmallSetWarning(UserWarning):
 def as_rows(features: Tensor, name: str, at_least: int = 1) -> Tensor:
     """Returns features [N, d] in float64, the precision of all metrics.
 
+    A device without float64 leaves the work to the CPU.
+
     Raises ValueError, with the caller's name of the argument, unless N >= `at_least`, d >= 1 and
     every value is finite.
     """
@@ -18,6 +22,8 @@ def as_rows(features: Tensor, name: str, at_least: int = 1) -> Tensor:
         raise ValueError(
             f"{name} must be [N, d] with N >= {at_least} and d >= 1, got {tuple(features.shape)}"
         )
+    if is_limited(features.device):
+        features = features.cpu()
     bad = ~torch.isfinite(features).all(dim=1)
     if bad.any():
         raise ValueError(f"{name} must be finite, row {int(bad.nonzero()[0])} is not")

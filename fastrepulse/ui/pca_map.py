@@ -24,7 +24,7 @@ class PcaMap:
     @classmethod
     def of(cls, embedded: Tensor, images: Sequence[Image.Image]) -> "PcaMap":
         """Lays out images by their embeddings [M, d]."""
-        rows = embedded.double().cpu()
+        rows = embedded.cpu().double()
         rows = rows - rows.mean(dim=0)
         _, _, axes = torch.linalg.svd(rows, full_matrices=False)
         flat = rows @ axes[:2].T

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import warnings
+from functools import partial
 
 import pytest
 import torch
 
-from fastrepulse import Bank, Repulsion, embeddings, methods
+from fastrepulse import Bank, Repulsion, embeddings, methods, metrics
 from helpers.drawn import particles_of
 from helpers.macs import pretended_mac
 
@@ -31,6 +33,18 @@ def test_a_push_uses_only_what_mps_knows(name, monkeypatch):
         changes = list(push.changes or ())
         push.diagnostics()
         assert all(change.device == device for change in changes)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [metrics.vendi_score, partial(metrics.frechet_distance, torch.ones(4, 3))],
+    ids=["one-set", "two-sets"],
+)
+def test_features_on_a_mac_are_measured_on_the_cpu(measure, monkeypatch):
+    with pretended_mac(monkeypatch) as device, warnings.catch_warnings():
+        warnings.simplefilter("ignore", metrics.SmallSetWarning)
+        features = torch.randn(4, 3, device=device)
+        assert math.isfinite(measure(features))
 
 
 @pytest.mark.parametrize(
