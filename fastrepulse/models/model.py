@@ -107,16 +107,16 @@ class Model:
 
     def fingerprint(self) -> str:
         """Returns a checksum of the names, the shapes and some values of all weights."""
-        parts = [
-            (f"{name} {tuple(tensor.shape)}", inner[:1].flatten()[:64].float())
-            for network in (self.unet, self.vae, self.text_encoder, self.text_encoder_2)
-            if network is not None
-            for name, tensor in network.named_parameters()
-            for inner in _plain_tensors(tensor.detach())
-        ]
-        names = zlib.crc32("\n".join(name for name, _ in parts).encode())
-        values = torch.cat([values for _, values in parts]).cpu().contiguous()
-        return f"{zlib.crc32(values.numpy().data, names):08x}"
+        names: list[str] = []
+        values = [torch.zeros(0, device=self.device)]
+        for network in (self.unet, self.vae, self.text_encoder, self.text_encoder_2):
+            on_disk = _is_on_disk(network)
+            for name, tensor in () if network is None else network.named_parameters():
+                names.append(f"{name} {tuple(tensor.shape)}")
+                inner = () if on_disk else _plain_tensors(tensor.detach())
+                values += [each[:1].flatten()[:64].float() for each in inner]
+        checksum = zlib.crc32("\n".join(names).encode())
+        return f"{zlib.crc32(torch.cat(values).cpu().contiguous().numpy().data, checksum):08x}"
 
     def encode_prompts(self, prompts: Sequence[str], chunks: int = 1) -> Text:
         """Returns text embeddings.
@@ -186,6 +186,16 @@ class Model:
             return 0.0, 1.0
         mean, std = torch.tensor(given, dtype=self.vae.dtype, device=self.vae.device)
         return mean[:, None, None], std[:, None, None]
+
+
+def _is_on_disk(network: Any) -> bool:
+    """Whether diffusers keeps the weights of a network on the disk between their uses."""
+    modules = () if network is None else network.modules()
+    hooks = (getattr(module, "_diffusers_hook", None) for module in modules)
+    groups = (
+        getattr(hook, "group", None) for each in hooks if each for hook in each.hooks.values()
+    )
+    return any(getattr(group, "offload_to_disk_path", None) for group in groups)
 
 
 def _plain_tensors(tensor: Tensor) -> Iterator[Tensor]:

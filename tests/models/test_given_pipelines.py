@@ -189,6 +189,17 @@ def test_the_fingerprint_depends_on_quantised_weights(kind):
     assert models.load_model(pipe).fingerprint() != before
 
 
+@pytest.mark.parametrize("change", ["group-offload", "disk-offload", "fp8", "opaque"])
+def test_the_fingerprint_is_the_same_for_a_pipeline_that_is_made_again(change):
+    made = []
+    for _ in range(2):
+        pipe = shipped()
+        CHANGES[change](pipe)
+        fastrepulse.sample("a planet", 1, model=pipe, num_inference_steps=1, progress=False)
+        made.append(models.load_model(pipe).fingerprint())
+    assert made[0] == made[1]
+
+
 def test_sampling_does_not_change_a_pipeline():
     pipe = shipped()
     with_adapters(pipe)
