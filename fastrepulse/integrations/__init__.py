@@ -6,7 +6,6 @@ from fastrepulse.integrations.functional import (
     corrected_epsilon,
     repulsive_force,
 )
-from fastrepulse.integrations.repel import repel
 from fastrepulse.integrations.scheduler import RepulsiveScheduler
 
 __all__ = [
@@ -14,6 +13,5 @@ __all__ = [
     "RepulsiveScheduler",
     "corrected_denoised",
     "corrected_epsilon",
-    "repel",
     "repulsive_force",
 ]

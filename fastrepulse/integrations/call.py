@@ -16,7 +16,6 @@ REFUSED = {
     "draws sound, and embeddings are of images": ("audio_length_in_s", "audio_end_in_s"),
     "computes more than two predictions a step, so that guidance cannot pause; use "
     "RepulsiveScheduler": ("pag_scale", "image_guidance_scale", "img_guidance_scale", "sag_scale"),
-    "is modular; use RepulsiveScheduler": ("state",),
 }
 """Refused pipelines: the reason, and arguments that only such pipelines take."""
 
@@ -56,6 +55,9 @@ class Call:
     @classmethod
     def of(cls, pipe: Any, signature: inspect.Signature, *args: Any, **kwargs: Any) -> "Call":
         """Returns the call of a pipeline with some arguments."""
+        if hasattr(pipe, "blocks"):
+            # A modular pipeline
+            return cls(pipe, {each.name: each.default for each in pipe.blocks.inputs} | kwargs)
         bound = signature.bind(pipe, *args, **kwargs)
         bound.apply_defaults()
         return cls(pipe, dict(bound.arguments))
@@ -132,8 +134,9 @@ class Call:
             names = ("negative_prompt", "negative_prompt_embeds")
             negative = any(self.given.get(name) is not None for name in names)
             return negative and self.given["true_cfg_scale"] > 1
-        if getattr(self.pipe, "guider", None) is not None:
-            return bool(self.pipe.guider._enabled)
+        guider = getattr(self.pipe, "guider", None)
+        if guider is not None:
+            return bool(guider._enabled and getattr(guider, "guidance_scale", 2) != 1)
         if hasattr(type(self.pipe), "do_classifier_free_guidance"):
             return bool(self.pipe.do_classifier_free_guidance)
         return (self.given.get("guidance_scale") or 0) > 1
@@ -141,8 +144,8 @@ class Call:
     @property
     def why_not_all_steps(self) -> str | None:
         """Why the pipeline takes only some steps of the schedule, if it does."""
-        strength = self.given.get("strength")
-        if strength is not None and strength < 1:
+        strength, image = self.given.get("strength"), self.given.get("image")
+        if strength is not None and image is not None and strength < 1:
             return f"image to image at strength {strength:g} starts late"
         names = ("denoising_start", "denoising_end")
         parts = [name for name in names if self.given.get(name) is not None]

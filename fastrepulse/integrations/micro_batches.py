@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fastrepulse.integrations.call import Call
 from fastrepulse.integrations.lockstep import Lockstep
 from fastrepulse.integrations.packing import unpack
-from fastrepulse.integrations.parts import repelling
+from fastrepulse.integrations.parts import GUIDERS, repelling
 from fastrepulse.integrations.pipeline_run import How, PipelineRun
 from fastrepulse.methods.defaults import RunFacts
 from fastrepulse.methods.repulsion import Repulsion
@@ -25,8 +25,6 @@ AN_IMAGE_EACH = ("embeds", "embeds_mask", "attention_mask", "latents")
 
 IMAGES = ("image", "mask_image")
 """Names of the images that image to image and inpainting start from."""
-GUIDERS = ("guider", "ocr_guider")
-"""Names under which pipelines keep guiders."""
 
 
 class MicroBatchRun(PipelineRun):
@@ -51,6 +49,7 @@ class MicroBatchRun(PipelineRun):
         update: Callable[[float], Any],
     ):
         super().__init__(call, how)
+        self.warns = rows.start == 0
         self._rows = rows
         self._lockstep = lockstep
         self._settled = settled
@@ -84,10 +83,6 @@ class MicroBatchRun(PipelineRun):
         if facts not in self._settled:
             self._settled[facts] = super()._resolved(facts)
         return self._settled[facts]
-
-    def _warn(self, message: str, *values: object) -> None:
-        if self._rows.start == 0:
-            super()._warn(message, *values)
 
     def _indices(self, count: int) -> list[int]:
         return list(self._rows)

@@ -45,6 +45,8 @@ class PipelineRun:
     """The noise levels, known once the scheduler's timesteps are set."""
     latents: Tensor
     """What the last step ended with."""
+    warns = True
+    """Whether warnings about the run come from here."""
 
     def __init__(self, call: Call, how: How):
         self.call = call
@@ -152,16 +154,13 @@ class PipelineRun:
     def _resolved(self, facts: RunFacts) -> Repulsion:
         return self.how.repulsion.for_run(facts)
 
-    def _warn(self, message: str, *values: object) -> None:
-        log.warning(message, *values)
-
     def _planned_jump(self, scheduler: str) -> tuple[int, int] | None:
         jump = self.schedule.jump(self.repulsion.restart_window, self._order)
         reason = self.call.why_not_all_steps
         if scheduler.startswith(ONLY_FROM_THE_START):
             reason = f"{scheduler} cannot start in the middle"
-        if jump is not None and reason:
-            self._warn("there is no restart, since %s", reason)
+        if jump is not None and reason and self.warns:
+            log.warning("there is no restart, since %s", reason)
         return None if reason else jump
 
     def _measure(self, sample: Tensor) -> None:
@@ -173,8 +172,8 @@ class PipelineRun:
         expected, self.latent_size = self.latent_size, size
         self.repulsion = self._resolved(self._facts())
         jump = self.schedule.jump(self.repulsion.restart_window, self._order)
-        if self._jump is not None and jump != self._jump:
-            self._warn(
+        if self._jump is not None and jump != self._jump and self.warns:
+            log.warning(
                 "the latents have %d x %d positions where the call of the pipeline says %d x %d: "
                 "the restart is that of the latter; pass latent_size",
                 *(*size, *expected),

@@ -8,8 +8,8 @@ import torch
 from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
 
 import fastrepulse
-from fastrepulse import Repulsion, models
-from fastrepulse.integrations import RepulsiveScheduler, repel
+from fastrepulse import Repulsion, models, repel
+from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.noise import initial_noise
 from fastrepulse.schedule import noise_level
 from helpers import small_pipelines as small
@@ -122,6 +122,45 @@ def test_the_callback_of_the_user_sees_every_step_and_the_new_noise_of_the_resta
     assert float(change.std()) == pytest.approx(expected, rel=0.1)
 
 
+def test_a_modular_pipeline_draws_what_the_pipeline_of_the_same_parts_draws():
+    pipeline, call = small.made(small.stable_diffusion_xl, "euler")
+    blocks = StableDiffusionXLAutoBlocks()
+    blocks.sub_blocks.pop("text_encoder")
+    modular = blocks.init_pipeline()
+    modular.update_components(unet=pipeline.unet, vae=pipeline.vae, scheduler=pipeline.scheduler)
+    how = {"num_inference_steps": 8, **call}
+    generators = [torch.Generator().manual_seed(i) for i in range(COUNT)]
+    scale = modular.guider.guidance_scale
+    one = (
+        repel(pipeline, STRONG)
+        .sample(
+            None,
+            COUNT,
+            generator=generators,
+            progress=False,
+            guidance_scale=scale,
+            output_type="latent",
+            **how,
+        )
+        .images
+    )
+    for size in (COUNT, 2):
+        drawn = repel(modular, STRONG).sample(
+            None,
+            COUNT,
+            micro_batch_size=size,
+            generator=generators,
+            progress=False,
+            output="latents",
+            **how,
+        )
+        torch.testing.assert_close(drawn, one, rtol=1e-3, atol=1e-3)
+    with repel(modular, Repulsion(strength=0)):
+        alone = modular(num_images_per_prompt=COUNT, output="latents", **how)
+    assert not torch.allclose(alone, one, atol=0.1)
+    assert isinstance(modular.guider, diffusers.guiders.ClassifierFreeGuidance)
+
+
 @pytest.mark.parametrize("short", ["heun", "euler-ancestral", "dpm++sde", "lcm"])
 def test_other_schedulers_restart_too(short):
     pipeline, call = small.made(small.stable_diffusion, short)
@@ -211,8 +250,6 @@ def test_what_repels_already_and_what_is_no_pipeline_is_refused():
     pipeline.scheduler = RepulsiveScheduler(pipeline.scheduler)
     with repel(pipeline), pytest.raises(ValueError, match="repels already"):
         small_images(pipeline, call)
-    with pytest.raises(ValueError, match="is modular; use RepulsiveScheduler"):
-        repel(StableDiffusionXLAutoBlocks().init_pipeline())
     with pytest.raises(TypeError, match="got EulerDiscreteScheduler"):
         repel(small.scheduler_of("euler"))
     with pytest.raises(TypeError, match="got 3"):
