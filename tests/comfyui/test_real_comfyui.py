@@ -1,9 +1,13 @@
 """The node inside ComfyUI itself, on the shipped model in ComfyUI's own classes: `make comfyui`."""
 
 import asyncio
+import copy
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -260,24 +264,46 @@ class Server:
         pass
 
 
-def test_the_example_workflow_runs_in_the_execution_engine(custom_nodes, shipped, tmp_path):
+@pytest.fixture
+def workflow(custom_nodes, shipped, tmp_path):
+    """The example workflow with small settings, as ComfyUI's server takes it, and its executor."""
     shipped_model.save(tmp_path / "v1-5-pruned-emaonly-fp16.safetensors")
     folder_paths.folder_names_and_paths["checkpoints"] = ([str(tmp_path)], {".safetensors"})
     folder_paths.set_output_directory(str(tmp_path))
-    workflow = json.loads((custom_nodes / "example_workflows" / "repulsion.json").read_text())
-    prompt = as_prompt(workflow, nodes.NODE_CLASS_MAPPINGS)
-    for each in prompt.values():
-        if each["class_type"] == "EmptyLatentImage":
-            each["inputs"] |= {"width": 128, "height": 128, "batch_size": 3}
-        if each["class_type"] == "KSampler":
-            each["inputs"]["steps"] = 8
+    saved = json.loads((custom_nodes / "example_workflows" / "repulsion.json").read_text())
+    prompt = as_prompt(saved, nodes.NODE_CLASS_MAPPINGS)
+    inputs_of(prompt, "EmptyLatentImage").update(width=128, height=128, batch_size=3)
+    inputs_of(prompt, "KSampler").update(steps=8)
+    caches = {"cache_type": execution.CacheType.CLASSIC, "cache_args": {"lru": 0, "ram": 0}}
+    return prompt, execution.PromptExecutor(Server(), **caches)
+
+
+def inputs_of(prompt, kind):
+    return next(each["inputs"] for each in prompt.values() if each["class_type"] == kind)
+
+
+def queue(prompt, executor):
     valid, error, outputs, errors = asyncio.run(execution.validate_prompt("p", prompt, None))
     assert valid, (error, errors)
-    executor = execution.PromptExecutor(
-        Server(),
-        cache_type=execution.CacheType.CLASSIC,
-        cache_args={"lru": 0, "ram": 0},
-    )
     executor.execute(prompt, "p", {}, outputs)
     assert executor.success, executor.status_messages
+
+
+def test_the_example_workflow_runs_in_the_execution_engine(workflow, tmp_path):
+    queue(*workflow)
     assert len(list(tmp_path.glob("repulsion_*.png"))) == 3
+
+
+def test_the_bank_outlives_a_queued_prompt(workflow, monkeypatch):
+    """Other words have another bank, a changed input of the node forgets all."""
+    shown, (prompt, executor) = [], workflow
+    page = SimpleNamespace(send_progress_text=lambda text, node: shown.append(text))
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))
+    monkeypatch.setitem(sys.modules, "server", server)
+    ours, sampler = inputs_of(prompt, "FastRepulse"), inputs_of(prompt, "KSampler")
+    text = prompt[sampler["positive"][0]]["inputs"]
+    inputs_of(prompt, "EmptyLatentImage").update(batch_size=1)
+    for bank, seed, words in ((1, 0, "plant"), (1, 1, "plant"), (1, 2, "robot"), (2, 3, "plant")):
+        ours["bank"], sampler["seed"], text["text"] = bank, seed, f"a {words}"
+        queue(copy.deepcopy(prompt), executor)
+    assert [re.search(r"has (\d) earlier", each)[1] for each in shown] == ["0", "1", "0", "0"]
