@@ -106,7 +106,10 @@ class Hooks:
         with named():
             height, width = as_images(noise).shape[2:]
             if len(noise) < 2 and not self.keeps:
-                self.tell("a batch of one has nothing to repel from")
+                self.tell(
+                    "a batch of one has nothing to repel from; set batch_size to 2 or more, or "
+                    "bank to 1 for images that are queued one by one"
+                )
                 return part(sigmas, noise, {}, 0, steps)
             size = (height, width)
             sampler, repulsion = executor.class_obj, self.repulsion
