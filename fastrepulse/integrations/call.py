@@ -1,6 +1,7 @@
 """What the arguments of a diffusers pipeline's call say about its images."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +26,22 @@ def check_pipeline(pipe: Any) -> None:
     name = type(pipe).__name__
     if not (callable(pipe) and hasattr(type(pipe), "components")):
         raise TypeError(f"pipe must be a pipeline of diffusers, got {name}")
-    takes = inspect.signature(type(pipe).__call__).parameters
-    reasons = [why for why, arguments in REFUSED.items() if takes.keys() & set(arguments)]
+    takes = set(inspect.signature(type(pipe).__call__).parameters)
+    takes |= _modular_arguments(pipe).keys()
+    reasons = [why for why, arguments in REFUSED.items() if takes & set(arguments)]
     if not any(getattr(pipe, part, None) is not None for part in MODELS):
         reasons.append("has neither a unet nor a transformer")
     if reasons:
         raise ValueError(
             f"pipe must be a pipeline that draws images, got {name}, which {reasons[0]}"
         )
+
+
+def _modular_arguments(pipe: Any, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the arguments of a modular pipeline, which its signature does not name."""
+    if not hasattr(pipe, "blocks"):
+        return {}
+    return {each.name: each.default for each in pipe.blocks.inputs if each.name} | dict(given or {})
 
 
 def model_name(pipe: Any) -> str:
@@ -55,12 +64,9 @@ class Call:
     @classmethod
     def of(cls, pipe: Any, signature: inspect.Signature, *args: Any, **kwargs: Any) -> "Call":
         """Returns the call of a pipeline with some arguments."""
-        if hasattr(pipe, "blocks"):
-            # A modular pipeline
-            return cls(pipe, {each.name: each.default for each in pipe.blocks.inputs} | kwargs)
         bound = signature.bind(pipe, *args, **kwargs)
         bound.apply_defaults()
-        return cls(pipe, dict(bound.arguments))
+        return cls(pipe, dict(bound.arguments) | _modular_arguments(pipe, kwargs))
 
     @property
     def images_per_prompt(self) -> int:

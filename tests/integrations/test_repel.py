@@ -5,7 +5,7 @@ import inspect
 import diffusers
 import pytest
 import torch
-from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks
+from diffusers.modular_pipelines import StableDiffusionXLAutoBlocks, WanBlocks
 
 import fastrepulse
 from fastrepulse import Repulsion, models, repel
@@ -250,6 +250,8 @@ def test_what_repels_already_and_what_is_no_pipeline_is_refused():
     pipeline.scheduler = RepulsiveScheduler(pipeline.scheduler)
     with repel(pipeline), pytest.raises(ValueError, match="repels already"):
         small_images(pipeline, call)
+    with pytest.raises(ValueError, match="got WanModularPipeline, which draws videos"):
+        repel(WanBlocks().init_pipeline())
     with pytest.raises(TypeError, match="got EulerDiscreteScheduler"):
         repel(small.scheduler_of("euler"))
     with pytest.raises(TypeError, match="got 3"):
