@@ -4,6 +4,7 @@ import errno
 import functools
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,9 @@ UNSUPPORTED = {
     *(errno.EACCES, errno.EPERM, errno.EISDIR),
 }
 """Error numbers of a file system that cannot synchronise a file or a folder."""
+
+PREFIX, SUFFIX = ".fastrepulse-", ".partial"
+"""Names of the folders of unfinished files."""
 
 log = logging.getLogger("fastrepulse")
 
@@ -31,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In a folder, so that a library's own temporary files are removed with it
         with tempfile.TemporaryDirectory(
-            prefix=f"{path.name}.", suffix=".partial", dir=path.parent, ignore_cleanup_errors=True
+            prefix=PREFIX, suffix=SUFFIX, dir=path.parent, ignore_cleanup_errors=True
         ) as folder:
             partial = Path(folder, path.name)
             partial.touch()
@@ -51,6 +55,12 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a process left in a folder that was killed while writing."""
+    for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def to_disk(path: Path) -> None:

@@ -76,6 +76,12 @@ def test_on_a_full_disk_the_old_file_stays_and_the_error_names_it(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_name_of_the_longest_length_is_written(tmp_path):
+    path = tmp_path / (127 * "é" + "b")
+    files.write_text(path, "")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
 def test_a_file_system_that_cannot_synchronise_is_named_once(number, tmp_path, monkeypatch, caplog):
     files._warn_of.cache_clear()

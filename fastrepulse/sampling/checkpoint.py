@@ -1,7 +1,6 @@
 """Checkpoints: the state that a stopped run needs to go on, in the folder of its images."""
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrepulse.files import remove_unfinished
 from fastrepulse.models import Model
 from fastrepulse.safetensors_record import load_record, save_record
 from fastrepulse.sampling.loop import DenoiseLoop
@@ -81,9 +81,7 @@ class Checkpoints:
         if self.folder is not None and loop.partition.rank == 0:
             for path in _newest_first(self.folder):
                 path.unlink(missing_ok=True)
-            # Left by a process that was killed while writing
-            for path in self.folder.glob("*.*.????????.partial/"):
-                shutil.rmtree(path, ignore_errors=True)
+            remove_unfinished(self.folder)
 
     def _write(self, loop: DenoiseLoop, folder: Path) -> bool:
         """Writes a checkpoint and removes old ones; returns whether it was written."""
