@@ -386,8 +386,9 @@ def test_every_image_goes_into_the_bank(node, page, function):
 def test_each_size_schedule_and_prompt_has_its_own_bank(node, page):
     patcher, levels = repelling(node, bank=1, unique_id="7"), [14.0, 8.0, 6.0, 4.5, 0.0]
     guider = Guider(patcher, shrinking, Exploding(), 3.0)
-    for words, side in ((1.0, 16), (1.0, 16), (2.0, 16), (2.0, 24)):
-        guider.original_conds = {"positive": [{"cross_attn": torch.full((1, 6, 8), words)}]}
+    for words, side in ((3.0, 16), (3.0, 16), (2.0, 16), (2.0, 24)):
+        text = torch.full((1, 77, 768), words, dtype=torch.float16)
+        guider.original_conds = {"positive": [{"cross_attn": text}]}
         guider.sample(euler, initial_noise(0, 2, (4, side, side)), torch.tensor(levels))
     guider.sample(euler, initial_noise(0, 2, (4, 24, 24)), torch.tensor([14.0, 7.0, 6.0, 0.0]))
     counts = [re.search(r"the bank has (\d) earlier images", text)[1] for _, text in page]

@@ -217,7 +217,9 @@ def run_of(options: dict[str, Any]) -> Run | None:
 def marks_of_prompt(guider: Any) -> list[str]:
     """Returns numbers that differ from prompt to prompt."""
     conditions = getattr(guider, "original_conds", {}).get("positive", ())
-    texts = [each["cross_attn"] for each in conditions if each.get("cross_attn") is not None]
+    texts = [each.get("cross_attn") for each in conditions]
+    # The squares overflow in half precision
+    texts = [text.float() for text in texts if text is not None]
     return [f"{moment:.5g}" for text in texts for moment in (text.sum(), text.square().sum())]
 
 
