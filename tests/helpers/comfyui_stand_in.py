@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import torch
 
+from fastrepulse.noise import initial_noise
+
 
 class Exploding:
     """Adds noise as ComfyUI's EPS and V_PREDICTION do."""
@@ -152,3 +154,21 @@ def overwriting(model, x, sigmas, extra_args, callback):
     return euler(
         model, x, torch.cat([sigmas[:-1], sigmas.new_tensor([last])]), extra_args, callback
     )
+
+
+def shrinking(x, sigma, given):
+    """A model of some other images: what is clean is a part of what is noisy."""
+    return (0.3 if given else 0.2) * x / (1 + sigma**2) ** 0.5
+
+
+def run(
+    patcher, sigmas, function=euler, sampling=None, shape=(4, 4, 16, 16), model=shrinking, **how
+):
+    guider = Guider(patcher, model, sampling or Exploding(), how.pop("cfg", 1.0))
+    return guider.sample(
+        function, initial_noise(0, shape[0], shape[1:]), torch.tensor(sigmas), **how
+    )
+
+
+def repelling(node, strength=1.0, embedding="thirds", window=(0, 0), **how):
+    return node.patch(Patcher(), strength, embedding, *window, 0, **how)[0]
