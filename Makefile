@@ -34,7 +34,7 @@ demo: $(STAMP)-run
 	$(ENV)/bin/fastrepulse demo --prompt "$(PROMPT)" --out "$(OUT)"
 
 test: $(STAMP)-test
-	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(ENV)/bin/pytest -n auto --dist loadscope
 
 # Builds the native library with Clang, without warnings. It replaces the library of the checkout
 clang: $(STAMP)-test
@@ -71,7 +71,7 @@ build/%-passes:
 	mkdir build/$*-checkout
 	git ls-files -z -- ':!fastrepulse' | xargs -0 cp --parents -t build/$*-checkout
 	ln -s "$$(build/$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')/fastrepulse" build/$*-checkout/
-	cd build/$*-checkout && OMP_NUM_THREADS=1 ../$*/bin/pytest -n auto --dist loadgroup
+	cd build/$*-checkout && OMP_NUM_THREADS=1 ../$*/bin/pytest -n auto --dist loadscope
 
 bench: $(STAMP)-bench
 	$(PYTHON) -m pytest bench -o python_files='bench_*.py' -q --benchmark-json=timings.json

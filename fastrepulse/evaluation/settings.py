@@ -101,9 +101,6 @@ FULL_CAPTIONS = Setting("full captions", "")
 
 DEFAULT = Setting("default", f"{Repulsion().strength:g}", {"repulsion": Repulsion()})
 
-OURS = ("default", "repulsion", "pause alone", "pause and restart", "push alone", "random push")
-"""The names of this package's own method and of its parts."""
-
 NO_PUSH = 1e-9
 """A strength at which nothing is pushed, and pause and restart stay."""
 
@@ -112,8 +109,12 @@ PARTS = [
     Setting("pause and restart", "", {"repulsion": Repulsion(strength=NO_PUSH)}),
     Setting("push alone", "", {"repulsion": Repulsion(pause=None, restart=None)}),
     Setting("random push", "", {"repulsion": RandomPush()}),
+    Setting("default without guidance", "", {"repulsion": Repulsion(), "guidance_scale": 1.0}),
 ]
-"""The parts of the default, and the default with a push that knows of no other particle."""
+"""Parts of the default; the default with a push that knows of no other particle, and unguided."""
+
+OURS = ("default", "repulsion", *(part.method for part in PARTS))
+"""The names of this package's own method and of its parts."""
 
 GUIDANCE = [
     Setting("guidance scale", f"{scale:g}", {"repulsion": None, "guidance_scale": scale})
