@@ -34,5 +34,8 @@ def repelling(pipe: Any, run: PipelineRun) -> Iterator[None]:
     vars(pipe).update({name: CountedGuider(guider, run) for name, guider in guiders.items()})
     try:
         yield
+        if run.repulsion.bank is not None:
+            # A call with `denoising_end` ends before the last step of its schedule
+            run.repulsion.bank.close()
     finally:
         vars(pipe).update(parts)

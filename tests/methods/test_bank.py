@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import fastrepulse
-from fastrepulse import Correction, Repulsion, embeddings
+from fastrepulse import Correction, Repulsion, embeddings, repel
 from fastrepulse.integrations import RepulsiveScheduler
 from fastrepulse.methods.bank import Bank
 from helpers import small_pipelines as small
@@ -135,6 +135,20 @@ def test_the_bank_of_a_pipeline_with_denoising_end_says_what_it_leaves_out(caplo
     pipe(**call, output_type="latent")
     pipe(**call, output_type="latent")
     assert "leaves out a run" in caplog.text
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 2])
+def test_repel_adds_a_call_that_ends_before_its_last_step(micro_batch_size):
+    pipe, call = small.made(small.stable_diffusion_xl, "euler")
+    bank = Bank()
+    call |= {"num_inference_steps": 5, "denoising_end": 0.8, "output_type": "latent"}
+    repelled = repel(pipe, Repulsion("halves", bank=bank))
+    for count in (2, 4):
+        if micro_batch_size is None:
+            repelled(**call, num_images_per_prompt=2)
+        else:
+            repelled.sample(None, 2, micro_batch_size=micro_batch_size, progress=False, **call)
+        assert len(bank) == count and bank.close() is None
 
 
 def test_corrections_at_the_last_step_count_a_particle_once():
