@@ -88,4 +88,4 @@ def test_settings_may_change_the_initial_noise():
         for setting in (COUPLED, DEFAULT)
     ]
     assert not torch.equal(*sampled)
-    assert all(part.arguments["repulsion"] != DEFAULT.arguments["repulsion"] for part in PARTS)
+    assert all(part.arguments != DEFAULT.arguments for part in PARTS)
