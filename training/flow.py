@@ -1,11 +1,14 @@
 """Trains a rectified-flow transformer of Stable Diffusion 3's classes, text encoders included.
 
     python -m training.flow --data data --vae large/vae --out flow --size 64
-    python -m training.flow --data data --vae large/vae --out flow --size 128 --steps 2500
+    python -m training.flow --data data --vae large/vae --out flow --start flow/weights --steps 2500
 
 The first command trains on pictures that are averaged to 64x64, where a step costs a quarter. The
-second one continues with whole pictures. Rectified flow: Liu et al. 2022, arXiv:2209.03003; the
-transformer and the density of timesteps: Esser et al. 2024, arXiv:2403.03206.
+second one continues with whole pictures. `StableDiffusion3Pipeline.from_pretrained` loads the
+weights with `text_encoder_3=None, tokenizer_3=None`.
+
+Rectified flow: Liu et al. 2022, arXiv:2209.03003. The transformer and the density of timesteps:
+Esser et al. 2024, arXiv:2403.03206.
 """
 
 import argparse
@@ -24,14 +27,13 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from training.captions import CaptionedPictures
 from training.pictures import load_pictures
-from training.text import MAX_TOKENS, build_tokenizer
+from training.text import build_tokenizer, text_config
 from training.trainer import Trainer
-from training.unet import encode
+from training.unet import draw_latents, encode
 
 SIDE = 32
 """Side of the latents of whole pictures."""
@@ -68,21 +70,7 @@ def build_transformer() -> SD3Transformer2DModel:
 
 def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
     """Returns a text encoder with two layers; the pipeline reads the output of the first one."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=4 * width,
-            projection_dim=width,
-            num_hidden_layers=2,
-            num_attention_heads=width // 32,
-            max_position_embeddings=MAX_TOKENS,
-            hidden_act="gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    return CLIPTextModelWithProjection(text_config(tokenizer, width))
 
 
 class PaddedOnce:
@@ -164,7 +152,6 @@ def save_pipeline(
     modules = {"transformer": transformer, "text_1": encoders[0], "text_2": encoders[1]}
     averaged = {name: copy.deepcopy(module) for name, module in modules.items()}
     trainer.copy_average(averaged)
-    averaged["transformer"].set_default_attn_processor()
     pipeline = StableDiffusion3Pipeline(
         transformer=averaged["transformer"].half(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
@@ -224,20 +211,16 @@ def main() -> None:
     captions = CaptionedPictures(args.data, tokenizer, args.batch_size, seed=1000 * trainer.step)
     batches = iter(DataLoader(captions, batch_size=None))
 
-    progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
-    running = torch.zeros(())
-    for step in progress:
+    def draw_loss() -> Tensor:
         numbers, tokens = next(batches)
-        x0 = mean[numbers].float()
-        x0 = x0 + std[numbers].float() * torch.randn_like(x0)
+        x0 = draw_latents(mean, std, numbers)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(transformer, *encode_captions(encoders, tokens), x0)
-        trainer.update(loss)
-        running.lerp_(loss.detach(), max(0.01, 1 / (step % 100 + 1)))
-        if step % 100 == 99:
-            progress.write(f"step {step + 1}: loss {running.item():.4f}")
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
-            save_pipeline(args.out, trainer, transformer, encoders, tokenizer, vae)
+            return loss_of(transformer, *encode_captions(encoders, tokens), x0)
+
+    def save() -> None:
+        save_pipeline(args.out, trainer, transformer, encoders, tokenizer, vae)
+
+    trainer.run(draw_loss, save)
 
 
 if __name__ == "__main__":

@@ -180,6 +180,25 @@ class Trainer:
                 self._check()
                 self._save()
 
+    def run(self, draw_loss: Callable[[], Tensor], save: Callable[[], None]) -> None:
+        """Takes all remaining steps on the losses of freshly drawn batches.
+
+        Args:
+            draw_loss: Draws a batch and returns its loss.
+            save: Saves the averaged weights, every 500 steps and at the end.
+        """
+        progress = tqdm(self.remaining(), total=self.steps, initial=self.step, mininterval=10)
+        running = torch.zeros(())
+        for step in progress:
+            loss = draw_loss()
+            self.update(loss)
+            running = running.to(loss.device)
+            running.lerp_(loss.detach(), max(0.01, 1 / (step % 100 + 1)))
+            if step % 100 == 99:
+                progress.write(f"step {step + 1}: loss {running.item():.4f}")
+            if (step + 1) % 500 == 0 or step + 1 == self.steps:
+                save()
+
     def update(self, loss: Tensor) -> None:
         """Takes one optimiser step."""
         loss.backward()

@@ -168,25 +168,19 @@ def main() -> None:
     student = copy.deepcopy(model.unet).train().to(memory_format=torch.channels_last)
     trainer = Trainer({"unet": student}, args.out / "train", args.steps, args.lr, ema=0.998)
     sigmas = torch.tensor(teacher.sigmas)
-    progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
-    running = 0.0
-    for step in progress:
+
+    def draw_loss() -> Tensor:
         rows = torch.randint(len(reached), (args.batch_size,))
         text = teacher.text([prompts[row] for row in rows])
-        loss = loss_of(student, teacher.timesteps, sigmas, reached[rows], text)
-        trainer.update(loss)
-        running += (loss.item() - running) / min(step + 1, 100)
-        if step % 100 == 99:
-            progress.write(f"step {step + 1}: loss {running:.4f}")
-    trainer.copy_average({"unet": student})
-    write_half(
-        args.out / "weights",
-        student.eval(),
-        model.text_encoder,
-        model.tokenizer,
-        model.vae,
-        teacher.scheduler,
-    )
+        return loss_of(student, teacher.timesteps, sigmas, reached[rows], text)
+
+    def save() -> None:
+        averaged = copy.deepcopy(student).eval()
+        trainer.copy_average({"unet": averaged})
+        kept = (model.text_encoder, model.tokenizer, model.vae, teacher.scheduler)
+        write_half(args.out / "weights", averaged, *kept)
+
+    trainer.run(draw_loss, save)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ def encode(
     return latents["mean"], latents["std"]
 
 
+def draw_latents(mean: Tensor, std: Tensor, numbers: Tensor) -> Tensor:
+    """Draws latents [B, C, H, W] of some pictures, from what `encode` returned."""
+    chosen = mean[numbers].float()
+    return chosen + std[numbers].float() * torch.randn_like(chosen)
+
+
 def save_pipeline(
     out: Path,
     trainer: Trainer,
@@ -186,20 +192,17 @@ def main() -> None:
     batches = iter(DataLoader(captions, batch_size=None, num_workers=args.workers))
 
     alphas = build_scheduler().alphas_cumprod.to(device)
-    progress = tqdm(trainer.remaining(), total=args.steps, initial=trainer.step, mininterval=10)
-    running = torch.zeros((), device=device)
-    for step in progress:
+
+    def draw_loss() -> Tensor:
         numbers, tokens = (part.to(device) for part in next(batches))
-        x0 = mean[numbers].float()
-        x0 = x0 + std[numbers].float() * torch.randn_like(x0)
+        x0 = draw_latents(mean, std, numbers)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = loss_of(unet, text_encoder(tokens)[0], x0, alphas)
-        trainer.update(loss)
-        running.lerp_(loss.detach(), max(0.01, 1 / (step % 100 + 1)))
-        if step % 100 == 99:
-            progress.write(f"step {step + 1}: loss {running.item():.4f}")
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
-            save_pipeline(args.out, trainer, unet, text_encoder, tokenizer, vae)
+            return loss_of(unet, text_encoder(tokens)[0], x0, alphas)
+
+    def save() -> None:
+        save_pipeline(args.out, trainer, unet, text_encoder, tokenizer, vae)
+
+    trainer.run(draw_loss, save)
 
 
 if __name__ == "__main__":

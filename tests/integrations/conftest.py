@@ -1,4 +1,4 @@
-"""The ComfyUI node, from a folder of its own."""
+"""Fixtures: the shipped model in diffusers' pipeline, and the ComfyUI node in its own folder."""
 
 import importlib.util
 import shutil
@@ -6,11 +6,22 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import diffusers
 import pytest
+import torch
 
-from fastrepulse import integrations
+from fastrepulse import integrations, models
 
 FOLDER = Path(integrations.__file__).parent / "comfyui"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    loaded = diffusers.StableDiffusionPipeline.from_pretrained(
+        models.DEFAULT_MODEL, torch_dtype=torch.float32
+    )
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,6 @@ COUNT = 3
 STRONG = Repulsion("pooled", 0.5, window=(1e9, 2), pause=(5, 0.5), restart=(1.5, 0.5))
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    loaded = diffusers.StableDiffusionPipeline.from_pretrained(
-        models.DEFAULT_MODEL, torch_dtype=torch.float32
-    )
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
 def scheduled(pipeline, short):
     config = {**pipeline.scheduler.config, "steps_offset": 1, "clip_sample": False}
     pipeline.scheduler = getattr(diffusers, models.SCHEDULERS[short]).from_config(config)

@@ -33,15 +33,6 @@ SCHEDULERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pipeline():
-    loaded = diffusers.StableDiffusionPipeline.from_pretrained(
-        models.DEFAULT_MODEL, torch_dtype=torch.float32
-    )
-    loaded.set_progress_bar_config(disable=True)
-    return loaded
-
-
 def plain(pipeline, name):
     config = {**pipeline.scheduler.config, "steps_offset": 1, "clip_sample": False}
     return getattr(diffusers, name).from_config(config)
