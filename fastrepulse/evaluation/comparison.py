@@ -137,9 +137,9 @@ def _notes(num_seeds: int, protocol: Protocol, rule: Rule, at_end: Sequence[str]
     notes = [
         f"{len(PROMPTS)} sparse prompts, {num_seeds} seed{'s' * (num_seeds > 1)}, "
         f"{num_particles} images of each prompt and seed, {steps} Euler steps, {guidance}, "
-        f"model {protocol.model}. All "
-        "methods start from the same noise. The features come from the shipped judge, a "
-        "classifier that was never trained on samples.",
+        f"model {protocol.model}. All methods start from the same noise, or from a change of it. "
+        "The features come from the shipped judge, a classifier that was never trained on "
+        "samples.",
         "Diversity is the attribute Vendi score: the effective number of different images of a "
         "prompt, by the attributes that they show. Coverage is the share of the attributes' "
         "values that appear. Cleanliness is measured by “off data”: the distance of image patches "

@@ -48,12 +48,9 @@ def over_guidance(row: Row, independent: Sequence[Row]) -> Estimate | None:
     best = None
     for a, b in pairwise(independent):
         for share in np.linspace(0, 1, MIXTURES):
-
-            def between(name: str, share: float = share, a: Row = a, b: Row = b) -> float:
-                return (1 - share) * getattr(a, name).mean + share * getattr(b, name).mean
-
-            clean = between("off_data") <= row.off_data.mean
-            if clean and between("accuracy") >= row.accuracy.mean - ACCURACY:
+            off_data = (1 - share) * a.off_data.mean + share * b.off_data.mean
+            accuracy = (1 - share) * a.accuracy.mean + share * b.accuracy.mean
+            if off_data <= row.off_data.mean and accuracy >= row.accuracy.mean - ACCURACY:
                 pairs = (1 - share) * np.asarray(a.pairs) + share * np.asarray(b.pairs)
                 if best is None or pairs.mean() > best.mean():
                     best = pairs

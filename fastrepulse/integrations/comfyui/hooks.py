@@ -166,7 +166,7 @@ class Hooks:
     def tell(self, message: str, warns: bool = True) -> None:
         """Shows a message at the node on the page, and a warning on the console too."""
         if warns:
-            log.warning("Repulsion (fastrepulse) pushes nothing: %s", message)
+            log.warning("%s pushes nothing: %s", NAME, message)
         page: Any = getattr(
             getattr(sys.modules.get("server"), "PromptServer", None), "instance", None
         )
